@@ -1,0 +1,41 @@
+"""Every error that this package raises on purpose.
+
+    PeriFlowError                     the script uses the API wrongly; the message says how to mend it
+    ├── NotInitializedError           a call before pf.init(); also an AssertionError
+    ├── StepNotStartedError           end_step() without start_step()
+    ├── StepAlreadyStartedError       start_step() twice
+    ├── CheckpointAlreadyUploadedError  upload_checkpoint() twice in one step
+    ├── ConfigurationError            an argument or a variable has a value that cannot be used
+    └── PeriFlowInternalError         cloud mode lacks something that PeriFlow itself sets
+
+A metric value that cannot be recorded raises the built-in ``TypeError`` or ``ValueError``, naming the key.
+Faults of the world (a full disk, a dead collector) raise nothing: they are logged and counted.
+"""
+
+
+class PeriFlowError(Exception):
+    """The script uses the API wrongly."""
+
+
+class NotInitializedError(PeriFlowError, AssertionError):
+    """A function was called before ``init``. Also an ``AssertionError``, as in ``periflow_sdk``."""
+
+
+class StepNotStartedError(PeriFlowError):
+    """``end_step`` was called while no step was open."""
+
+
+class StepAlreadyStartedError(PeriFlowError):
+    """``start_step`` was called while a step was open."""
+
+
+class CheckpointAlreadyUploadedError(PeriFlowError):
+    """``upload_checkpoint`` was called twice in one step."""
+
+
+class ConfigurationError(PeriFlowError):
+    """An argument or an environment variable has a value that cannot be used."""
+
+
+class PeriFlowInternalError(PeriFlowError):
+    """Cloud mode lacks something that PeriFlow itself should have set."""

@@ -1,0 +1,161 @@
+"""Every name that this package shows to the outside, each with its unit and one line of meaning.
+
+``docs/telemetry.md`` is generated from this module.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+InstrumentKind = Literal["counter", "gauge", "histogram"]
+
+
+class Instrument(NamedTuple):
+    """An OpenTelemetry instrument."""
+
+    name: str
+    kind: InstrumentKind
+    unit: str
+    meaning: str
+
+
+class Name(str):
+    """A span, event or attribute name, or an environment variable, that carries its meaning."""
+
+    __slots__ = ("meaning",)
+
+    meaning: str
+
+    def __new__(cls, name: str, meaning: str) -> "Name":
+        """Make a name that compares and hashes as plain text."""
+        self = super().__new__(cls, name)
+        self.meaning = meaning
+        return self
+
+
+SCOPE: Final = "periflow_otel"
+"""Name of the instrumentation scope."""
+
+# Spans
+STEP_SPAN: Final = Name("periflow.step", "One training step of one rank.")
+RUN_SPAN: Final = Name("periflow.run", "The whole run of one rank; emitted when it is over, also after SIGKILL.")
+RUN_START_SPAN: Final = Name("periflow.run.start", "A run of one rank has begun; emitted at once.")
+CHECKPOINT_SPAN: Final = Name(
+    "periflow.checkpoint",
+    "Carries the upload event of a checkpoint that was announced inside a step that is still open.",
+)
+SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN)
+
+# Events
+CHECKPOINT_UPLOAD: Final = Name("periflow.checkpoint.upload", "A checkpoint is complete and should be uploaded.")
+EXCEPTION: Final = Name("exception", "An exception ended the step, the phase or the run.")
+EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION)
+
+# Attributes
+STEP: Final = Name("periflow.step", "Number of the step within the run, from 1. Never a metric attribute.")
+RANK: Final = Name("periflow.rank", "Rank of the process. On every span and every metric point of a rank.")
+LOCAL_RANK: Final = Name("periflow.local_rank", "Rank within the node.")
+NODE_RANK: Final = Name("periflow.node_rank", "Number of the node. Also a resource attribute.")
+WORLD_SIZE: Final = Name("periflow.world_size", "Number of ranks. Resource attribute.")
+RUN_ID: Final = Name("periflow.run.id", "Identity of the run, the same on all ranks. Resource attribute.")
+ATTEMPT: Final = Name("periflow.run.attempt", "1, and one more at each restart of the run. Resource attribute.")
+MODE: Final = Name("periflow.mode", "local or cloud. Resource attribute, and on the checkpoint event in local mode.")
+OUTCOME: Final = Name("periflow.run.outcome", "finished, failed or killed.")
+RUN_STEPS: Final = Name("periflow.run.steps", "Steps that this attempt completed.")
+LAST_STEP: Final = Name("periflow.run.last_step", "Number of the last step that was completed.")
+LAST_CHECKPOINT: Final = Name("periflow.run.last_checkpoint", "Step of the last checkpoint that was announced.")
+TARGET_STEP: Final = Name("periflow.run.total_steps", "Last step of the run, as given to init.")
+GAP: Final = Name("periflow.step.gap", "Seconds between the end of the step before and the start of this one.")
+NONFINITE: Final = Name("periflow.metric.nonfinite", "Keys whose value was NaN or infinite in this step.")
+METRIC_PREFIX: Final = Name("periflow.metric.", "Followed by the user's key: a value that was recorded in this step.")
+SAVE_TYPE: Final = Name("periflow.checkpoint.save_type", "NORMAL or EMERGENCY.")
+TRIGGER_TIME: Final = Name("periflow.checkpoint.trigger_time", "When upload_checkpoint was called, ISO 8601 in UTC.")
+CHECKPOINT_ID: Final = Name("periflow.checkpoint.id", "run/attempt/step/rank: the same in every repetition.")
+REQUEST_DELAY: Final = Name("periflow.checkpoint.request_delay", "Seconds from the emergency request to the upload.")
+EXCEPTION_TYPE: Final = Name("exception.type", "Type of the exception; its message may hold secrets and stays out.")
+METRIC_KEY: Final = Name("key", "The user's spelling of a metric key. Metric attribute.")
+TIME_KIND: Final = Name("kind", "step, gap, checkpoint, startup, or the name of a phase. Metric attribute.")
+STEP_OUTCOME: Final = Name("outcome", "ok or error. Metric attribute.")
+DROP_REASON: Final = Name("reason", "Why something was dropped. Metric attribute.")
+CONSUMER: Final = Name("consumer", "Which exporter and signal. Metric attribute.")
+ATTRIBUTES: Final = (
+    STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
+    LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, SAVE_TYPE, TRIGGER_TIME, CHECKPOINT_ID,
+    REQUEST_DELAY, EXCEPTION_TYPE, METRIC_KEY, TIME_KIND, STEP_OUTCOME, DROP_REASON, CONSUMER,
+)  # fmt: skip
+
+# Instruments
+STEP_DURATION: Final = Instrument("periflow.step.duration", "histogram", "s", "Duration of a step.")
+STEP_GAP: Final = Instrument(
+    "periflow.step.gap", "histogram", "s", "End of a step to the start of the next: data wait, evaluation, saving."
+)
+STEP_COMPLETED: Final = Instrument("periflow.step.completed", "counter", "{step}", "Steps that ended, by outcome.")
+STEP_CURRENT: Final = Instrument("periflow.step.current", "gauge", "{step}", "Number of the last step that started.")
+STEP_TARGET: Final = Instrument("periflow.step.target", "gauge", "{step}", "Last step of the run, as given to init.")
+STEP_STARTED_AT: Final = Instrument(
+    "periflow.step.started_at", "gauge", "s", "Unix time at which the last step started; a stuck rank is time() - x."
+)
+TIME: Final = Instrument("periflow.time", "counter", "s", "Wall time by kind; goodput is a ratio of these.")
+CHECKPOINT_UPLOADS: Final = Instrument(
+    "periflow.checkpoint.uploads", "counter", "{upload}", "Checkpoints announced, by save type."
+)
+CHECKPOINT_LAST_STEP: Final = Instrument(
+    "periflow.checkpoint.last_step", "gauge", "{step}", "Step of the last checkpoint that was announced."
+)
+METRIC_NONFINITE: Final = Instrument(
+    "periflow.metric.nonfinite", "counter", "{value}", "Values of a user metric that were NaN or infinite, by key."
+)
+TELEMETRY_RECORDS: Final = Instrument(
+    "periflow.telemetry.records", "counter", "{record}", "Journal records read, by consumer."
+)
+TELEMETRY_EXPORTED: Final = Instrument(
+    "periflow.telemetry.exported", "counter", "{item}", "Spans, points or lines delivered, by consumer."
+)
+TELEMETRY_DROPPED: Final = Instrument(
+    "periflow.telemetry.dropped", "counter", "{item}", "Items lost, by consumer and reason."
+)
+TELEMETRY_BACKLOG: Final = Instrument(
+    "periflow.telemetry.backlog", "gauge", "{record}", "Journal records not yet delivered, by consumer."
+)
+TELEMETRY_JOURNAL_SIZE: Final = Instrument(
+    "periflow.telemetry.journal.size", "gauge", "By", "Space that the journals of this run take on this node."
+)
+TELEMETRY_SINCE_SUCCESS: Final = Instrument(
+    "periflow.telemetry.since_success", "gauge", "s", "Seconds since a consumer last delivered something."
+)
+INSTRUMENTS: Final = (
+    STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_TARGET, STEP_STARTED_AT, TIME, CHECKPOINT_UPLOADS,
+    CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED,
+    TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
+)  # fmt: skip
+
+
+def user_instrument(key: str) -> Instrument:
+    """Return the gauge of a user's metric key, spelled as the user spells it."""
+    return Instrument(METRIC_PREFIX + key, "gauge", "", "A value given to pf.metric.")
+
+
+SECONDS_BOUNDS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
+"""Bucket bounds of the time histograms, in seconds: the SDK's defaults are made for milliseconds."""
+
+# Environment: what PeriFlow sets in cloud mode
+PERIFLOW_ENABLED: Final = Name("PERIFLOW_ENABLED", "1: cloud mode. Anything else: local mode.")
+WORLD_SIZE_VAR: Final = Name("WORLD_SIZE", "Number of ranks; required in cloud mode.")
+NODE_RANK_VAR: Final = Name("NODE_RANK", "Number of this node; required in cloud mode.")
+NUM_NODES_VAR: Final = Name("NUM_NODES", "Number of nodes; required in cloud mode.")
+PROCESSED_ITERS: Final = Name("PROCESSED_ITERS", "Steps done by earlier attempts; required in cloud mode.")
+CKPT_DIR: Final = Name("CKPT_DIR", "Cloud mode: where checkpoints are written; unset: no upload event.")
+# Environment: ours
+STATE_DIR: Final = Name("PERIFLOW_STATE_DIR", "Folder of the journals. Default: ~/.local/state/periflow.")
+RUN_ID_VAR: Final = Name("PERIFLOW_RUN_ID", "Identity of the run. Default: from the launcher, else made up.")
+AGENT: Final = Name("PERIFLOW_AGENT", "process (default), thread, or off (journal only).")
+EXIT_TIMEOUT: Final = Name("PERIFLOW_EXIT_TIMEOUT", "Seconds that a process waits at exit for delivery. Default: 5.")
+AGENT_LINGER: Final = Name(
+    "PERIFLOW_AGENT_LINGER", "Seconds that the agent goes on trying when all ranks are gone. Default: 60."
+)
+JOURNAL_MAX_BYTES: Final = Name("PERIFLOW_JOURNAL_MAX_BYTES", "Bound of the journal, per rank. Default: 268435456.")
+CONSOLE: Final = Name("PERIFLOW_CONSOLE", "1: a progress line on stderr every few seconds.")
+VARIABLES: Final = (
+    PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
+    RUN_ID_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE,
+)  # fmt: skip

@@ -1,0 +1,254 @@
+"""What the training process records, and how it is encoded: MessagePack arrays that begin with a kind.
+
+Every value that can be recorded comes back equal. What MessagePack has no word for travels in an extension:
+integers beyond 64 bits, and text that is not valid Unicode.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+JSONValue = float | int | bool | str | None | list["JSONValue"] | dict[str, "JSONValue"]
+"""What a metric value may be, besides a NumPy or tensor scalar."""
+
+
+class RunStarted(msgspec.Struct, frozen=True, array_like=True):
+    """One rank of one attempt of a run. Written in the header of every segment of its journal."""
+
+    run_id: str
+    attempt: int
+    rank: int
+    local_rank: int
+    node_rank: int
+    world_size: int
+    mode: str
+    """``local`` or ``cloud``."""
+    pid: int
+    process_start: int
+    """Kernel's start time of the process: with ``pid`` and ``boot_id`` it names a process for good."""
+    boot_id: str
+    started_unix_ns: int
+    initial_step: int
+    """Steps done by earlier attempts: the first step of this one is one more."""
+    total_steps: int | None
+    """Number of the last step, where it is known."""
+    consumers: tuple[str, ...]
+    """Every one of these must have delivered a record before the journal may forget it."""
+    local_log: str | None
+    """Absolute path of the metric log; the OTLP JSON files stand beside it. None in cloud mode."""
+    traceparent: str | None
+    """W3C trace context of the launcher: the parent of the run span."""
+    sampling_ratio: float
+    """Share of step traces to keep, 0 to 1."""
+    resource: tuple[tuple[str, str | int], ...]
+    """Resource attributes, sorted by key."""
+
+
+class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A step is over."""
+
+    step: int
+    start_unix_ns: int
+    duration_ns: int
+    error: str | None = None
+    """Type of the exception that ended it."""
+
+
+class Metric(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """One call of ``pf.metric``."""
+
+    step: int
+    time_unix_ns: int
+    values: dict[str, Any]
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """One call of ``pf.upload_checkpoint``."""
+
+    step: int
+    time_unix_ns: int
+    is_step_open: bool
+    is_emergency: bool
+    request_delay_ns: int | None = None
+    """Time since the emergency save was asked for."""
+
+
+class Phase(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A ``pf.span`` is over. Phases inside it come before it."""
+
+    name: str
+    number: int
+    """Counts the phases of this rank from 1, in the order in which they began."""
+    parent: int
+    """Number of the phase around it, or 0."""
+    step: int | None
+    """The step in which it began, or None outside a step."""
+    start_unix_ns: int
+    duration_ns: int
+    error: str | None
+    attributes: dict[str, Any]
+
+
+class RunFinished(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The run is over, and the process said so itself."""
+
+    time_unix_ns: int
+    error: str | None = None
+    """Type of the exception that ended the run."""
+
+
+class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The process is gone and did not say so: noted by the agent, never in the journal itself."""
+
+    time_unix_ns: int
+    open_step: int | None
+    """The step that was open."""
+    open_step_start_unix_ns: int
+
+
+Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost
+
+MAX_KEY_CHARS: Final = 256
+"""Longest metric key: it becomes the name of an instrument."""
+MAX_RECORD_BYTES: Final = 4 << 20
+"""Largest encoded record; two fit into a segment."""
+
+_BIG_INTEGER: Final = 1
+_BROKEN_TEXT: Final = 2
+_MAX_DEPTH: Final = 32
+_SCALARS: Final = frozenset({float, int, bool, str, type(None)})
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode(record: Record) -> bytes:
+    """Encode a record whose values :func:`plain_mapping` has checked, or that holds none of the user's.
+
+    Raises:
+        ValueError: The record is larger than ``MAX_RECORD_BYTES``.
+    """
+    payload = _encode(record)
+    if len(payload) > MAX_RECORD_BYTES:
+        message = f"{len(payload)} bytes were given to one call; at most {MAX_RECORD_BYTES} can be recorded"
+        raise ValueError(message)
+    return payload
+
+
+def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any]) -> bytes:
+    """Encode one call of ``pf.metric``; what the caller does to ``values`` later does not matter.
+
+    Raises:
+        TypeError: A value is not a JSON value or a scalar, a key is not text, or ``values`` is not a mapping.
+        ValueError: A key or the whole is too long.
+    """
+    try:
+        # Joining is the cheapest check that all keys are text, and bounds the longest of them.
+        if _SCALARS.issuperset(map(type, values.values())) and len("".join(values)) <= MAX_KEY_CHARS:
+            payload = _encode(Metric(step, time_unix_ns, values))  # type: ignore[arg-type]  # dict or like it
+            if len(payload) <= MAX_RECORD_BYTES:
+                return payload
+    except (TypeError, AttributeError, OverflowError, UnicodeEncodeError):
+        pass  # The slow way either finds a way to record it or says what is wrong.
+    return encode(Metric(step, time_unix_ns, plain_mapping(values)))
+
+
+def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with every scalar of another library converted, and nothing kept by reference.
+
+    Raises:
+        TypeError: A value is not a JSON value or a scalar, a key is not text, or ``values`` is not a mapping.
+        ValueError: A key is longer than ``MAX_KEY_CHARS``, or a value nests deeper than 32.
+    """
+    if not isinstance(values, Mapping):
+        message = f"expected a dict of metrics, got {_short(values)}"
+        raise TypeError(message)
+    return {_plain_key(key): _plain(value, str(key), 0) for key, value in values.items()}
+
+
+def _plain_key(key: object) -> Any:
+    if isinstance(key, str):
+        if len(key) > MAX_KEY_CHARS:
+            message = f"the key {_short(key)} has {len(key)} characters; at most {MAX_KEY_CHARS} make a name"
+            raise ValueError(message)
+        return key.encode("utf-8", "replace").decode()
+    if key is None or isinstance(key, int | float):
+        return msgspec.json.encode(key).decode()  # as the json module spells such keys
+    message = f"the key {_short(key)} is not text"
+    raise TypeError(message)
+
+
+def _plain(value: object, key: str, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        message = f"the value of {_short(key)} nests deeper than {_MAX_DEPTH}, or contains itself"
+        raise ValueError(message)
+    match value:
+        case None | bool():
+            return value
+        case int():
+            return _plain_integer(int(value))
+        case float():
+            return float(value)
+        case str():
+            return _plain_text(str.__str__(value))
+        case list() | tuple():
+            return [_plain(each, key, depth + 1) for each in value]
+        case dict():
+            return {_plain_key(each): _plain(value[each], key, depth + 1) for each in value}
+        case _:
+            return _plain(_scalar(value, key), key, depth + 1)
+
+
+def _scalar(value: object, key: str) -> object:
+    """Turn a NumPy or tensor scalar into the Python number that it stands for."""
+    item = getattr(value, "item", None)
+    if not callable(item):
+        message = f"the value of {_short(key)} is {_short(value)}; give a number, text, bool, None, list or dict"
+        raise TypeError(message)
+    try:
+        number = item()
+    except Exception as error:
+        message = f"the value of {_short(key)}, a {type(value).__name__}, is not a single number: {error}"
+        raise TypeError(message) from error
+    if not isinstance(number, bool | int | float):
+        message = f"the value of {_short(key)}, a {type(value).__name__}, holds {_short(number)}, not a number"
+        raise TypeError(message)
+    return number
+
+
+def _plain_integer(value: int) -> Any:
+    if -(1 << 63) <= value < 1 << 64:
+        return value
+    return msgspec.msgpack.Ext(_BIG_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _plain_text(value: str) -> Any:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return msgspec.msgpack.Ext(_BROKEN_TEXT, value.encode("utf-8", "surrogatepass"))
+    return value
+
+
+def _short(value: object) -> str:
+    """Show a value in an error message: its type, and its beginning where that is safe to ask for."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else value[:40] + "…")
+    if isinstance(value, bool | int | float | bytes | set | list | type(None)):
+        text = repr(value)
+        return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '…'}"
+    return f"an object of type {type(value).__name__}"
+
+
+def _decode_extension(code: int, data: memoryview) -> object:
+    if code == _BIG_INTEGER:
+        return int.from_bytes(data, "big", signed=True)
+    return bytes(data).decode("utf-8", "surrogatepass")
+
+
+decode: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record, ext_hook=_decode_extension).decode
+"""Decode one record. Raises ``msgspec.DecodeError`` for bytes that are none."""
+encode_run: Callable[[RunStarted], bytes] = _encode
+"""Encode the run for the header of a segment."""
+decode_run: Callable[[bytes], RunStarted] = msgspec.msgpack.Decoder(RunStarted).decode
+"""Decode the run from the header of a segment. Raises ``msgspec.DecodeError``."""

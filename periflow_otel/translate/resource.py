@@ -1,0 +1,28 @@
+"""The resource of a run on a node: who emits."""
+
+from functools import lru_cache
+
+from periflow_otel import names
+from periflow_otel.records import RunStarted
+from periflow_otel.translate.telemetry import Resource
+
+
+@lru_cache(maxsize=1024)
+def resource_of(run: RunStarted) -> Resource:
+    """Return the resource, which all ranks of one attempt on one node share."""
+    return Resource(
+        tuple(
+            sorted(
+                {
+                    **dict(run.resource),
+                    names.RUN_ID: run.run_id,
+                    names.ATTEMPT: run.attempt,
+                    names.NODE_RANK: run.node_rank,
+                    names.WORLD_SIZE: run.world_size,
+                    names.MODE: run.mode,
+                    "service.namespace": "periflow",
+                    "service.instance.id": f"{run.run_id}/{run.node_rank}",
+                }.items()
+            )
+        )
+    )

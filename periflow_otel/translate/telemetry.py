@@ -1,0 +1,101 @@
+"""What translation produces: plain data, ready for any exporter."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from periflow_otel.ids import SpanId, TraceId
+from periflow_otel.names import Instrument
+
+AttributeValue = str | bool | int | float | Sequence[str]
+"""Integers fit 64 signed bits; text is valid Unicode of bounded length; floats may be NaN or infinite."""
+Attributes = Mapping[str, AttributeValue]
+
+
+class Event(NamedTuple):
+    """Something that happened at one moment of a span."""
+
+    name: str
+    time_unix_ns: int
+    attributes: Attributes
+
+
+class Link(NamedTuple):
+    """Another span that a span belongs to without being its child."""
+
+    trace_id: TraceId
+    span_id: SpanId
+
+
+class Span(NamedTuple):
+    """A span that is over."""
+
+    name: str
+    trace_id: TraceId
+    span_id: SpanId
+    parent_span_id: SpanId | None
+    start_unix_ns: int
+    end_unix_ns: int
+    attributes: Attributes
+    events: tuple[Event, ...] = ()
+    links: tuple[Link, ...] = ()
+    error: str | None = None
+    """Type of the exception, or another reason, when the status is ERROR."""
+
+
+class Exemplar(NamedTuple):
+    """One measurement behind a histogram, with the span in which it was taken."""
+
+    time_unix_ns: int
+    value: float
+    trace_id: TraceId
+    span_id: SpanId
+
+
+class Histogram(NamedTuple):
+    """A histogram with explicit bounds.
+
+    ``bucket_counts`` has one more entry than ``bounds``; bucket ``i`` holds values <= ``bounds[i]``.
+    """
+
+    count: int
+    sum: float
+    min: float
+    max: float
+    bounds: tuple[float, ...]
+    bucket_counts: tuple[int, ...]
+
+
+class ExponentialHistogram(NamedTuple):
+    """A base-2 exponential histogram of values >= 0; bucket ``i`` of ``bucket_counts`` has index ``offset + i``."""
+
+    count: int
+    sum: float
+    min: float
+    max: float
+    scale: int
+    zero_count: int
+    offset: int
+    bucket_counts: tuple[int, ...]
+
+
+class Point(NamedTuple):
+    """One data point of one stream.
+
+    A gauge's value is a number and it has no start time. A counter's value is a number since ``start_unix_ns``.
+    A histogram's value is a histogram since then. With delta temporality, ``start_unix_ns`` is the time of the
+    stream's point before.
+    """
+
+    instrument: Instrument
+    attributes: tuple[tuple[str, str | int], ...]
+    time_unix_ns: int
+    value: int | float | Histogram | ExponentialHistogram
+    start_unix_ns: int = 0
+    exemplars: tuple[Exemplar, ...] = ()
+    is_delta: bool = False
+
+
+class Resource(NamedTuple):
+    """Who emits: the attributes of a resource, sorted by key, so that equal resources compare equal."""
+
+    attributes: tuple[tuple[str, AttributeValue], ...]
