@@ -1,0 +1,1 @@
+"""Records to finished spans and points. Pure: no clock, no thread, no I/O."""

@@ -1,6 +1,7 @@
 """What translation produces: plain data, ready for any exporter."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from periflow_otel.ids import SpanId, TraceId
@@ -51,7 +52,8 @@ class Exemplar(NamedTuple):
     span_id: SpanId
 
 
-class Histogram(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Histogram:
     """A histogram with explicit bounds.
 
     ``bucket_counts`` has one more entry than ``bounds``; bucket ``i`` holds values <= ``bounds[i]``.
@@ -65,7 +67,8 @@ class Histogram(NamedTuple):
     bucket_counts: tuple[int, ...]
 
 
-class ExponentialHistogram(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ExponentialHistogram:
     """A base-2 exponential histogram of values >= 0; bucket ``i`` of ``bucket_counts`` has index ``offset + i``."""
 
     count: int
