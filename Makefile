@@ -1,0 +1,53 @@
+# The verbs that people and CI share. Each one sets up the virtual environment that it needs.
+#   make demo     train on a small dataset for half a minute and show what was recorded
+#   make test     check, then every test
+#   make check    lint, format and types
+#   make bench    measure the overhead, beside the raw OpenTelemetry SDK
+#   make docs     write docs/telemetry.md anew
+# Variables: VENV (default .venv), PYTHON (default python3; 3.10 or newer).
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet
+SOURCES := periflow_otel tests examples benchmarks scripts/demo scripts/telemetry_table
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.has-examples
+	$(BIN)/python scripts/demo
+
+test: check $(VENV)/.has-tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.has-tests
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+bench: $(VENV)/.has-package
+	$(BIN)/python benchmarks/bench_step.py $(BENCH_ARGS)
+
+docs: $(VENV)/.has-package
+	$(BIN)/python scripts/telemetry_table > docs/telemetry.md
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.has-package: pyproject.toml | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.has-examples: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[examples]'
+	@touch $@
+
+# torch comes first and alone: left to choose, a resolver may take a build with gigabytes of CUDA.
+$(VENV)/.has-tests: pyproject.toml | $(BIN)/python
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[examples,test,dev]'
+	@touch $@
