@@ -1,0 +1,97 @@
+"""Processes that live, die, are not buried, and whose ids are used again."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from periflow_otel.journal import processes
+from periflow_otel.journal.processes import boot_id, is_process_alive, process_start
+
+SILENT = (sys.executable, "-c", "input()")
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that runs until it is killed."""
+    with subprocess.Popen(SILENT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        yield process
+        process.kill()
+
+
+def started(pid: int) -> int:
+    """Return the start of a process that runs."""
+    start = process_start(pid)
+    assert start is not None
+    return start
+
+
+def test_a_running_process_is_alive(child: subprocess.Popen[bytes]):
+    """A process that runs is found by its id and start."""
+    assert is_process_alive(child.pid, started(child.pid), boot_id())
+
+
+def test_this_process_is_alive():
+    """A process recognises itself."""
+    assert is_process_alive(os.getpid(), started(os.getpid()), boot_id())
+
+
+def test_a_zombie_is_dead(child: subprocess.Popen[bytes]):
+    """A process that was killed is dead before its parent has asked for its exit status."""
+    start = started(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not is_process_alive(child.pid, start, boot_id())
+
+
+def test_a_buried_process_is_dead(child: subprocess.Popen[bytes]):
+    """A process whose exit status was taken has no start any more."""
+    child.kill()
+    child.wait()
+    assert process_start(child.pid) is None
+
+
+def test_another_process_with_the_same_id_is_not_the_one(child: subprocess.Popen[bytes]):
+    """The same id with another start is another process."""
+    assert not is_process_alive(child.pid, started(child.pid) - 1, boot_id())
+
+
+def test_a_process_from_before_the_last_boot_is_dead():
+    """The same id and start on another boot, or another machine, is another process."""
+    assert not is_process_alive(os.getpid(), started(os.getpid()), "another boot")
+
+
+def test_a_younger_process_has_a_later_start(child: subprocess.Popen[bytes]):
+    """Starts are ordered in time."""
+    assert started(child.pid) >= started(os.getpid())
+
+
+def test_a_program_with_brackets_in_its_name_is_found(tmp_path: Path):
+    """The name of the program does not confuse the reading of its state."""
+    program = tmp_path / "a) Z (b"
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert is_process_alive(process.pid, started(process.pid), boot_id())
+        process.kill()
+
+
+def test_ps_tells_the_start_where_there_is_no_proc(child: subprocess.Popen[bytes]):
+    """Systems without /proc have ps, which says the same of the same process each time."""
+    start = processes._process_start_from_ps(child.pid)
+    assert start is not None
+    assert start == processes._process_start_from_ps(child.pid)
+
+
+def test_ps_knows_a_zombie(child: subprocess.Popen[bytes]):
+    """A zombie has no start, according to ps too."""
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert processes._process_start_from_ps(child.pid) is None
+
+
+def test_ps_knows_no_process_that_never_was():
+    """An id that no process has gives no start."""
+    assert processes._process_start_from_ps(2**22 + 1) is None
