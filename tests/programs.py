@@ -9,12 +9,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from typing_extensions import Self
 
 
 def program(name: str) -> str:
@@ -57,9 +58,6 @@ def is_listening(port: int) -> bool:
     return True
 
 
-_Program = TypeVar("_Program", bound="Program")
-
-
 class Program:
     """A program that runs until it is stopped; its output goes to ``log``."""
 
@@ -83,7 +81,7 @@ class Program:
         if self._process.poll() is not None:
             pytest.fail(f"{self._command[0]} ended at once:\n{self.log.read_text()[-4000:]}")
 
-    def __enter__(self: _Program) -> _Program:
+    def __enter__(self) -> Self:
         """Return the running program."""
         return self
 
@@ -257,7 +255,7 @@ def read_points(request: ExportMetricsServiceRequest) -> Iterator[ReceivedPoint]
         resource = read_attributes(resource_metrics.resource.attributes)
         for scope_metrics in resource_metrics.scope_metrics:
             for metric in scope_metrics.metrics:
-                kind = metric.WhichOneof("data")
+                kind = str(metric.WhichOneof("data"))
                 data = getattr(metric, kind)
                 for point in data.data_points:
                     yield ReceivedPoint(
