@@ -94,6 +94,17 @@ def number(value: float) -> int | float:
     return int(value) if _MIN_INT64 <= value <= _MAX_INT64 else _nearest_float(value)
 
 
+def attribute(value: AttributeValue) -> AttributeValue:
+    """Return an attribute's value with the text and the numbers in it as OTLP can hold them."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return number(value)
+    return [text(each) for each in value]
+
+
 def _nearest_float(value: int) -> float:
     try:
         return float(value)
@@ -129,7 +140,7 @@ def _any_value(value: AttributeValue) -> Fields:
         return {"bool_value": value}
     if isinstance(value, int):
         return {"int_value": value} if _MIN_INT64 <= value <= _MAX_INT64 else {"double_value": _nearest_float(value)}
-    return {"array_value": {"values": [_any_value(each) for each in value]}}
+    return {"array_value": {"values": [{"string_value": text(each)} for each in value]}}
 
 
 def _span(span: Span) -> Fields:

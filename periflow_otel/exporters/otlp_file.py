@@ -1,0 +1,168 @@
+"""OTLP JSON files beside the metric log of a rank, one ``TracesData`` or ``MetricsData`` a line.
+
+The Collector's file exporter writes this format and its ``otlp_json_file`` receiver reads it. ``train.log`` has
+``train.traces.jsonl`` and ``train.metrics.jsonl`` beside it. A file that has grown large gets the next free number:
+``train.traces.1.jsonl`` holds the oldest spans. A line is there whole or not at all, and nothing is deleted.
+"""
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count, groupby
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from periflow_otel.config import Signal
+from periflow_otel.exporters import Outcome
+from periflow_otel.messages import metrics_request, to_json_line, traces_request
+from periflow_otel.records import RunStarted
+from periflow_otel.translate.telemetry import Point, Span
+
+MAX_FILE_BYTES: Final = 64 << 20
+MAX_OPEN_FILES: Final = 64
+"""Of one exporter: far more than a node has ranks, and far fewer than a process may open."""
+
+_Item = TypeVar("_Item")
+
+
+class _OtlpFile(Generic[_Item]):
+    """Appends to the file of each rank; items of a rank without a metric log count as delivered."""
+
+    def __init__(
+        self, signal: Signal, request: Callable[[Sequence[tuple[RunStarted, _Item]]], Message], max_file_bytes: int
+    ) -> None:
+        self._signal = signal
+        self._request = request
+        self._files = _Files(max_file_bytes)
+
+    def export(self, items: Sequence[tuple[RunStarted, _Item]]) -> Outcome:
+        """Append items, consecutive ones of a rank in one line; stop at the first line that cannot be written."""
+        delivered = 0
+        for log, group in groupby(items, lambda item: item[0].local_log):
+            batch = list(group)
+            if log is not None:
+                stem = f"{log.removesuffix('.log')}.{self._signal}"
+                try:
+                    self._files.append(stem, to_json_line(self._request(batch)).encode() + b"\n")
+                except OSError as error:
+                    return Outcome(delivered, message=f"cannot write {stem}.jsonl: {error.strerror}")
+            delivered += len(batch)
+        return Outcome(delivered)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+
+class OtlpSpanFile(_OtlpFile[Span]):
+    """Writes spans to ``<log name>.traces.jsonl``."""
+
+    def __init__(self, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        """Open nothing yet; a file that would grow beyond ``max_file_bytes`` is numbered and a new one begun."""
+        super().__init__("traces", traces_request, max_file_bytes)
+
+
+class OtlpPointFile(_OtlpFile[Point]):
+    """Writes points to ``<log name>.metrics.jsonl``."""
+
+    def __init__(self, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        """Open nothing yet; a file that would grow beyond ``max_file_bytes`` is numbered and a new one begun."""
+        super().__init__("metrics", metrics_request, max_file_bytes)
+
+
+class _Files:
+    """Files that lines are appended to. The last used ones stay open: on a cluster's file system opening is dear."""
+
+    def __init__(self, max_file_bytes: int) -> None:
+        self._max_file_bytes = max_file_bytes
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def append(self, stem: str, line: bytes) -> None:
+        """Append a line to ``stem`` + ``.jsonl``, or raise ``OSError`` and leave the file as it was."""
+        try:
+            file = self._file(stem)
+            size = os.fstat(file).st_size
+            if size and size + len(line) > self._max_file_bytes:
+                _number(stem, file)
+                self._close(stem)
+                file = self._file(stem)
+            _write_whole(file, line)
+        except OSError:
+            self._close(stem)
+            raise
+
+    def close(self) -> None:
+        for stem in list(self._open):
+            self._close(stem)
+
+    def _file(self, stem: str) -> int:
+        if stem in self._open and os.fstat(self._open[stem]).st_nlink == 0:  # somebody deleted it
+            self._close(stem)
+        if stem not in self._open:
+            if len(self._open) >= MAX_OPEN_FILES:
+                self._close(next(iter(self._open)))
+            self._open[stem] = _open(f"{stem}.jsonl")
+        self._open.move_to_end(stem)
+        return self._open[stem]
+
+    def _close(self, stem: str) -> None:
+        file = self._open.pop(stem, None)
+        if file is not None:
+            with suppress(OSError):  # a network file system reports here what could not be written; it is too late
+                os.close(file)
+
+
+def _open(path: str) -> int:
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _check_regular(file)
+        _cut_torn_line(file)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _check_regular(file: int) -> None:
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def _cut_torn_line(file: int) -> None:
+    """Cut what an agent left that was killed while it wrote: the line comes again, as its cursor has not moved."""
+    size = end = os.fstat(file).st_size
+    while end and os.pread(file, 1, end - 1) != b"\n":
+        start = max(0, end - (1 << 16))
+        end = start + os.pread(file, end - start, start).rfind(b"\n") + 1
+    if end < size:
+        os.ftruncate(file, end)
+
+
+def _write_whole(file: int, line: bytes) -> None:
+    written = 0
+    try:
+        while written < len(line):
+            written += os.write(file, memoryview(line)[written:])
+    except OSError:
+        _take_back(file, written)
+        raise
+
+
+def _take_back(file: int, written: int) -> None:
+    """Cut the beginning of a line, unless another process has written behind it."""
+    end = os.lseek(file, 0, os.SEEK_CUR)
+    if written and os.fstat(file).st_size == end:
+        os.ftruncate(file, end - written)
+
+
+def _number(stem: str, file: int) -> None:
+    """Give the file the next free number, unless it is no longer the one of that name."""
+    path = f"{stem}.jsonl"
+    if os.path.samestat(os.lstat(path), os.fstat(file)):
+        free = next(name for number in count(1) if not os.path.lexists(name := f"{stem}.{number}.jsonl"))
+        Path(path).rename(free)
