@@ -1,0 +1,410 @@
+"""Who this process is among the ranks of a run, told by what started it: no rank asks another.
+
+Sources are asked in turn, and the first that knows wins. The order matters where one launcher runs inside another:
+``torchrun`` or ``mpirun`` inside a SLURM job find SLURM's variables beside their own, and those count something else.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from periflow_otel import names
+from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
+
+Environ = Mapping[str, str]
+Modules = Mapping[str, Any]
+
+
+class Identity(NamedTuple):
+    """One process among the ranks of a run; ranks and sizes as torch.distributed defines them."""
+
+    rank: int
+    local_rank: int
+    node_rank: int
+    world_size: int
+    local_world_size: int
+    run_id: str | None
+    """What the launcher gave to all ranks of this run and to no other run, if it did."""
+    restarts: int | None
+    """How often the launcher started the run again, where it gives the same number to all ranks."""
+    source: str
+    """What said so, for the log."""
+
+
+class CloudVariables(NamedTuple):
+    """What PeriFlow sets in cloud mode."""
+
+    world_size: int
+    node_rank: int
+    num_nodes: int
+    processed_iters: int
+    """Steps that earlier attempts did."""
+
+
+def find_identity(environ: Environ = os.environ, modules: Modules = sys.modules) -> Identity:
+    """Find out who this process is.
+
+    Args:
+        environ: Where launchers leave what they know.
+        modules: Where ``torch.distributed`` is, if the script has imported it; it is never imported here.
+
+    Raises:
+        ConfigurationError: A launcher's variables are malformed, contradict each other, or are not all there.
+    """
+    return _from_torch(environ, modules) or _from_environ(environ)
+
+
+def describe(identity: Identity) -> str:
+    """Say in one line who a process is, and how that was found out."""
+    place = f"rank {identity.rank} of {identity.world_size}"
+    if identity.world_size > 1:
+        place += f" (local rank {identity.local_rank} of {identity.local_world_size} on node {identity.node_rank})"
+    return f"{place}, from {identity.source}"
+
+
+def require_cloud(environ: Environ) -> CloudVariables:
+    """Return what PeriFlow sets in cloud mode.
+
+    Raises:
+        PeriFlowInternalError: A variable is missing or malformed.
+    """
+    cloud = CloudVariables(
+        _cloud_integer(environ, names.WORLD_SIZE_VAR, 1),
+        _cloud_integer(environ, names.NODE_RANK_VAR, 0),
+        _cloud_integer(environ, names.NUM_NODES_VAR, 1),
+        _cloud_integer(environ, names.PROCESSED_ITERS, 0),
+    )
+    if cloud.world_size % cloud.num_nodes:
+        message = (
+            f"WORLD_SIZE is {cloud.world_size} and NUM_NODES is {cloud.num_nodes}; cloud mode needs the same number"
+            f" of ranks on every node. {_GO_LOCAL}"
+        )
+        raise PeriFlowInternalError(message)
+    return cloud
+
+
+_GO_LOCAL: Final = "Unset PERIFLOW_ENABLED to train locally."
+
+
+def _cloud_integer(environ: Environ, name: str, least: int) -> int:
+    value = environ.get(name)
+    if value is None:
+        message = f"{name} is not set; cloud mode needs it. {_GO_LOCAL}"
+        raise PeriFlowInternalError(message)
+    number = _parse(value)
+    if number is None or number < least:
+        message = f"{name} is {value!r}; cloud mode needs an integer of at least {least}. {_GO_LOCAL}"
+        raise PeriFlowInternalError(message)
+    return number
+
+
+# The sources
+
+
+def _from_torch(environ: Environ, modules: Modules) -> Identity | None:
+    """Ask the process group: the only one that knows about processes that the script started itself."""
+    distributed = modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    launched = _launched(environ)
+    if (launched.rank, launched.world_size) == (rank, world_size):
+        return launched._replace(source=f"torch.distributed, {launched.source}")
+    nodes = -(-launched.world_size // launched.local_world_size)
+    local_world_size = -(-world_size // nodes)
+    local_rank = _integer(environ, "LOCAL_RANK")
+    return launched._replace(
+        rank=rank,
+        local_rank=rank % local_world_size if local_rank is None else local_rank,
+        world_size=world_size,
+        local_world_size=local_world_size,
+        run_id=launched.run_id or (_family(environ, modules) if nodes == 1 else None),
+        source=f"torch.distributed, {launched.source}",
+    )
+
+
+def _launched(environ: Environ) -> Identity:
+    """Return what the launcher says, where it need not say everything."""
+    try:
+        return _from_environ(environ)
+    except ConfigurationError:
+        return _SINGLE
+
+
+def _family(environ: Environ, modules: Modules) -> str | None:
+    """Name the processes that one process started with multiprocessing, as ``torch.multiprocessing.spawn`` does.
+
+    They share a random key. The port is in the name because a process may start one group of ranks after another.
+    """
+    processes = modules.get("multiprocessing.process")
+    if processes is None or processes.parent_process() is None:
+        return None
+    secret = bytes(processes.current_process().authkey)
+    return f"spawn-{blake2b(secret, digest_size=8).hexdigest()}-{environ.get('MASTER_PORT', '')}"
+
+
+def _from_environ(environ: Environ) -> Identity:
+    return (
+        _from_rank(environ)
+        or _from_open_mpi(environ)
+        or _from_hydra(environ)
+        or _from_slurm(environ)
+        or _from_pmi(environ)
+        or _from_node_rank(environ)
+        or _from_indexed_job(environ)
+        or _single(environ)
+    )
+
+
+def _from_rank(environ: Environ) -> Identity | None:
+    """Read what torchrun, DeepSpeed, Kubeflow and people set: RANK, WORLD_SIZE, and perhaps more.
+
+    Variables: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables .
+    """
+    identity = _identity(
+        environ,
+        "RANK and WORLD_SIZE",
+        rank="RANK",
+        size="WORLD_SIZE",
+        local_rank=("LOCAL_RANK",),
+        local_size=("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "NPROC_PER_NODE"),
+        node_rank=("GROUP_RANK", "NODE_RANK", "CROSS_RANK"),
+    )
+    if identity is not None and "TORCHELASTIC_RUN_ID" in environ:
+        return _with_torchrun(environ, identity)
+    return identity and _with_slurm(environ, identity)
+
+
+def _with_torchrun(environ: Environ, identity: Identity) -> Identity:
+    nodes = _integer(environ, "GROUP_WORLD_SIZE", 1) or 1
+    return identity._replace(
+        run_id=_torchrun_id(environ, nodes),
+        # Each torchrun counts what it restarted itself, so that several disagree.
+        restarts=_torchrun_restarts(environ) if nodes == 1 else None,
+        source="torchrun",
+    )
+
+
+def _torchrun_id(environ: Environ, nodes: int) -> str | None:
+    run_id = _text(environ, "TORCHELASTIC_RUN_ID")
+    if run_id != "none":
+        return run_id
+    # Every run without an id is called "none", and the master of the next run may have the same address and port.
+    # But each torchrun makes itself a folder with a random name.
+    folder = re.search(r"/none_(\w+)/attempt_\d+/\d+/error\.json$", environ.get("TORCHELASTIC_ERROR_FILE", ""))
+    return f"torchrun-{folder[1]}" if folder and nodes == 1 else _slurm_id(environ, tasks=nodes)
+
+
+def _torchrun_restarts(environ: Environ) -> int:
+    """Number the restarts by torchrun and by SLURM, which starts a torchrun again that has given up."""
+    most = _integer(environ, "TORCHELASTIC_MAX_RESTARTS") or 0
+    restarts = _integer(environ, "TORCHELASTIC_RESTART_COUNT") or 0
+    return (_integer(environ, "SLURM_RESTART_COUNT") or 0) * (most + 1) + restarts
+
+
+def _from_open_mpi(environ: Environ) -> Identity | None:
+    """Variables: https://docs.open-mpi.org/en/v5.0.x/tuning-apps/environment-var.html .
+
+    OMPI_COMM_WORLD_NODE_RANK does not number nodes: it is the local rank over all jobs on the node.
+    """
+    identity = _identity(
+        environ,
+        "Open MPI",
+        rank="OMPI_COMM_WORLD_RANK",
+        size="OMPI_COMM_WORLD_SIZE",
+        local_rank=("OMPI_COMM_WORLD_LOCAL_RANK",),
+        local_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    )
+    return identity and identity._replace(run_id=_text(environ, "PMIX_NAMESPACE"))
+
+
+def _from_hydra(environ: Environ) -> Identity | None:
+    """Read what mpiexec of MPICH and Intel MPI sets; without a local rank it may be SLURM's, which says more itself."""
+    if _text(environ, "MPI_LOCALRANKID") or _text(environ, "PMI_LOCAL_RANK"):
+        return _from_pmi(environ)
+    return None
+
+
+def _from_pmi(environ: Environ) -> Identity | None:
+    return _identity(
+        environ,
+        "MPICH",
+        rank="PMI_RANK",
+        size="PMI_SIZE",
+        local_rank=("MPI_LOCALRANKID", "PMI_LOCAL_RANK"),
+        local_size=("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"),
+    )
+
+
+def _from_slurm(environ: Environ) -> Identity | None:
+    """Variables: https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES ."""
+    if _slurm_step(environ) is None:
+        return None
+    identity = _identity(
+        environ,
+        "SLURM",
+        rank="SLURM_PROCID",
+        size=_slurm_size(environ),
+        local_rank=("SLURM_LOCALID",),
+        node_rank=("SLURM_NODEID",),
+    )
+    if identity is None:
+        return None
+    tasks = dict(enumerate(_slurm_tasks_per_node(environ))).get(identity.node_rank, identity.local_world_size)
+    return _with_slurm(environ, identity._replace(local_world_size=tasks))
+
+
+def _slurm_step(environ: Environ) -> int | None:
+    """Return the number of the step that ``srun`` started this process in.
+
+    The script of ``sbatch`` and the shell of ``salloc`` are in no such step, although SLURM_PROCID is 0 and SLURM_NTASKS
+    the size of the whole job there: what they start is on its own.
+    """
+    step = _parse(environ.get("SLURM_STEP_ID", ""))
+    return None if step is None or step >= _SLURM_SPECIAL_STEPS else step
+
+
+_SLURM_SPECIAL_STEPS: Final = 0xFFFFFFF0
+"""From here on: the batch script, the interactive shell and the like (``slurm.h``)."""
+
+
+def _slurm_size(environ: Environ) -> str:
+    return "SLURM_STEP_NUM_TASKS" if _text(environ, "SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+
+
+def _slurm_tasks_per_node(environ: Environ) -> list[int]:
+    """Expand ``2(x3),1`` to 2, 2, 2, 1; what is not written so says nothing."""
+    text = _text(environ, "SLURM_STEP_TASKS_PER_NODE") or _text(environ, "SLURM_TASKS_PER_NODE") or ""
+    parts = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
+    return [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))]
+
+
+def _slurm_id(environ: Environ, tasks: int) -> str | None:
+    """Return the id of the step, if it started just these tasks; else other steps may belong to the run."""
+    job, step = _text(environ, "SLURM_JOB_ID"), _slurm_step(environ)
+    if job is None or step is None or _text(environ, _slurm_size(environ)) != str(tasks):
+        return None
+    # In a step with a terminal, a person may start one run after another.
+    return None if "SLURM_PTY_PORT" in environ else f"slurm-{job}.{step}"
+
+
+def _with_slurm(environ: Environ, identity: Identity) -> Identity:
+    run_id = _slurm_id(environ, identity.world_size)
+    restarts = None if run_id is None else _integer(environ, "SLURM_RESTART_COUNT") or 0
+    return identity._replace(run_id=run_id, restarts=restarts)
+
+
+def _from_node_rank(environ: Environ) -> Identity | None:
+    """Place a process by its node, as PeriFlow and Lightning tell it.
+
+    Without a local rank it is taken for the first of its node, as the process is that starts the others.
+    """
+    world_size, node_rank = _integer(environ, "WORLD_SIZE", 1), _integer(environ, "NODE_RANK")
+    local_rank = _integer(environ, "LOCAL_RANK")
+    if world_size is None or (node_rank is None and local_rank is None):
+        return None
+    local_size = _ranks_per_node(environ, world_size)
+    if node_rank and local_size is None:
+        raise _half_set(environ, "NODE_RANK", "NUM_NODES")
+    local_size = local_size or world_size
+    rank = (node_rank or 0) * local_size + (local_rank or 0)
+    if rank >= world_size:
+        message = (
+            f"NODE_RANK {node_rank or 0} and LOCAL_RANK {local_rank or 0}, with {local_size} ranks on a node, make"
+            f" rank {rank} but WORLD_SIZE is {world_size}; set RANK, or correct them"
+        )
+        raise ConfigurationError(message)
+    source = "NODE_RANK and WORLD_SIZE"
+    return Identity(rank, local_rank or 0, node_rank or 0, world_size, local_size, None, None, source)
+
+
+def _from_indexed_job(environ: Environ) -> Identity | None:
+    """One process in each pod of an Indexed Job of Kubernetes; without WORLD_SIZE each pod is a run of its own."""
+    if _text(environ, "WORLD_SIZE") is None:
+        return None
+    identity = _identity(environ, "Kubernetes", rank="JOB_COMPLETION_INDEX", size="WORLD_SIZE")
+    return identity and identity._replace(local_rank=0, node_rank=identity.rank, local_world_size=1)
+
+
+def _single(environ: Environ) -> Identity:
+    if (_integer(environ, "WORLD_SIZE", 1) or 1) > 1:
+        raise _half_set(environ, "WORLD_SIZE", "RANK")
+    if job := _text(environ, "SLURM_JOB_ID"):
+        return _SINGLE._replace(source=f"a single process in SLURM job {job}, not started by srun")
+    return _SINGLE
+
+
+_SINGLE: Final = Identity(0, 0, 0, 1, 1, None, None, "a single process without a launcher")
+
+# Reading variables
+
+
+def _identity(
+    environ: Environ,
+    source: str,
+    *,
+    rank: str,
+    size: str,
+    local_rank: tuple[str, ...] = (),
+    local_size: tuple[str, ...] = (),
+    node_rank: tuple[str, ...] = (),
+) -> Identity | None:
+    """Read variables, of which each launcher has its own names; None if there is no rank."""
+    number, world_size = _integer(environ, rank), _integer(environ, size, 1)
+    if number is None:
+        return None
+    if world_size is None:
+        raise _half_set(environ, rank, size)
+    if number >= world_size:
+        message = f"{rank} is {number} but {size} is {world_size}; give a rank from 0 to {world_size - 1}"
+        raise ConfigurationError(message)
+    local_world_size = _first(environ, local_size, 1) or _ranks_per_node(environ, world_size) or world_size
+    local, node = _first(environ, local_rank), _first(environ, node_rank)
+    return Identity(
+        rank=number,
+        local_rank=number % local_world_size if local is None else local,
+        node_rank=number // local_world_size if node is None else node,
+        world_size=world_size,
+        local_world_size=local_world_size,
+        run_id=None,
+        restarts=None,
+        source=source,
+    )
+
+
+def _ranks_per_node(environ: Environ, world_size: int) -> int | None:
+    nodes = _integer(environ, "NUM_NODES", 1)
+    if nodes is not None and world_size % nodes == 0:
+        return world_size // nodes
+    return _integer(environ, "NPROC_PER_NODE", 1)
+
+
+def _first(environ: Environ, variables: tuple[str, ...], least: int = 0) -> int | None:
+    return next((number for name in variables if (number := _integer(environ, name, least)) is not None), None)
+
+
+def _integer(environ: Environ, name: str, least: int = 0) -> int | None:
+    value = _text(environ, name)
+    if value is None:
+        return None
+    number = _parse(value)
+    if number is None or number < least:
+        message = f"{name} is {value!r}; give an integer of at least {least}, or unset it"
+        raise ConfigurationError(message)
+    return number
+
+
+def _parse(value: str) -> int | None:
+    value = value.strip()
+    return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else None
+
+
+def _text(environ: Environ, name: str) -> str | None:
+    return environ.get(name, "").strip() or None
+
+
+def _half_set(environ: Environ, name: str, missing: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} is {environ[name]!r} but {missing} is not set; set both, or unset {name}")
