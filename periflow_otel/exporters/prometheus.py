@@ -1,0 +1,279 @@
+"""Serves the latest points to Prometheus, under the names that the same points have when they come over OTLP.
+
+So one dashboard fits both ways. An instrument's name is taken apart at everything that is neither letter nor digit
+and joined with ``_``; the unit follows, and ``_total`` for a counter. Attributes become labels in the same way:
+``periflow.rank`` is ``periflow_rank``.
+"""
+
+import errno
+import ipaddress
+import json
+import logging
+import os
+import re
+import socket
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import accumulate
+from math import log2
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.core import Exemplar as PrometheusExemplar
+from prometheus_client.core import GaugeMetricFamily, Metric, Sample
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from periflow_otel import names
+from periflow_otel.exporters import Outcome
+from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
+from periflow_otel.names import Instrument
+from periflow_otel.records import RunStarted
+from periflow_otel.translate.resource import resource_of
+from periflow_otel.translate.telemetry import (
+    AttributeValue,
+    Exemplar,
+    ExponentialHistogram,
+    Histogram,
+    Point,
+    Resource,
+)
+
+PORTS_TRIED: Final = 16
+"""How many ports, from the one that was asked for, are tried before serving is given up."""
+
+_UNITS: Final = {"s": "seconds", "By": "bytes"}
+"""Units that become part of a name; those in braces, 1 and none do not."""
+
+_LOG2_BOUNDS: Final = tuple(map(log2, names.SECONDS_BOUNDS))
+
+logger = logging.getLogger("periflow_otel")
+
+_Series = tuple[str, tuple[tuple[str, str | int], ...]]
+
+
+class PrometheusExporter:
+    """Shows the latest point of every series to whoever scrapes it, over HTTP at ``/metrics``.
+
+    If the port is taken, one of the next is used; if nothing can be served, points are taken and not shown.
+    ``discovery_file`` tells Prometheus (``file_sd_configs``) where to scrape, as long as this lives.
+    """
+
+    def __init__(self, host: str, port: int, discovery_file: Path) -> None:
+        """Begin to serve.
+
+        Args:
+            host: Address to listen on; only loopback addresses keep other machines out.
+            port: First port to try; 0 for any.
+            discovery_file: Written when the first point arrives, for the owner alone (0600), removed by ``close``.
+        """
+        self._latest = LatestPoints()
+        self._discovery_file = discovery_file
+        self._announced_run_id: str | None = None
+        self._server: ScrapeServer | None = None
+        self._address = ""
+        self.port: int | None = None
+        """The port that is served; None if there is none."""
+        listener = _find_port(host, port)
+        if listener is not None:
+            self.port = listener.getsockname()[1]
+            self._address = f"{_reachable(listener)}:{self.port}"
+            self._server = ScrapeServer(listener, self._render)
+            if port not in (0, self.port):
+                logger.warning("Port %d is taken; metrics for Prometheus are at %s", port, self.url)
+
+    @property
+    def url(self) -> str | None:
+        """Where the page is; None if it is not served."""
+        return f"http://{self._address}{PAGE}" if self._server else None
+
+    def export(self, items: Sequence[tuple[RunStarted, Point]]) -> Outcome:
+        """Remember the points for the next scrape. Cumulative ones only: of a delta, the latest says nothing."""
+        self._latest.update(items)
+        if items and self._server and items[-1][0].run_id != self._announced_run_id:
+            self._announced_run_id = items[-1][0].run_id
+            self._announce(self._announced_run_id)
+        return Outcome(len(items))
+
+    def forget(self, run: RunStarted) -> None:
+        """Show a rank no more: its run is over."""
+        self._latest.forget(run)
+
+    def close(self) -> None:
+        """Stop serving and remove the discovery file."""
+        if self._server:
+            self._server.close()
+            self._server = None
+            with suppress(OSError):
+                self._discovery_file.unlink()
+
+    def _render(self, accept: str) -> tuple[str, bytes]:
+        try:
+            encode, content_type = choose_encoder(accept)
+        except TypeError:  # a version that is no number
+            encode, content_type = choose_encoder("")
+        return content_type, encode(self._latest)
+
+    def _announce(self, run_id: str) -> None:
+        groups = [{"targets": [self._address], "labels": {_label_name(names.RUN_ID): run_id}}]
+        try:
+            _replace(self._discovery_file, json.dumps(groups) + "\n")
+        except OSError as error:
+            logger.warning("Cannot write %s for Prometheus: %s", self._discovery_file, error.strerror)
+
+
+class LatestPoints(Collector):
+    """The latest point of every series, as Prometheus wants to see it. Safe to collect while it is updated."""
+
+    def __init__(self) -> None:
+        """Begin with no points."""
+        self._lock = threading.Lock()
+        self._points: dict[RunStarted, dict[_Series, Point]] = {}
+
+    def update(self, items: Iterable[tuple[RunStarted, Point]]) -> None:
+        """Replace the points of the same series."""
+        with self._lock:
+            for run, point in items:
+                self._points.setdefault(run, {})[point.instrument.name, point.attributes] = point
+
+    def forget(self, run: RunStarted) -> None:
+        """Drop all points of a rank."""
+        with self._lock:
+            self._points.pop(run, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one family per Prometheus name."""
+        runs, points = self._snapshot()
+        families: dict[tuple[str, str], Metric] = {}
+        for point in points:
+            name, unit = family_name(point.instrument)
+            kind = point.instrument.kind
+            if (name, kind) not in families:
+                families[name, kind] = Metric(name, point.instrument.meaning, kind, unit)
+            families[name, kind].samples.extend(_samples(name, point))
+        yield from families.values()
+        yield _target_info(dict.fromkeys(map(resource_of, runs)))
+
+    def _snapshot(self) -> tuple[list[RunStarted], list[Point]]:
+        """Return the runs and their points; where two attempts have the same series, only the later one's."""
+        latest: dict[_Series, Point] = {}
+        with self._lock:
+            runs = sorted(self._points, key=lambda run: run.started_unix_ns)
+            for run in runs:
+                latest.update(self._points[run])
+        return runs, list(latest.values())
+
+
+@lru_cache(maxsize=4096)
+def family_name(instrument: Instrument) -> tuple[str, str]:
+    """Return the name of an instrument in Prometheus, without ``_total``, and its unit there."""
+    words = re.findall(r"[a-zA-Z0-9:]+", instrument.name)
+    unit = _UNITS.get(instrument.unit, "")
+    if unit and unit not in words:
+        words.append(unit)
+    return "_".join(words), unit
+
+
+def _samples(name: str, point: Point) -> Iterator[Sample]:
+    labels = _labels(point.attributes)
+    value = point.value
+    if isinstance(value, Histogram):
+        yield from _histogram_samples(name, labels, value, point.exemplars)
+    elif isinstance(value, ExponentialHistogram):
+        yield from _histogram_samples(name, labels, _with_bounds(value), point.exemplars)
+    else:
+        yield Sample(f"{name}_total" if point.instrument.kind == "counter" else name, labels, value)
+
+
+def _histogram_samples(
+    name: str, labels: dict[str, str], histogram: Histogram, exemplars: Iterable[Exemplar]
+) -> Iterator[Sample]:
+    # Later exemplars replace earlier ones of the same bucket: the format has room for one.
+    by_bucket = {bisect_left(histogram.bounds, each.value): _exemplar(each) for each in exemplars}
+    bounds = (*map(floatToGoString, histogram.bounds), "+Inf")
+    for bucket, (bound, count) in enumerate(zip(bounds, accumulate(histogram.bucket_counts), strict=True)):
+        yield Sample(f"{name}_bucket", {**labels, "le": bound}, count, None, by_bucket.get(bucket))
+    yield Sample(f"{name}_sum", labels, histogram.sum)
+    yield Sample(f"{name}_count", labels, histogram.count)
+
+
+def _with_bounds(histogram: ExponentialHistogram) -> Histogram:
+    """Sort an exponential histogram, for which the text format has no word, into the bounds of all others.
+
+    A bucket across a bound counts as above it: it is the bounds, not the finest counts, that must stay the same.
+    """
+    counts = [histogram.zero_count, *(0 for _ in _LOG2_BOUNDS)]
+    width = 2.0**-histogram.scale
+    for index, count in enumerate(histogram.bucket_counts, histogram.offset):
+        counts[bisect_left(_LOG2_BOUNDS, (index + 1) * width)] += count
+    bounds = names.SECONDS_BOUNDS
+    return Histogram(histogram.count, histogram.sum, histogram.min, histogram.max, bounds, tuple(counts))
+
+
+def _exemplar(exemplar: Exemplar) -> PrometheusExemplar:
+    ids = {"trace_id": f"{exemplar.trace_id:032x}", "span_id": f"{exemplar.span_id:016x}"}
+    return PrometheusExemplar(ids, exemplar.value, exemplar.time_unix_ns / 1e9)
+
+
+def _target_info(resources: Iterable[Resource]) -> Metric:
+    """Describe who is seen here, once for each: Prometheus makes the same of the resource of OTLP."""
+    family = GaugeMetricFamily("target_info", "Resource attributes of the run.")
+    family.samples.extend(Sample("target_info", _labels(resource.attributes), 1) for resource in resources)
+    return family
+
+
+def _labels(attributes: Iterable[tuple[str, AttributeValue]]) -> dict[str, str]:
+    """Return attributes as labels; of several that get one name the values are joined, as the standard says."""
+    labels: dict[str, str] = {}
+    for key, value in attributes:
+        name = _label_name(key)
+        labels[name] = f"{labels[name]};{_label_value(value)}" if name in labels else _label_value(value)
+    return labels
+
+
+@lru_cache(maxsize=4096)
+def _label_name(key: str) -> str:
+    name = re.sub(r"[^a-zA-Z0-9]+", "_", key)
+    return name if name[:1].isalpha() else f"key{name}" if name[:1] == "_" else f"key_{name}"
+
+
+def _label_value(value: AttributeValue) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "replace").decode()
+
+
+def _find_port(host: str, port: int) -> socket.socket | None:
+    """Listen on the port or one of those after it; log why there is none."""
+    reason = f"ports {port} to {port + PORTS_TRIED - 1} are taken"
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
+        try:
+            return listen(host, candidate)
+        except (OSError, UnicodeError) as error:  # noqa: PERF203  # each port has its own answer
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
+                reason = str(error)
+                break
+    logger.warning("No metrics are served for Prometheus on %s: %s", host, reason)
+    return None
+
+
+def _reachable(listener: socket.socket) -> str:
+    """Return the address to scrape from this machine; warn if other machines can do it too."""
+    address = ipaddress.ip_address(listener.getsockname()[0])
+    if not address.is_loopback:
+        logger.warning("Metrics are served on %s, where other machines may read them", address)
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file, which others see whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text)
+    draft.replace(path)
