@@ -1,0 +1,55 @@
+"""The documentation tells the truth: its code runs, its tables are complete, its links lead somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from periflow_otel import names
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+CODE_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def _run(*command: str | Path, folder: Path = ROOT) -> str:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PERIFLOW_"))}
+    environ |= {"PERIFLOW_STATE_DIR": str(folder / "state"), "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readme_has_code():
+    """The pattern above finds the blocks that the next test runs."""
+    assert CODE_BLOCKS
+
+
+@pytest.mark.parametrize("number", range(len(CODE_BLOCKS)))
+def test_the_code_of_the_readme_runs(number: int, tmp_path: Path):
+    """Every Python block of the README is a script that ends well."""
+    _run(sys.executable, "-c", CODE_BLOCKS[number], folder=tmp_path)
+
+
+def test_the_table_of_telemetry_is_up_to_date():
+    """``make docs`` would change nothing."""
+    assert _run(sys.executable, ROOT / "scripts" / "telemetry_table") == (ROOT / "docs/telemetry.md").read_text("utf-8")
+
+
+def test_every_variable_is_documented():
+    """The configuration page names every variable that the package reads."""
+    source = (ROOT / "periflow_otel" / "config.py").read_text("utf-8")
+    read = {*names.VARIABLES, *re.findall(r'"(OTEL_[A-Z_]+[A-Z])"', source)}
+    page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    assert not {name for name in read if f"`{name}`" not in page}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    """Every relative link names a file that is there."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8"))
+    assert not [target for target in targets if not (page.parent / target).exists()]
