@@ -111,19 +111,23 @@ def _from_torch(environ: Environ, modules: Modules) -> Identity | None:
         return None
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     launched = _launched(environ)
-    if (launched.rank, launched.world_size) == (rank, world_size):
-        return launched._replace(source=f"torch.distributed, {launched.source}")
     nodes = -(-launched.world_size // launched.local_world_size)
-    local_world_size = -(-world_size // nodes)
-    local_rank = _integer(environ, "LOCAL_RANK")
+    local_size = launched.local_world_size if launched.world_size == world_size else -(-world_size // nodes)
     return launched._replace(
         rank=rank,
-        local_rank=rank % local_world_size if local_rank is None else local_rank,
+        local_rank=_local_rank(environ, launched, rank, local_size),
         world_size=world_size,
-        local_world_size=local_world_size,
+        local_world_size=local_size,
         run_id=launched.run_id or (_family(environ, modules) if nodes == 1 else None),
         source=f"torch.distributed, {launched.source}",
     )
+
+
+def _local_rank(environ: Environ, launched: Identity, rank: int, local_world_size: int) -> int:
+    if launched.rank == rank and launched.local_world_size == local_world_size:
+        return launched.local_rank
+    given = _integer(environ, "LOCAL_RANK")
+    return rank % local_world_size if given is None else given
 
 
 def _launched(environ: Environ) -> Identity:
@@ -260,8 +264,8 @@ def _from_slurm(environ: Environ) -> Identity | None:
 def _slurm_step(environ: Environ) -> int | None:
     """Return the number of the step that ``srun`` started this process in.
 
-    The script of ``sbatch`` and the shell of ``salloc`` are in no such step, although SLURM_PROCID is 0 and SLURM_NTASKS
-    the size of the whole job there: what they start is on its own.
+    The script of ``sbatch`` and the shell of ``salloc`` are in no such step, although SLURM_PROCID is 0 there and
+    SLURM_NTASKS the size of the whole job: what they start is on its own.
     """
     step = _parse(environ.get("SLURM_STEP_ID", ""))
     return None if step is None or step >= _SLURM_SPECIAL_STEPS else step
