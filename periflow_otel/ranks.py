@@ -119,7 +119,7 @@ def _from_torch(environ: Environ, modules: Modules) -> Identity | None:
         world_size=world_size,
         local_world_size=local_size,
         run_id=launched.run_id or (_family(environ, modules) if nodes == 1 else None),
-        source=f"torch.distributed, {launched.source}",
+        source="torch.distributed" if launched.world_size == 1 else f"torch.distributed and {launched.source}",
     )
 
 

@@ -222,6 +222,16 @@ class TestProcessGroup:
         identity = find_identity(step | {"SLURM_NODEID": "1"})
         assert identity[:6] == (5, 1, 1, 8, 4, "slurm-42.3")
 
+    def test_nodes_may_have_different_numbers_of_ranks(self):
+        """What SLURM says of the size of this node is kept."""
+        step = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "3,5", "SLURM_PROCID": "5"}
+        assert find_identity(SLURM_STEP | step | {"SLURM_NODEID": "1", "SLURM_LOCALID": "2"})[:5] == (5, 2, 1, 8, 5)
+
+    def test_the_description_names_both_sources(self):
+        """Who reads the log sees where the rank comes from, and where the node."""
+        assert find_identity({}).source == "torch.distributed"
+        assert find_identity(TORCHRUN).source == "torch.distributed and torchrun"
+
     def test_local_rank_is_what_the_launcher_says(self):
         """LOCAL_RANK is right where ranks are not numbered node by node."""
         assert find_identity({"LOCAL_RANK": "2", "WORLD_SIZE": "8", "RANK": "3", "LOCAL_WORLD_SIZE": "4"})[:2] == (5, 2)
