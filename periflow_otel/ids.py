@@ -29,9 +29,24 @@ def run_trace_id(run_id: str, attempt: int) -> TraceId:
     return _hash(f"{run_id}\0{attempt}\0run", 16)
 
 
-def run_span_id(run_id: str, attempt: int, rank: int, part: str = "run") -> SpanId:
-    """Return the id of the run span of one rank, or of another ``part`` of the run's own trace."""
-    return _hash(f"{run_id}\0{attempt}\0{part}\0{rank}", 8)
+def run_span_id(run_id: str, attempt: int, rank: int) -> SpanId:
+    """Return the id of the run span of one rank."""
+    return _hash(f"{run_id}\0{attempt}\0run\0{rank}", 8)
+
+
+def run_start_span_id(run_id: str, attempt: int, rank: int) -> SpanId:
+    """Return the id of the span that says that one rank has begun."""
+    return _hash(f"{run_id}\0{attempt}\0run.start\0{rank}", 8)
+
+
+def phase_span_id(run_id: str, attempt: int, rank: int, number: int) -> SpanId:
+    """Return the id of a phase's span."""
+    return _hash(f"{run_id}\0{attempt}\0phase\0{rank}\0{number}", 8)
+
+
+def checkpoint_span_id(run_id: str, attempt: int, rank: int, step: int) -> SpanId:
+    """Return the id of the span of a checkpoint that was announced in an open step."""
+    return _hash(f"{run_id}\0{attempt}\0checkpoint\0{rank}\0{step}", 8)
 
 
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:

@@ -102,9 +102,9 @@ class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """The process is gone and did not say so: noted by the agent, never in the journal itself."""
 
     time_unix_ns: int
-    open_step: int | None
-    """The step that was open."""
-    open_step_start_unix_ns: int
+    last_started_step: int
+    """The last step that began; it was open if no ``StepEnded`` tells of its end."""
+    last_started_unix_ns: int
 
 
 Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost

@@ -1,0 +1,57 @@
+"""The one word that flows back to training: the step at which an emergency save is asked for."""
+
+import mmap
+import os
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+CONTROL_FILE: Final = "control"
+ANY_STEP: Final = -1
+"""Save at the next opportunity."""
+
+_REQUEST, _STEP, _UNIX_NS = range(3)
+_BYTES: Final = 64
+
+
+class Request(NamedTuple):
+    """A request for an emergency save."""
+
+    number: int
+    """Counts the requests from 1; 0: there was none."""
+    step: int
+    unix_ns: int
+
+
+class Control:
+    """The request word of a run, shared by all its ranks on this node."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the word of the run in ``folder``.
+
+        Raises:
+            OSError: The file cannot be opened or mapped.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(folder / CONTROL_FILE, flags, 0o600)
+        try:
+            os.pwrite(descriptor, b"\0", _BYTES - 1)
+            self._words = memoryview(mmap.mmap(descriptor, _BYTES)).cast("q")
+        finally:
+            os.close(descriptor)
+
+    def request(self, step: int = ANY_STEP) -> None:
+        """Ask every rank on this node to save at ``step``, or at once."""
+        words = self._words
+        words[_STEP] = step
+        words[_UNIX_NS] = time.time_ns()
+        words[_REQUEST] += 1
+
+    def number(self) -> int:
+        """Return the number of the last request: cheap enough to ask at every step."""
+        return self._words[_REQUEST]
+
+    def last(self) -> Request:
+        """Return the last request."""
+        words = self._words
+        return Request(words[_REQUEST], words[_STEP], words[_UNIX_NS])

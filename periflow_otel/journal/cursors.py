@@ -1,0 +1,69 @@
+"""How far each consumer has got in a journal. A cursor moves only when its consumer has succeeded."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from periflow_otel.journal.reader import Position
+
+SUFFIX = ".cursor"
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """A place in a journal, and what the consumer must remember of everything before it."""
+
+    position: Position = Position()
+    state: bytes = b""
+    """The translator's state, encoded."""
+    delivered: int = 0
+    """Items delivered so far."""
+    dropped: dict[str, int] = {}
+    """Items lost so far, by reason."""
+    is_complete: bool = False
+    """The run of this rank is over, and the consumer has everything."""
+
+
+_decode = msgspec.msgpack.Decoder(Cursor).decode
+
+
+def load_cursor(folder: Path, consumer: str) -> Cursor:
+    """Return the cursor of a consumer; at the beginning if there is none or it is damaged."""
+    try:
+        return _decode((folder / (consumer + SUFFIX)).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return Cursor()
+
+
+def save_cursor(folder: Path, consumer: str, cursor: Cursor) -> None:
+    """Put a cursor in the place of the one before, in one step.
+
+    Raises:
+        OSError: The disk takes nothing; the old cursor is still there.
+    """
+    replace_file(folder / (consumer + SUFFIX), msgspec.msgpack.encode(cursor))
+
+
+def delivered_sequence(folder: Path, consumers: Iterable[str]) -> float:
+    """Return how many records every one of the consumers has; infinity when the journal is gone, all delivered."""
+    if not folder.exists():
+        return float("inf")
+    return min((load_cursor(folder, each).position.sequence for each in consumers), default=float("inf"))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, mode 0600, so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        OSError: The disk takes nothing; the old file is still there.
+    """
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(draft, path)
+    except OSError:
+        Path(draft).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,147 @@
+"""The layout of a segment: a header of 64-bit words and the run, then frames of one record each.
+
+A frame is the length and the CRC-32 of a payload, four bytes each, then the payload. The word ``COMMIT`` says how
+many frames count and where they end. It is written last and in one store, so a process that is killed in the
+middle of a frame leaves nothing that a reader could mistake for a record.
+"""
+
+import mmap
+import os
+import struct
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Final
+
+from periflow_otel.records import RunStarted, decode_run, encode_run
+
+SEGMENT_BYTES: Final = 8 << 20
+"""Size of a segment. It is reserved at once, and holds some 50 000 records."""
+SUFFIX: Final = ".segment"
+
+# Header words. The first ones never change; CHECKSUM covers them and the run.
+MAGIC, FIRST_SEQUENCE, RUN_BYTES, CREATED_UNIX_NS, CREATED_MONOTONIC_NS, CHECKSUM = range(6)
+COMMIT, STEP, STEP_STARTED_UNIX_NS, URGENT_SEQUENCE = range(8, 12)
+WORDS: Final = 16
+WORD_BYTES: Final = 8
+HEADER_BYTES: Final = WORDS * WORD_BYTES
+MAGIC_NUMBER: Final = int.from_bytes(b"PFJRNL\x00\x01", "little")
+
+OFFSET_MASK: Final = 0xFFFFFFFF
+"""The lower half of ``COMMIT``: where the frames end."""
+ONE_FRAME: Final = 1 << 32
+"""One in the upper half of ``COMMIT``: the number of frames."""
+
+frame_head: Final = struct.Struct("<II")
+_words: Final = struct.Struct(f"={WORDS}Q")
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a payload with its length and checksum before it."""
+    return frame_head.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def split_commit(word: int) -> tuple[int, int]:
+    """Return the number of frames and the offset of their end."""
+    return word >> 32, word & OFFSET_MASK
+
+
+def segment_path(folder: Path, index: int) -> Path:
+    """Return the path of a segment; indices count from 1."""
+    return folder / f"{index:08d}{SUFFIX}"
+
+
+def segment_indices(folder: Path) -> list[int]:
+    """Return the indices of the segments that are there, in order."""
+    try:
+        found = [entry.removesuffix(SUFFIX) for entry in os.listdir(folder) if entry.endswith(SUFFIX)]
+    except OSError:
+        return []
+    return sorted(int(stem) for stem in found if stem.isdecimal())
+
+
+def create_segment(path: Path, run: RunStarted, first_sequence: int, size_bytes: int) -> mmap.mmap:
+    """Create a segment with its space reserved and its header written; return its mapping.
+
+    Raises:
+        OSError: The file cannot be created, or its space cannot be had: better now than as SIGBUS later.
+    """
+    header = _header(run, first_sequence)
+    draft = path.with_suffix(".new")
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(draft, flags, 0o600)
+    try:
+        _reserve(descriptor, size_bytes)
+        mapping = mmap.mmap(descriptor, size_bytes)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    mapping[: len(header)] = header
+    draft.rename(path)
+    return mapping
+
+
+def _header(run: RunStarted, first_sequence: int) -> bytes:
+    blob = encode_run(run)
+    words = [0] * WORDS
+    words[MAGIC] = MAGIC_NUMBER
+    words[FIRST_SEQUENCE] = first_sequence
+    words[RUN_BYTES] = len(blob)
+    words[CREATED_UNIX_NS] = time.time_ns()
+    words[CREATED_MONOTONIC_NS] = time.monotonic_ns()
+    words[CHECKSUM] = _checksum(words, blob)
+    words[COMMIT] = HEADER_BYTES + len(blob)
+    return _words.pack(*words) + blob
+
+
+def _checksum(words: list[int], blob: bytes) -> int:
+    return zlib.crc32(blob, zlib.crc32(struct.pack(f"={CHECKSUM}Q", *words[:CHECKSUM])))
+
+
+def _reserve(descriptor: int, size_bytes: int) -> None:
+    if sys.platform == "linux":
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    else:  # macOS has no such call; written zeros are reserved ones
+        os.pwrite(descriptor, bytes(size_bytes), 0)
+
+
+class Segment:
+    """A segment, open for reading. Reads go through the descriptor: a mapping of a file that is cut raises SIGBUS."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a segment.
+
+        Raises:
+            OSError: The file is not there or cannot be read.
+            ValueError: Its header is damaged.
+        """
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        words = self.words()
+        blob = os.pread(self._descriptor, min(words[RUN_BYTES], SEGMENT_BYTES), HEADER_BYTES)
+        if words[MAGIC] != MAGIC_NUMBER or words[CHECKSUM] != _checksum(words, blob):
+            message = f"the header of {path} is damaged"
+            raise ValueError(message)
+        self.run = decode_run(blob)
+        self.first_sequence = words[FIRST_SEQUENCE]
+        self.data_offset = HEADER_BYTES + len(blob)
+
+    def words(self) -> list[int]:
+        """Return the header words as they are now; zeros where the file is too short."""
+        return list(_words.unpack(os.pread(self._descriptor, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0")))
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes of the file; fewer than asked for where it ends."""
+        return os.pread(self._descriptor, size_bytes, offset)
+
+    def is_dropped(self) -> bool:
+        """Tell whether the file has lost its name: the writer needed the space, or the agent was done with it."""
+        return os.fstat(self._descriptor).st_nlink == 0
+
+    def __del__(self) -> None:
+        """Close the file when the last reader has let go of it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
