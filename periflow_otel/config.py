@@ -3,6 +3,7 @@
 ``OTEL_*`` variables mean what the OpenTelemetry specification says; an empty value is an unset one.
 """
 
+import getpass
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # unknown to typeshed
 
 from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
@@ -57,6 +59,8 @@ class OtlpSettings:
     client_certificate: str | None = None
     insecure: bool = False
     """gRPC only: no TLS."""
+    proxy: str | None = field(default=None, repr=False)
+    """URL of the HTTP proxy that TLS connections go through; it may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,12 @@ def find_state_dir(environ: Environ) -> Path:
     try:
         return Path.home() / ".local" / "state" / "periflow"
     except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / f"periflow-{os.getuid()}"
+        return fallback_state_dir()
+
+
+def fallback_state_dir() -> Path:
+    """Return a folder for journals where the one that should hold them cannot."""
+    return Path(tempfile.gettempdir()) / f"periflow-{getpass.getuser()}"
 
 
 _T = TypeVar("_T")
@@ -262,7 +271,8 @@ def _otlp(env: _Environ, signal: Signal) -> OtlpSettings:
     compression_name, _ = env.of_signal(signal, "COMPRESSION")
     timeout_name, _ = env.of_signal(signal, "TIMEOUT")
     endpoint, has_scheme = _endpoint(env, signal, protocol)
-    insecure = env.of_signal(signal, "INSECURE")[1] or "false"
+    insecure = (env.of_signal(signal, "INSECURE")[1] or "false").lower() == "true"
+    is_plain = endpoint.startswith("http://") if has_scheme else insecure
     return OtlpSettings(
         signal=signal,
         endpoint=endpoint,
@@ -273,7 +283,8 @@ def _otlp(env: _Environ, signal: Signal) -> OtlpSettings:
         certificate=_file(env, signal, "CERTIFICATE"),
         client_key=_file(env, signal, "CLIENT_KEY"),
         client_certificate=_file(env, signal, "CLIENT_CERTIFICATE"),
-        insecure=endpoint.startswith("http://") if has_scheme else insecure.lower() == "true",
+        insecure=is_plain,
+        proxy=None if is_plain else _proxy(env, endpoint),
     )
 
 
@@ -302,6 +313,23 @@ def _check_endpoint(name: str, endpoint: str) -> None:
         raise ConfigurationError(message)
     if url.scheme not in ("http", "https") or not url.hostname or port == 0:
         raise _bad(name, endpoint, remedy)
+
+
+def _proxy(env: _Environ, endpoint: str) -> str | None:
+    """Return the proxy for a TLS endpoint, from the variables that curl and others read. Plain text goes direct."""
+    proxy = env.text("https_proxy") or env.text("HTTPS_PROXY")
+    excepted = env.text("no_proxy") or env.text("NO_PROXY") or ""
+    if proxy is None or proxy_bypass_environment(urlsplit(_url(endpoint)).netloc, {"no": excepted}):
+        return None
+    url = urlsplit(_url(proxy))
+    if url.scheme != "http" or not url.hostname:
+        message = "HTTPS_PROXY is not a URL such as http://host:3128 (not shown: it may hold a password)"
+        raise ConfigurationError(message)
+    return url.geturl()
+
+
+def _url(text: str) -> str:
+    return text if "://" in text else f"http://{text}"
 
 
 def _headers(env: _Environ, signal: Signal) -> Headers:

@@ -20,8 +20,8 @@ from typing_extensions import Self
 
 def program(name: str) -> str:
     """Return the path of a program; skip the test where there is none, but never in CI."""
-    folder = os.environ.get("PERIFLOW_TEST_BIN")
-    found = shutil.which(name, path=folder) if folder else shutil.which(name)
+    folder = os.environ.get("PERIFLOW_TEST_BIN", "")
+    found = (shutil.which(name, path=folder) if folder else None) or shutil.which(name)
     if found:
         return found
     reason = f"{name} is neither in PERIFLOW_TEST_BIN nor on PATH"

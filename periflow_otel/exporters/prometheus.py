@@ -31,6 +31,7 @@ from prometheus_client.utils import floatToGoString
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
+from periflow_otel.messages import text
 from periflow_otel.names import Instrument
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.resource import resource_of
@@ -242,8 +243,7 @@ def _label_name(key: str) -> str:
 
 
 def _label_value(value: AttributeValue) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.encode("utf-8", "replace").decode()
+    return text(value if isinstance(value, str) else json.dumps(value))
 
 
 def _find_port(host: str, port: int) -> socket.socket | None:
@@ -270,10 +270,10 @@ def _reachable(listener: socket.socket) -> str:
     return str(address) if address.version == 4 else f"[{address}]"
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str) -> None:
     """Write a file, which others see whole or not at all."""
     draft = path.with_name(f"{path.name}.draft")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(text)
+        file.write(content)
     draft.replace(path)

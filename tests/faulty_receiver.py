@@ -1,0 +1,393 @@
+"""OTLP receivers that misbehave on demand, over HTTP and gRPC, and know exactly what they were sent.
+
+What a receiver does is its ``behaviour``, which may be changed at any time; those of HTTP are functions of this module.
+"""
+
+import gzip
+import json
+import socket
+import ssl
+import struct
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.json_format import MessageToJson, ParseDict
+from google.protobuf.message import Message
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
+from programs import ReceivedPoint, ReceivedSpan, read_points, read_spans
+from typing_extensions import Self
+
+Content = traces.ExportTraceServiceRequest | metrics.ExportMetricsServiceRequest
+
+
+class Received(NamedTuple):
+    """One request."""
+
+    time_s: float
+    """On the monotonic clock."""
+    path: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    size_bytes: int
+    """As it came, perhaps compressed."""
+    content: Content
+
+    def spans(self) -> list[ReceivedSpan]:
+        """Return the spans in it."""
+        return list(read_spans(self.content)) if isinstance(self.content, traces.ExportTraceServiceRequest) else []
+
+    def points(self) -> list[ReceivedPoint]:
+        """Return the data points in it."""
+        return list(read_points(self.content)) if isinstance(self.content, metrics.ExportMetricsServiceRequest) else []
+
+
+class _Receiver:
+    """What a receiver was sent, and what of it it took."""
+
+    def __init__(self) -> None:
+        self.requests: list[Received] = []
+        self.accepted: list[Received] = []
+        self.closing = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Return the listening receiver."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Cut all connections and free the port."""
+        self.closing.set()
+
+    def spans(self) -> list[ReceivedSpan]:
+        """Return all spans that were taken, repetitions too."""
+        return [span for request in list(self.accepted) for span in request.spans()]
+
+    def points(self, name: str = "") -> list[ReceivedPoint]:
+        """Return all points that were taken, or those of one metric, repetitions too."""
+        points = [point for request in list(self.accepted) for point in request.points()]
+        return [point for point in points if name in ("", point.name)]
+
+    def span_ids(self) -> set[int]:
+        """Return the different ids of the spans that were taken."""
+        return {span.span_id for span in self.spans()}
+
+
+def from_json(body: bytes, request: Message) -> Message:
+    """Read OTLP JSON: protobuf's JSON, but for ids, which are hexadecimal."""
+    return ParseDict(json.loads(body, object_hook=_base64_ids), request)
+
+
+def _base64_ids(fields: dict[str, Any]) -> dict[str, Any]:
+    ids = fields.keys() & {"traceId", "spanId", "parentSpanId"}
+    return {**fields, **{name: b64encode(bytes.fromhex(fields[name])).decode() for name in ids}}
+
+
+# HTTP
+
+Behaviour = Callable[["Exchange"], None]
+
+
+class FaultyReceiver(_Receiver):
+    """An OTLP receiver over HTTP."""
+
+    def __init__(self, behaviour: Behaviour | None = None, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        """Listen on a loopback port; take everything unless ``behaviour`` says otherwise."""
+        super().__init__()
+        self.behaviour = behaviour or ok
+        self._server = _Server(("127.0.0.1", port), type("_Exchange", (Exchange,), {"receiver": self}))
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.port: int = self._server.server_address[1]
+        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        """Cut all connections and free the port."""
+        super().close()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.cut()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # so that closing waits for them
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that go away are what these tests are about."""
+
+    def cut(self) -> None:
+        for each in list(self._open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+class Exchange(BaseHTTPRequestHandler):
+    """One request, and the means to answer it."""
+
+    protocol_version = "HTTP/1.1"
+    receiver: FaultyReceiver
+    received: Received
+
+    def handle(self) -> None:
+        """Read nothing at all where that is the behaviour."""
+        if self.receiver.behaviour is blackhole:
+            self.receiver.closing.wait(60)
+        else:
+            super().handle()
+
+    def do_POST(self) -> None:
+        """Note the request and behave."""
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        plain = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
+        request = traces.ExportTraceServiceRequest if "trace" in self.path else metrics.ExportMetricsServiceRequest
+        content = from_json(plain, request()) if self.is_json else request.FromString(plain)
+        self.received = Received(time.monotonic(), self.path, headers, len(body), content)
+        self.receiver.requests.append(self.received)
+        self.receiver.behaviour(self)
+
+    @property
+    def is_json(self) -> bool:
+        """Say whether the request is OTLP JSON."""
+        return str(self.headers["content-type"]) == "application/json"
+
+    def accept(self) -> None:
+        """Take what was sent."""
+        self.receiver.accepted.append(self.received)
+
+    def reply(self, status: int, body: bytes | Message = b"", headers: Mapping[str, str] | None = None) -> None:
+        """Answer; a message goes in the encoding of the request."""
+        headers = dict(headers or {})
+        if isinstance(body, Message):
+            headers["content-type"] = str(self.headers["content-type"])
+            body = MessageToJson(body).encode() if self.is_json else body.SerializeToString()
+        self.send_response(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def ok(exchange: Exchange) -> None:
+    """Take everything."""
+    exchange.accept()
+    exchange.reply(200, _response(exchange.received.content))
+
+
+def status(code: int, headers: Mapping[str, str] | None = None, message: str = "") -> Behaviour:
+    """Take nothing and answer with a status, as OTLP says."""
+    return lambda exchange: exchange.reply(code, Status(message=message), headers)
+
+
+def page(code: int, content_type: str | None, text: str = "") -> Behaviour:
+    """Take nothing and answer as something that does not speak OTLP."""
+    return lambda exchange: exchange.reply(code, text.encode(), {"content-type": content_type} if content_type else {})
+
+
+def refuse(*names: str, code: int = 400) -> Behaviour:
+    """Take no request that holds a span or a point with one of these names."""
+
+    def behave(exchange: Exchange) -> None:
+        found = {item.name for item in (*exchange.received.spans(), *exchange.received.points())}
+        (status(code, message="bad data") if found & set(names) else ok)(exchange)
+
+    return behave
+
+
+def partial(rejected: int, message: str = "") -> Behaviour:
+    """Take everything but ``rejected`` items, it does not matter which."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.accept()
+        exchange.reply(200, _response(exchange.received.content, rejected, message))
+
+    return behave
+
+
+def redirect(code: int, location: str) -> Behaviour:
+    """Point to somewhere else."""
+    return status(code, {"location": location})
+
+
+def accept_then(behaviour: Behaviour) -> Behaviour:
+    """Take everything, and then answer as if not."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.accept()
+        behaviour(exchange)
+
+    return behave
+
+
+def in_turn(*behaviours: Behaviour) -> Behaviour:
+    """Do one after the other, and the last for ever."""
+    waiting = list(behaviours)
+
+    def behave(exchange: Exchange) -> None:
+        behaviour = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        behaviour(exchange)
+
+    return behave
+
+
+def garbage(exchange: Exchange) -> None:
+    """Take everything and answer with a success that nobody can read."""
+    exchange.accept()
+    exchange.reply(200, b"\xff\x00<html>", {"content-type": str(exchange.headers["content-type"])})
+
+
+def huge(size_bytes: int) -> Behaviour:
+    """Take everything and answer with a success of this size."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.accept()
+        exchange.send_response(200)
+        exchange.send_header("content-length", str(size_bytes))
+        exchange.end_headers()
+        for _ in range(size_bytes >> 16):
+            exchange.wfile.write(b"\0" * (1 << 16))
+
+    return behave
+
+
+def gzip_bomb(size_bytes: int) -> Behaviour:
+    """Take everything and answer with a success that is small only while it is compressed."""
+    body = gzip.compress(b"\0" * size_bytes)
+
+    def behave(exchange: Exchange) -> None:
+        exchange.accept()
+        exchange.reply(200, body, {"content-encoding": "gzip"})
+
+    return behave
+
+
+def drip(interval_s: float, *, where: str = "headers") -> Behaviour:
+    """Take everything and answer for ever, a byte at a time, in the ``headers`` or in the ``body``."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.accept()
+        start = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n"
+        exchange.wfile.write(start + (b"\r\n" if where == "body" else b"x-long: "))
+        while not exchange.receiver.closing.wait(interval_s):
+            exchange.wfile.write(b"x")
+
+    return behave
+
+
+def hang(exchange: Exchange) -> None:
+    """Read the request and never answer."""
+    exchange.receiver.closing.wait(60)
+
+
+def blackhole(exchange: Exchange) -> None:
+    """Accept the connection and not even read (see ``Exchange.handle``); this is for connections that are open."""
+    hang(exchange)
+
+
+def reset(exchange: Exchange) -> None:
+    """Cut the connection with a reset."""
+    exchange.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    exchange.close_connection = True
+    exchange.connection.close()
+
+
+def _response(content: Content, rejected: int = 0, message: str = "") -> Message:
+    if isinstance(content, traces.ExportTraceServiceRequest):
+        spans = traces.ExportTraceServiceResponse()
+        if rejected or message:
+            spans.partial_success.rejected_spans = rejected
+            spans.partial_success.error_message = message
+        return spans
+    points = metrics.ExportMetricsServiceResponse()
+    if rejected or message:
+        points.partial_success.rejected_data_points = rejected
+        points.partial_success.error_message = message
+    return points
+
+
+# gRPC
+
+
+class FailureError(Exception):
+    """Answer with a status code instead."""
+
+    def __init__(self, code: grpc.StatusCode, details: str = "", status: Status | None = None) -> None:
+        """Give the code, its text, and what goes into the trailing metadata."""
+        super().__init__(code)
+        self.code, self.details, self.status = code, details, status
+
+
+GrpcBehaviour = Callable[[Received], tuple[int, str] | None]
+"""Returns the number of rejected items and a message, or None; raises ``FailureError``."""
+
+
+class FaultyGrpcReceiver(_Receiver, traces_grpc.TraceServiceServicer):
+    """An OTLP receiver over gRPC."""
+
+    def __init__(self, behaviour: GrpcBehaviour | None = None, tls: grpc.ServerCredentials | None = None) -> None:
+        """Listen on a loopback port; take everything unless ``behaviour`` says otherwise."""
+        super().__init__()
+        self.behaviour = behaviour or (lambda _: None)
+        self._executor = ThreadPoolExecutor(4)
+        self._server = grpc.server(self._executor, options=[("grpc.so_reuseport", 0)])
+        traces_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        metrics_grpc.add_MetricsServiceServicer_to_server(self, self._server)
+        address = "127.0.0.1:0"
+        self.port = self._server.add_secure_port(address, tls) if tls else self._server.add_insecure_port(address)
+        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._server.start()
+
+    def close(self) -> None:
+        """Cut all connections and free the port."""
+        super().close()
+        self._server.stop(0).wait()
+        self._executor.shutdown()
+
+    def Export(self, request: Content, context: grpc.ServicerContext) -> Message:  # noqa: N802  # the service's name
+        """Note the request and behave."""
+        headers = {each.key: str(each.value) for each in context.invocation_metadata()}
+        received = Received(time.monotonic(), "", headers, request.ByteSize(), request)
+        self.requests.append(received)
+        try:
+            rejected, message = self.behaviour(received) or (0, "")
+        except FailureError as failure:
+            _fail(context, failure)
+        self.accepted.append(received)
+        return _response(request, rejected, message)
+
+
+def _fail(context: grpc.ServicerContext, failure: FailureError) -> None:
+    if failure.status is not None:
+        context.set_trailing_metadata((("grpc-status-details-bin", failure.status.SerializeToString()),))
+    context.abort(failure.code, failure.details)

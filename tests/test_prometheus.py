@@ -1,0 +1,556 @@
+"""The Prometheus page is right, is what a real Prometheus takes, and cannot be held up."""
+
+import itertools
+import json
+import logging
+import math
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from programs import Program, free_ports, program, wait_until
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from periflow_otel import names
+from periflow_otel.exporters import Outcome
+from periflow_otel.exporters.prometheus import PrometheusExporter, family_name
+from periflow_otel.exporters.scrape_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES
+from periflow_otel.messages import metrics_request
+from periflow_otel.names import Instrument
+from periflow_otel.records import RunStarted
+from periflow_otel.translate.telemetry import Exemplar, ExponentialHistogram, Histogram, Point
+
+OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
+TRACE_ID, SPAN_ID = 0xABC << 96, 0xDEF << 32
+USER_KEYS = ("loss", "train/loss", "train_loss", "损失", "lr:0", "9lives", "tokens_total", "a__b")
+
+
+def run(rank: int = 0, attempt: int = 1, resource: Mapping[str, str | int] | None = None) -> RunStarted:
+    """Return a rank of a run."""
+    attributes = tuple((resource or {"service.name": "training", "host.name": "node-1"}).items())
+    return RunStarted(
+        "job-7", attempt, rank, rank, 0, 8, "local", 1, 1, "boot", attempt, 0, None, (), None, None, 1.0, attributes
+    )
+
+
+def point(instrument: Instrument, value: Any = 1.0, rank: int = 0, **attributes: str | int) -> Point:
+    """Return a point of a rank, now."""
+    exemplars = ()
+    if isinstance(value, Histogram | ExponentialHistogram):
+        exemplars = (Exemplar(time.time_ns(), 0.3, TRACE_ID, SPAN_ID),)
+    labels = (*attributes.items(), (names.RANK, rank))
+    start_unix_ns = 0 if instrument.kind == "gauge" else time.time_ns() - 1_000_000_000
+    return Point(instrument, labels, time.time_ns(), value, start_unix_ns, exemplars)
+
+
+def user_point(key: str, value: float, rank: int = 0) -> Point:
+    """Return a point of a user metric."""
+    return point(names.user_instrument(key), value, rank, key=key)
+
+
+def histogram(*values: float) -> Histogram:
+    """Return a histogram of values."""
+    bounds = names.SECONDS_BOUNDS
+    edges = (-math.inf, *bounds, math.inf)
+    counts = tuple(sum(low < value <= high for value in values) for low, high in itertools.pairwise(edges))
+    return Histogram(len(values), sum(values), min(values), max(values), bounds, counts)
+
+
+def built_in_points(rank: int = 0) -> list[Point]:
+    """Return a point of every built-in instrument."""
+    values = {"histogram": histogram(0.002, 0.3, 700.0), "counter": 3, "gauge": 1.5}
+    return [point(each, values[each.kind], rank) for each in names.INSTRUMENTS]
+
+
+def every_point(rank: int = 0) -> list[Point]:
+    """Return a point of every built-in instrument, and of user metrics with difficult names."""
+    return [*built_in_points(rank), *(user_point(key, index + 0.5, rank) for index, key in enumerate(USER_KEYS))]
+
+
+@pytest.fixture
+def exporter(tmp_path: Path) -> Iterator[PrometheusExporter]:
+    """Return an exporter that serves on a free port."""
+    exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "prometheus.json")
+    yield exporter
+    exporter.close()
+
+
+def scrape(exporter: PrometheusExporter, **headers: str) -> str:
+    """Return the page."""
+    response = requests.get(str(exporter.url), headers=headers, timeout=5)
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def series(page: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return the samples of a page by name and labels, each of which it must have once."""
+    samples = [sample for family in parse_text(page) for sample in family.samples]
+    found = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+    assert len(found) == len(samples)
+    return found
+
+
+def value(page: str, name: str, **labels: str) -> float:
+    """Return the value of one series of a page."""
+    return series(page)[name, frozenset(labels.items())]
+
+
+def test_names_are_those_of_the_standard():
+    """Dots become underscores, units are spelled out, and braces and none stay away."""
+    expected = {
+        names.STEP_DURATION: "periflow_step_duration_seconds",
+        names.STEP_COMPLETED: "periflow_step_completed",
+        names.STEP_STARTED_AT: "periflow_step_started_at_seconds",
+        names.TIME: "periflow_time_seconds",
+        names.TELEMETRY_JOURNAL_SIZE: "periflow_telemetry_journal_size_bytes",
+        names.user_instrument("train/loss"): "periflow_metric_train_loss",
+    }
+    assert {each: family_name(each)[0] for each in expected} == expected
+
+
+def test_counter_has_the_suffix_total(exporter: PrometheusExporter):
+    """A counter is a counter to Prometheus."""
+    exporter.export([(run(), point(names.STEP_COMPLETED, 12, outcome="ok"))])
+    page = scrape(exporter)
+    assert value(page, "periflow_step_completed_total", outcome="ok", periflow_rank="0") == 12
+    assert "# TYPE periflow_step_completed_total counter" in page
+
+
+def test_latest_point_is_shown(exporter: PrometheusExporter):
+    """Of several points of a series the page has the last."""
+    assert exporter.export([(run(), user_point("loss", each)) for each in (3.0, 2.0, 1.0)]) == Outcome(3)
+    assert value(scrape(exporter), "periflow_metric_loss", key="loss", periflow_rank="0") == 1.0
+
+
+def test_keys_that_look_alike_are_told_apart(exporter: PrometheusExporter):
+    """Keys whose names become the same are one family, with the user's spelling as label."""
+    exporter.export([(run(), user_point(key, index)) for index, key in enumerate(USER_KEYS)])
+    page = scrape(exporter)
+    assert value(page, "periflow_metric_train_loss", key="train/loss", periflow_rank="0") == 1
+    assert value(page, "periflow_metric_train_loss", key="train_loss", periflow_rank="0") == 2
+    assert value(page, "periflow_metric", key="损失", periflow_rank="0") == 3
+    assert page.count("# TYPE periflow_metric_train_loss ") == 1
+
+
+@pytest.mark.parametrize(("given", "shown"), [(math.nan, "NaN"), (math.inf, "+Inf"), (-math.inf, "-Inf")])
+def test_nonfinite_value_is_shown(exporter: PrometheusExporter, given: float, shown: str):
+    """What is not a number replaces the last number."""
+    exporter.export([(run(), user_point("loss", 1.0)), (run(), user_point("loss", given))])
+    assert f'periflow_metric_loss{{key="loss",periflow_rank="0"}} {shown}\n' in scrape(exporter)
+
+
+def test_ranks_have_a_series_each(exporter: PrometheusExporter):
+    """One page shows all ranks of the node."""
+    exporter.export([(run(rank), user_point("loss", rank, rank)) for rank in range(8)])
+    page = scrape(exporter)
+    assert [value(page, "periflow_metric_loss", key="loss", periflow_rank=str(rank)) for rank in range(8)] == list(
+        range(8)
+    )
+
+
+def test_histogram_buckets_are_cumulative_with_float_bounds(exporter: PrometheusExporter):
+    """Buckets add up, and every ``le`` is spelled as a float."""
+    exporter.export([(run(), point(names.STEP_DURATION, histogram(0.001, 0.9, 1.0, 1.1, 9000.0)))])
+    page = scrape(exporter)
+    buckets = {bound: value(page, "periflow_step_duration_seconds_bucket", le=bound, periflow_rank="0")
+               for bound in ("0.001", "0.5", "1.0", "600.0", "+Inf")}  # fmt: skip
+    assert buckets == {"0.001": 1, "0.5": 1, "1.0": 3, "600.0": 4, "+Inf": 5}
+    assert value(page, "periflow_step_duration_seconds_count", periflow_rank="0") == 5
+    assert value(page, "periflow_step_duration_seconds_sum", periflow_rank="0") == 9003.001
+
+
+@pytest.mark.parametrize("scale", [-10, -4, 0, 3, 20])
+def test_exponential_histogram_is_sorted_into_the_same_buckets(exporter: PrometheusExporter, scale: int):
+    """A histogram without bounds does not break the page and loses no measurement."""
+    exponential = ExponentialHistogram(7, 5.0, 0.0, 4.0, scale, 1, -2, (1, 2, 0, 3))
+    exporter.export([(run(), point(names.STEP_DURATION, exponential))])
+    page = scrape(exporter)
+    assert value(page, "periflow_step_duration_seconds_bucket", le="+Inf", periflow_rank="0") == 7
+    assert value(page, "periflow_step_duration_seconds_bucket", le="0.001", periflow_rank="0") >= 1
+
+
+def test_exponential_buckets_are_never_shown_too_low(exporter: PrometheusExporter):
+    """A bucket is counted at the first bound that holds all of it."""
+    # Scale 0: the buckets end at 0.25, 0.5, 1, 2 seconds.
+    exponential = ExponentialHistogram(10, 5.0, 0.0, 2.0, 0, 0, -3, (1, 2, 3, 4))
+    exporter.export([(run(), point(names.STEP_DURATION, exponential))])
+    page = scrape(exporter)
+    shown = {bound: value(page, "periflow_step_duration_seconds_bucket", le=bound, periflow_rank="0")
+             for bound in ("0.1", "0.25", "0.5", "1.0", "2.5")}  # fmt: skip
+    assert shown == {"0.1": 0, "0.25": 1, "0.5": 3, "1.0": 6, "2.5": 10}
+
+
+def test_exemplar_names_the_trace(exporter: PrometheusExporter):
+    """In OpenMetrics the bucket of a measurement leads to the span in which it was taken."""
+    exporter.export([(run(), point(names.STEP_DURATION, histogram(0.3)))])
+    families = parse_openmetrics(scrape(exporter, **OPENMETRICS))
+    exemplars = {sample.labels["le"]: sample.exemplar for family in families for sample in family.samples
+                 if sample.exemplar}  # fmt: skip
+    assert list(exemplars) == ["0.5"]
+    assert exemplars["0.5"].labels == {"trace_id": f"{TRACE_ID:032x}", "span_id": f"{SPAN_ID:016x}"}
+    assert exemplars["0.5"].value == 0.3
+
+
+def test_resource_is_shown_once(exporter: PrometheusExporter):
+    """Ranks of one run on one node are described by one ``target_info``."""
+    exporter.export([(run(rank), user_point("loss", 1.0, rank)) for rank in range(4)])
+    infos = [labels for name, labels in series(scrape(exporter)) if name == "target_info"]
+    assert len(infos) == 1
+    assert {("periflow_run_id", "job-7"), ("periflow_run_attempt", "1"), ("host_name", "node-1")} <= infos[0]
+
+
+def test_resource_attributes_that_look_alike_are_joined(exporter: PrometheusExporter):
+    """Two attributes that become one label keep both values."""
+    resource = {"a.b": "1", "a/b": "2", "1st": "x", "_own": "y"}
+    exporter.export([(run(resource=resource), user_point("loss", 1.0))])
+    (info,) = (dict(labels) for name, labels in series(scrape(exporter)) if name == "target_info")
+    assert (info["a_b"], info["key_1st"], info["key_own"]) == ("1;2", "x", "y")
+
+
+def test_forgotten_rank_is_gone(exporter: PrometheusExporter):
+    """When a rank is over, its last values are not shown for ever."""
+    exporter.export([(run(rank), user_point("loss", 1.0, rank)) for rank in range(2)])
+    exporter.forget(run(0))
+    exporter.forget(run(5))
+    assert [dict(labels)["periflow_rank"] for name, labels in series(scrape(exporter)) if name != "target_info"] == [
+        "1"
+    ]
+
+
+def test_next_attempt_replaces_the_last(exporter: PrometheusExporter):
+    """No series is there twice, and a late point of an earlier attempt does not win."""
+    exporter.export([(run(attempt=2), user_point("loss", 2.0)), (run(attempt=1), user_point("loss", 1.0))])
+    assert value(scrape(exporter), "periflow_metric_loss", key="loss", periflow_rank="0") == 2.0
+
+
+HOSTILE = ('quote"', "line\nbreak", "back\\slash", "\ud800 alone", "nul\0", "\r", "{}", "} 1\nfake 2", "é损")
+
+
+@pytest.mark.parametrize("headers", [{}, OPENMETRICS])
+def test_hostile_text_stays_inside_its_label(exporter: PrometheusExporter, headers: dict[str, str]):
+    """No label value ends its line or the page."""
+    exporter.export([(run(), user_point(key, 1.0)) for key in HOSTILE])
+    parse = parse_openmetrics if headers else parse_text
+    families = parse(scrape(exporter, **headers))
+    keys = {sample.labels.get("key") for family in families for sample in family.samples} - {None}
+    assert keys == {key.encode("utf-8", "replace").decode() for key in HOSTILE}
+
+
+@pytest.mark.parametrize("key", ["nonfinite", "nonfinite_total", "step", "", "a_bucket", "a_info"])
+def test_unlucky_key_does_not_break_the_page(exporter: PrometheusExporter, key: str):
+    """A key that resembles a name of ours is shown beside it."""
+    exporter.export([(run(), each) for each in (*every_point(), user_point(key, 77.0))])
+    name = f"periflow_metric_{key}".rstrip("_")
+    assert value(scrape(exporter), name, key=key, periflow_rank="0") == 77.0
+
+
+def test_promtool_has_no_complaint(exporter: PrometheusExporter):
+    """The page of all instruments keeps the conventions that ``promtool`` knows."""
+    points = [*built_in_points(), user_point("loss", math.nan)]
+    exporter.export([(run(), each) for each in points])
+    command = [program("promtool"), "check", "metrics"]
+    checked = subprocess.run(command, input=scrape(exporter), capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+class Prometheus(Program):
+    """A Prometheus that reads its targets from a discovery file every second, and takes OTLP."""
+
+    def __init__(self, folder: Path, discovery_file: Path) -> None:
+        """Start it with its configuration and data in ``folder``."""
+        folder.mkdir()
+        (port,) = free_ports(1)
+        self._api = f"http://127.0.0.1:{port}/api/v1"
+        scraping = {"job_name": "training", "file_sd_configs": [{"files": [str(discovery_file)]}]}
+        configuration = {"global": {"scrape_interval": "200ms"}, "scrape_configs": [scraping]}
+        (folder / "prometheus.json").write_text(json.dumps(configuration))
+        super().__init__(
+            [
+                *(program("prometheus"), f"--config.file={folder / 'prometheus.json'}"),
+                *(f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"),
+                *("--web.enable-otlp-receiver", "--enable-feature=exemplar-storage"),
+            ],
+            folder / "prometheus.log",
+            [port],
+        )
+        wait_until(lambda: requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=5).ok, 30, "Prometheus is ready")
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of an answer."""
+        answer = requests.get(f"{self._api}/{path}", params=parameters, timeout=5).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def value(self, query: str) -> str | None:
+        """Return the newest value of the one series that a query finds."""
+        found = self.get("query", query=query)["result"]
+        return found[0]["value"][1] if len(found) == 1 else None
+
+    def series(self, selector: str) -> set[frozenset[tuple[str, str]]]:
+        """Return the labels, name included, of all series, but for what tells one way in from another."""
+        return {
+            frozenset((key, value) for key, value in labels.items() if key not in ("job", "instance"))
+            for labels in self.get("series", **{"match[]": selector})
+        }
+
+    def take(self, request: bytes) -> None:
+        """Push OTLP metrics."""
+        headers = {"Content-Type": "application/x-protobuf"}
+        response = requests.post(f"{self._api}/otlp/v1/metrics", data=request, headers=headers, timeout=5)
+        assert response.status_code == 200, response.text
+
+
+@pytest.fixture
+def prometheus(exporter: PrometheusExporter, tmp_path: Path) -> Iterator[Prometheus]:
+    """Return a Prometheus that scrapes the exporter."""
+    assert exporter.url
+    with Prometheus(tmp_path / "prometheus", tmp_path / "prometheus.json") as prometheus:
+        yield prometheus
+
+
+def test_real_prometheus_finds_every_series(exporter: PrometheusExporter, prometheus: Prometheus):
+    """Found by the discovery file, every instrument and the exemplar arrive, NaN as NaN."""
+    exporter.export([(run(), each) for each in (*every_point(), user_point("loss", math.nan))])
+    wait_until(lambda: prometheus.value('up{periflow_run_id="job-7"}') == "1", what="the exporter is scraped")
+    found = {dict(labels)["__name__"] for labels in prometheus.series('{__name__=~"periflow_.*"}')}
+    assert found == {name for name, _ in series(scrape(exporter)) if name != "target_info"}
+    assert prometheus.value("periflow_metric_loss") == "NaN"
+    now = time.time()
+    selector = {"query": "periflow_step_duration_seconds_bucket", "start": str(now - 600), "end": str(now + 60)}
+    (exemplars,) = prometheus.get("query_exemplars", **selector)
+    assert exemplars["exemplars"][0]["labels"] == {"trace_id": f"{TRACE_ID:032x}", "span_id": f"{SPAN_ID:016x}"}
+
+
+def test_scraped_series_are_those_that_otlp_makes(exporter: PrometheusExporter, prometheus: Prometheus):
+    """A dashboard finds the same names and labels whichever way the points come."""
+    items = [(run(), each) for each in every_point()]
+    exporter.export(items)
+    prometheus.take(metrics_request(items).SerializeToString())
+    wait_until(lambda: prometheus.value('up{job="training"}') == "1", what="the exporter is scraped")
+    pushed = prometheus.series('{__name__=~"periflow_.*",job!="training"}')
+    scraped = prometheus.series('{__name__=~"periflow_.*",job="training"}')
+    assert {labels - {("periflow_run_id", "job-7")} for labels in scraped} == pushed
+
+
+def test_discovery_file_is_private_and_removed(tmp_path: Path):
+    """Only the owner can read where to scrape, and nobody is sent to a port that is closed."""
+    path = tmp_path / "prometheus.json"
+    exporter = PrometheusExporter("127.0.0.1", 0, path)
+    try:
+        exporter.export([(run(), user_point("loss", 1.0))])
+        assert json.loads(path.read_text()) == [
+            {"targets": [f"127.0.0.1:{exporter.port}"], "labels": {"periflow_run_id": "job-7"}}
+        ]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        exporter.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_discovery_file_that_cannot_be_written_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Without its folder the page is still served."""
+    exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "gone" / "prometheus.json")
+    try:
+        assert exporter.export([(run(), user_point("loss", 1.0))]) == Outcome(1)
+        assert "periflow_metric_loss" in scrape(exporter)
+    finally:
+        exporter.close()
+    assert "No such file or directory" in caplog.text
+
+
+def taken_ports(count: int) -> tuple[int, ExitStack]:
+    """Take consecutive ports; return the first, and what frees them."""
+    for (first,) in (free_ports(1) for _ in range(50)):
+        stack = ExitStack()
+        try:
+            for port in range(first, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        except (OSError, OverflowError):
+            stack.close()
+            continue
+        return first, stack
+    pytest.fail(f"no {count} free ports in a row")
+
+
+def test_taken_port_gives_way_to_a_later_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A second job on the machine is served beside the first, and says where."""
+    first, taken = taken_ports(2)
+    with taken:
+        exporter = PrometheusExporter("127.0.0.1", first, tmp_path / "prometheus.json")
+        try:
+            assert first + 2 <= (exporter.port or 0) < first + 16
+            scrape(exporter)
+        finally:
+            exporter.close()
+    assert (
+        caplog.messages
+        == [f"Port {first} is taken; metrics for Prometheus are at http://127.0.0.1:{first + 2}/metrics"]
+        or exporter.port != first + 2
+    )
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_without_any_port_points_are_taken_unseen(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """When no port is free there is one warning, and nothing else suffers."""
+    first, taken = taken_ports(16)
+    with taken:
+        exporter = PrometheusExporter("127.0.0.1", first, tmp_path / "prometheus.json")
+        assert exporter.export([(run(), user_point("loss", 1.0))]) == Outcome(1)
+        exporter.close()
+    assert (exporter.port, exporter.url, list(tmp_path.iterdir())) == (None, None, [])
+    assert caplog.messages == [
+        f"No metrics are served for Prometheus on 127.0.0.1: ports {first} to {first + 15} are taken"
+    ]
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid", "a..b"])
+def test_host_of_another_machine_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str):
+    """An address that cannot be listened on costs the page and no more."""
+    exporter = PrometheusExporter(host, 0, tmp_path / "prometheus.json")
+    exporter.close()
+    assert exporter.url is None
+    assert len(caplog.messages) == 1
+
+
+def test_address_beyond_the_machine_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Whoever opens the page to other machines is told so, and the page is named as it is reached from here."""
+    exporter = PrometheusExporter("0.0.0.0", 0, tmp_path / "prometheus.json")  # noqa: S104  # it is what is tested
+    try:
+        assert exporter.url == f"http://127.0.0.1:{exporter.port}/metrics"
+    finally:
+        exporter.close()
+    assert caplog.messages == ["Metrics are served on 0.0.0.0, where other machines may read them"]
+
+
+def test_closing_frees_port_and_thread(tmp_path: Path):
+    """After ``close`` nothing of the server is left, even in the middle of a request."""
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "prometheus.json")
+    with socket.create_connection(("127.0.0.1", exporter.port or 0)) as client:
+        client.sendall(b"GET /met")
+        scrape(exporter)
+        exporter.close()
+        exporter.close()
+        assert client.recv(100) == b""
+    assert not [thread for thread in threading.enumerate() if thread.name == "periflow-scrape"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def ask(exporter: PrometheusExporter, request: bytes) -> bytes:
+    """Send bytes and return everything that comes back."""
+    with socket.create_connection(("127.0.0.1", exporter.port or 0), timeout=10) as client:
+        client.sendall(request)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /metrics HTTP/1.1\r\n\r\n", b"200 OK"),
+        (b"GET /metrics?a=b HTTP/1.0\r\nHost: x\r\n\r\n", b"200 OK"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"200 OK"),
+        (b"GET /../etc/passwd HTTP/1.1\r\n\r\n", b"404 Not Found"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
+        (b"GET /metrics\r\n\r\n", b"400 Bad Request"),
+        (b"\r\n\r\n", b"400 Bad Request"),
+        (b"\x16\x03\x01\xff\r\n\r\n", b"400 Bad Request"),
+        (b"GET /metrics HTTP/1.1\r\nAccept: text/plain;version=x\r\n\r\n", b"200 OK"),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST_BYTES, b"431 Request Header Fields Too Large"),
+    ],
+)
+def test_request_gets_its_status(exporter: PrometheusExporter, request_bytes: bytes, status: bytes):
+    """Only GET and HEAD of the page are served, and nonsense is answered."""
+    assert ask(exporter, request_bytes).startswith(b"HTTP/1.1 " + status + b"\r\n")
+
+
+def test_head_has_no_body(exporter: PrometheusExporter):
+    """HEAD tells the length of the page and sends none of it."""
+    head, _, body = ask(exporter, b"HEAD /metrics HTTP/1.1\r\n\r\n").partition(b"\r\n\r\n")
+    assert (body, b"Content-Length: " in head) == (b"", True)
+
+
+def test_header_cannot_add_lines_to_the_answer(exporter: PrometheusExporter):
+    """What a client accepts is part of the content type, but never ends it."""
+    accept = b"application/openmetrics-text;version=1.0.0\nEvil: 1\rEvil: 2\x85Evil: 3"
+    head = ask(exporter, b"GET /metrics HTTP/1.1\r\nAccept: " + accept + b"\r\n\r\n").partition(b"\r\n\r\n")[0]
+    assert b"Evil" not in head
+
+
+def test_half_open_clients_hold_nothing_up(exporter: PrometheusExporter):
+    """With 200 clients that never finish their request, a scrape is answered at once and few descriptors are used."""
+    exporter.export([(run(), each) for each in every_point()])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with ExitStack() as stack:
+        for _ in range(200):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", exporter.port or 0)))
+            client.sendall(b"GET /metrics HTTP/1.1\r\n")
+        for _ in range(20):
+            started = time.monotonic()
+            scrape(exporter)
+            assert time.monotonic() - started < 0.5
+        used_here = len(list(Path("/proc/self/fd").iterdir())) - before - 200
+        assert used_here <= MAX_CONNECTIONS
+
+
+def test_slow_client_is_cut_off(exporter: PrometheusExporter, monkeypatch: pytest.MonkeyPatch):
+    """A client that sends byte after byte does not stay longer than its time."""
+    monkeypatch.setattr("periflow_otel.exporters.scrape_server.TIMEOUT_S", 0.2)
+    with socket.create_connection(("127.0.0.1", exporter.port or 0)) as client:
+        client.settimeout(0.02)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            try:
+                client.sendall(b"G")
+                if client.recv(100) == b"":
+                    return
+            except TimeoutError:  # noqa: PERF203  # still connected
+                continue
+            except ConnectionError:
+                return
+    pytest.fail("the client is still connected")
+
+
+def test_scrape_while_points_arrive_is_whole(exporter: PrometheusExporter):
+    """Pages that are made while points are written have every series, each with one value."""
+    stop = threading.Event()
+
+    def write() -> None:
+        for step in itertools.count():
+            exporter.export([(run(), user_point(f"m{key}", step)) for key in range(50)])
+            exporter.export([(run(1 + step % 3), user_point("other", step, 1 + step % 3))])
+            exporter.forget(run(1 + step % 3))
+            if stop.is_set():
+                return
+
+    exporter.export([(run(), user_point(f"m{key}", -1)) for key in range(50)])
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        pages = [series(scrape(exporter)) for _ in range(30)]
+    finally:
+        stop.set()
+        writer.join()
+    assert {sum(name.startswith("periflow_metric_m") for name, _ in page) for page in pages} == {50}
+
+
+def test_zz(exporter, prometheus):
+    items = [(run(), each) for each in every_point()]
+    exporter.export(items)
+    prometheus.take(metrics_request(items).SerializeToString())
+    wait_until(lambda: prometheus.value('up{job="training"}') == "1", what="the exporter is scraped")
+    pushed = prometheus.series('{__name__=~"periflow_.*",job!="training"}')
+    scraped = prometheus.series('{__name__=~"periflow_.*",job="training"}')
+    scraped={labels - {("periflow_run_id", "job-7")} for labels in scraped}
+    print("ONLY PUSHED", *map(sorted,pushed-scraped), sep="\n")
+    print("ONLY SCRAPED", *map(sorted,scraped-pushed), sep="\n")
+    print(*map(str,prometheus.get("series", **{"match[]": "target_info"})),sep="\n")
+    assert 0
