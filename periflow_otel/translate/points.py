@@ -1,0 +1,261 @@
+"""Records to metric points.
+
+Every call of ``pf.metric`` becomes points of its own time, NaN included. The built-in instruments add up, and show their
+state when a snapshot is taken. Times are whole milliseconds, and no two points of a stream share one: Prometheus
+refuses those.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from periflow_otel import ids, names
+from periflow_otel.names import Instrument
+from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
+from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
+from periflow_otel.translate.steps import number, save_type
+from periflow_otel.translate.telemetry import Exemplar, Point
+from periflow_otel.translate.walltime import WallTime
+
+MAX_KEYS: Final = 1000
+"""Metric keys per run that become instruments; the values of others are counted as dropped."""
+_MS: Final = 1_000_000
+
+
+class PointState(msgspec.Struct, array_like=True):
+    """Everything that the translation of the next record depends on."""
+
+    last_ms: dict[str, int] = {}
+    """Time of the last point of each user metric."""
+    dropped_values: int = 0
+    snapshot_ms: int = 0
+    delta_start_unix_ns: int = 0
+    last_unix_ns: int = 0
+    """Time of the last record."""
+    last_end_unix_ns: int = 0
+    step: int = 0
+    step_started_unix_ns: int = 0
+    completed: dict[str, int] = {}
+    uploads: dict[str, int] = {}
+    last_checkpoint: int = 0
+    nonfinite: dict[str, int] = {}
+    duration: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
+    gap: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
+    slowest: dict[int, tuple[int, int, float]] = {}
+    """For each bucket of the step duration: step, end time and duration of the last one in it."""
+    wall_time: WallTime = msgspec.field(default_factory=WallTime)
+
+
+class PointTranslator:
+    """Turns the records of one rank, in order, into metric points."""
+
+    def __init__(
+        self, run: RunStarted, state: bytes = b"", *, is_delta: bool = False, is_exponential: bool = False
+    ) -> None:
+        """Begin, or go on from an encoded ``state``.
+
+        Args:
+            run: Whose records.
+            state: What ``encode_state`` returned.
+            is_delta: Counters and histograms count since the last snapshot, not since the run began.
+            is_exponential: Histograms have exponential buckets.
+        """
+        self._run = run
+        self._is_delta = is_delta
+        self._rank = ((names.RANK, run.rank),)
+        self._points: list[Point] = []
+        self._streams: dict[str, tuple[Instrument, tuple[tuple[str, str | int], ...]]] = {}
+        self.state = msgspec.msgpack.decode(state, type=PointState) if state else self._fresh(is_exponential)
+
+    def _fresh(self, is_exponential: bool) -> PointState:  # noqa: FBT001  # private, and there is only one
+        started = self._run.started_unix_ns
+        state = PointState(
+            step=self._run.initial_step,
+            delta_start_unix_ns=started,
+            last_unix_ns=started,
+            wall_time=WallTime(accounted_unix_ns=started),
+        )
+        if is_exponential:
+            state.duration, state.gap = ExponentialBuckets(), ExponentialBuckets()
+        return state
+
+    def encode_state(self) -> bytes:
+        """Return what a translator needs to go on from here."""
+        return msgspec.msgpack.encode(self.state)
+
+    def take(self) -> list[Point]:
+        """Return the points that were made since the last call."""
+        points, self._points = self._points, []
+        return points
+
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Note the step that is going on; it has no record yet."""
+        if step > self.state.step:
+            self.state.step, self.state.step_started_unix_ns = step, started_unix_ns
+
+    def feed(self, record: Record) -> None:
+        """Translate one record."""
+        match record:
+            case Metric():
+                self._add_values(record)
+            case StepEnded():
+                self._end_step(record)
+            case Checkpoint():
+                self._add_checkpoint(record)
+            case Phase():
+                self.state.wall_time.end_phase(record)
+                self._seen(record.start_unix_ns + record.duration_ns)
+            case RunFinished() | RankLost():
+                self.state.wall_time.close(record.time_unix_ns)
+                self._seen(record.time_unix_ns)
+
+    def snapshot(self, now_unix_ns: int | None = None) -> None:
+        """Make a point of every built-in instrument.
+
+        Args:
+            now_unix_ns: Time of the points. Default: that of the last record, so that a repetition is the same.
+        """
+        state = self.state
+        state.snapshot_ms = max((now_unix_ns or state.last_unix_ns) // _MS, state.snapshot_ms + 1)
+        self._snapshot_gauges()
+        self._snapshot_sums()
+        self._snapshot_histograms()
+        if self._is_delta:
+            self._start_over()
+
+    def _add_values(self, record: Metric) -> None:
+        time_ms = record.time_unix_ns // _MS
+        for key, value in record.values.items():
+            if isinstance(value, float):
+                if not math.isfinite(value):
+                    self.state.nonfinite[key] = self.state.nonfinite.get(key, 0) + 1
+                self._add_value(key, value, time_ms)
+            elif isinstance(value, int):
+                self._add_value(key, number(int(value)), time_ms)
+        self.state.wall_time.note(record.time_unix_ns)
+        self._seen(record.time_unix_ns)
+
+    def _add_value(self, key: str, value: float, time_ms: int) -> None:
+        last_ms = self.state.last_ms
+        previous_ms = last_ms.get(key)
+        if previous_ms is None and len(last_ms) >= MAX_KEYS:
+            self.state.dropped_values += 1
+            return
+        if previous_ms is not None and time_ms <= previous_ms:
+            time_ms = previous_ms + 1
+        last_ms[key] = time_ms
+        stream = self._streams.get(key)
+        if stream is None:
+            attributes = ((names.METRIC_KEY, key), *self._rank)
+            stream = self._streams[key] = (names.user_instrument(key), attributes)
+        self._points.append(Point(stream[0], stream[1], time_ms * _MS, value))
+
+    def _end_step(self, record: StepEnded) -> None:
+        state = self.state
+        end_unix_ns = record.start_unix_ns + record.duration_ns
+        duration_s = record.duration_ns / 1e9
+        outcome = "error" if record.error else "ok"
+        state.completed[outcome] = state.completed.get(outcome, 0) + 1
+        bucket = state.duration.record(duration_s)
+        state.slowest[bucket] = (record.step, end_unix_ns, duration_s)
+        if state.last_end_unix_ns:
+            state.gap.record(max(0, record.start_unix_ns - state.last_end_unix_ns) / 1e9)
+        state.last_end_unix_ns = end_unix_ns
+        self.step_began(record.step, record.start_unix_ns)
+        state.wall_time.end_step(record)
+        self._seen(end_unix_ns)
+
+    def _add_checkpoint(self, record: Checkpoint) -> None:
+        kind = save_type(record)
+        self.state.uploads[kind] = self.state.uploads.get(kind, 0) + 1
+        self.state.last_checkpoint = record.step
+        if not record.is_step_open:
+            self.state.wall_time.end_checkpoint(record.time_unix_ns)
+        self._seen(record.time_unix_ns)
+
+    def _seen(self, unix_ns: int) -> None:
+        self.state.last_unix_ns = max(self.state.last_unix_ns, unix_ns)
+
+    def _snapshot_gauges(self) -> None:
+        state = self.state
+        self._gauge(names.STEP_CURRENT, state.step)
+        if self._run.total_steps is not None:
+            self._gauge(names.STEP_TARGET, self._run.total_steps)
+        if state.step_started_unix_ns:
+            self._gauge(names.STEP_STARTED_AT, state.step_started_unix_ns / 1e9)
+        if state.last_checkpoint:
+            self._gauge(names.CHECKPOINT_LAST_STEP, state.last_checkpoint)
+
+    def _snapshot_sums(self) -> None:
+        state = self.state
+        for attribute, instrument, sums in (
+            (names.STEP_OUTCOME, names.STEP_COMPLETED, state.completed),
+            (names.SAVE_TYPE, names.CHECKPOINT_UPLOADS, state.uploads),
+            (names.METRIC_KEY, names.METRIC_NONFINITE, state.nonfinite),
+        ):
+            for key, count in sums.items():
+                self._sum(instrument, attribute, key, count)
+        for kind, seconds in state.wall_time.seconds.items():
+            self._sum(names.TIME, names.TIME_KIND, kind, seconds)
+
+    def _snapshot_histograms(self) -> None:
+        state = self.state
+        for instrument, buckets in ((names.STEP_DURATION, state.duration), (names.STEP_GAP, state.gap)):
+            if buckets.count:
+                is_duration = instrument is names.STEP_DURATION
+                self._points.append(
+                    Point(
+                        instrument,
+                        self._rank,
+                        self._snapshot_unix_ns,
+                        buckets.snapshot(),
+                        self._start_unix_ns,
+                        tuple(self._exemplars()) if is_duration else (),
+                        self._is_delta,
+                    )
+                )
+
+    def _exemplars(self) -> list[Exemplar]:
+        run = self._run
+        return [
+            Exemplar(
+                end_unix_ns,
+                duration_s,
+                ids.step_trace_id(run.run_id, run.attempt, step),
+                ids.step_span_id(run.run_id, run.attempt, step, run.rank),
+            )
+            for step, end_unix_ns, duration_s in self.state.slowest.values()
+        ]
+
+    @property
+    def _snapshot_unix_ns(self) -> int:
+        return self.state.snapshot_ms * _MS
+
+    @property
+    def _start_unix_ns(self) -> int:
+        return self.state.delta_start_unix_ns if self._is_delta else self._run.started_unix_ns
+
+    def _gauge(self, instrument: Instrument, value: float) -> None:
+        self._points.append(Point(instrument, self._rank, self._snapshot_unix_ns, value))
+
+    def _sum(self, instrument: Instrument, attribute: str, key: str, value: float) -> None:
+        attributes = ((attribute, key), *self._rank)
+        self._points.append(
+            Point(
+                instrument,
+                attributes,
+                self._snapshot_unix_ns,
+                value,
+                self._start_unix_ns,
+                is_delta=self._is_delta,
+            )
+        )
+
+    def _start_over(self) -> None:
+        state = self.state
+        state.delta_start_unix_ns = self._snapshot_unix_ns
+        for sums in (state.completed, state.uploads, state.nonfinite, state.slowest, state.wall_time.seconds):
+            sums.clear()
+        state.duration.reset()
+        state.gap.reset()
