@@ -1,0 +1,189 @@
+"""Training telemetry: the API of ``periflow_sdk``, rebuilt on OpenTelemetry.
+
+    import periflow_otel as pf
+
+    pf.init(total_train_steps=1000)
+    for batch in batches:
+        with pf.train_step():
+            loss = train(batch)
+        pf.metric({"loss": loss})
+
+The functions below act on a default run, which ``init`` begins. ``TrainingRun`` is the same thing as an object.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from periflow_otel.errors import (
+    CheckpointAlreadyUploadedError,
+    ConfigurationError,
+    NotInitializedError,
+    PeriFlowError,
+    PeriFlowInternalError,
+    StepAlreadyStartedError,
+    StepNotStartedError,
+)
+from periflow_otel.records import JSONValue
+from periflow_otel.run import TrainingRun
+
+__all__ = [
+    "CheckpointAlreadyUploadedError",
+    "ConfigurationError",
+    "NotInitializedError",
+    "PeriFlowError",
+    "PeriFlowInternalError",
+    "StepAlreadyStartedError",
+    "StepNotStartedError",
+    "TrainingRun",
+    "end_step",
+    "flush",
+    "init",
+    "is_emergency_save",
+    "metric",
+    "shutdown",
+    "span",
+    "start_step",
+    "train_step",
+    "upload_checkpoint",
+]
+
+_default: TrainingRun | None = None
+
+
+def init(
+    total_train_steps: int | None = None,
+    local_log_name: str | os.PathLike[str] | None = None,
+    *,
+    run_id: str | None = None,
+    initial_step: int | None = None,
+) -> None:
+    """Begin the run that the other functions act on. A second call ends the first run and begins another.
+
+    Args:
+        total_train_steps: Number of the last step, where it is known: for progress and the time left.
+        local_log_name: Local mode: file that metrics are appended to, one JSON object per line. Default:
+            ``./periflow_trainer_{unix seconds}.log``, with ``_{rank}`` before ``.log`` if there are several ranks.
+        run_id: Identity of the run, the same on all ranks. Default: ``PERIFLOW_RUN_ID``, else what the launcher says,
+            else made up.
+        initial_step: Steps that earlier attempts did; the first step of this one is the next. Default:
+            ``PROCESSED_ITERS`` in cloud mode, else 0.
+
+    Raises:
+        ConfigurationError: An argument or a variable has a value that cannot be used.
+        PeriFlowInternalError: Cloud mode lacks a variable that PeriFlow sets.
+        PeriFlowError: Cloud mode, and ``total_train_steps`` is no integer or not beyond the steps already done.
+    """
+    global _default  # noqa: PLW0603  # the one default run, as in periflow_sdk
+    if _default is not None:
+        _default.shutdown()
+        _default = None
+    _default = TrainingRun(total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step)
+
+
+def start_step() -> None:
+    """Begin the next step.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        StepAlreadyStartedError: A step is open.
+    """
+    (_default or _uninitialized("start_step")).start_step()
+
+
+def end_step() -> None:
+    """End the current step and record its duration. Waits for nobody.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        StepNotStartedError: No step is open.
+    """
+    (_default or _uninitialized("end_step")).end_step()
+
+
+def train_step() -> AbstractContextManager[None]:
+    """Return a context manager that starts a step and ends it, also when the body raises.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        StepAlreadyStartedError: On entry, if a step is open.
+    """
+    return (_default or _uninitialized("train_step")).train_step()
+
+
+def metric(msg: Mapping[str, JSONValue]) -> None:
+    """Record values of the step that started last; see ``TrainingRun.metric``.
+
+    Args:
+        msg: JSON values, or NumPy or tensor scalars, by name.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        TypeError: A value is none of these; the message names its key.
+        ValueError: A key is longer than 256 characters, or the whole larger than 4 MiB.
+    """
+    (_default or _uninitialized("metric")).metric(msg)
+
+
+def upload_checkpoint() -> None:
+    """Announce that the checkpoint of the last step is complete. To be called on every rank.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        CheckpointAlreadyUploadedError: It was announced before in this step.
+    """
+    (_default or _uninitialized("upload_checkpoint")).upload_checkpoint()
+
+
+def is_emergency_save() -> bool:
+    """Tell whether a checkpoint should be saved now, because somebody asked for it at this step or at once.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+    """
+    return (_default or _uninitialized("is_emergency_save")).is_emergency_save()
+
+
+def span(name: str, **attributes: JSONValue) -> AbstractContextManager[None]:
+    """Return a context manager that records a phase, such as ``"evaluation"``; see ``TrainingRun.span``.
+
+    Args:
+        name: Name of the span.
+        attributes: What else to say of it.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        TypeError: On entry, if an attribute is no JSON value; the message names it.
+    """
+    return (_default or _uninitialized("span")).span(name, **attributes)
+
+
+def flush(timeout_s: float | None = None) -> bool:
+    """Wait until everything recorded so far is delivered, and tell whether it is.
+
+    Args:
+        timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+    """
+    return (_default or _uninitialized("flush")).flush(timeout_s)
+
+
+def shutdown(timeout_s: float | None = None) -> bool:
+    """End the run, wait until it is delivered, and tell whether it is. Happens by itself when the script ends.
+
+    Args:
+        timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+    """
+    global _default  # noqa: PLW0603  # the one default run
+    run, _default = _default or _uninitialized("shutdown"), None
+    return run.shutdown(timeout_s)
+
+
+def _uninitialized(call: str) -> TrainingRun:
+    message = f"{call} must be called after pf.init()!"
+    raise NotInitializedError(message)

@@ -1,0 +1,263 @@
+"""One exporter and its way through the journals. It moves on only when the exporter has succeeded."""
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from periflow_otel import names
+from periflow_otel.agent.watch import RankJournal
+from periflow_otel.exporters import Exporter, Outcome
+from periflow_otel.journal.cursors import Cursor, load_cursor, save_cursor
+from periflow_otel.journal.reader import Chunk, Position
+from periflow_otel.records import Record, RunFinished, RunStarted
+
+RECORDS_PER_ROUND: Final = 512
+"""Records that are read, delivered and committed together: what a dead agent may deliver twice."""
+MIN_BACKOFF_S: Final = 0.5
+MAX_BACKOFF_S: Final = 8.0
+
+_log = logging.getLogger("periflow_otel")
+
+Item = tuple[RunStarted, Any]
+
+
+class Translator(Protocol):
+    """Turns the records of one rank into what an exporter takes."""
+
+    def feed(self, record: Record) -> None:
+        """Translate one record."""
+
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Note the step that is going on; the records of all steps before have been fed."""
+
+    def settle(self, now_unix_ns: int | None = None) -> None:
+        """End a round: show what has added up. ``now_unix_ns`` asks for it even if nothing is new."""
+
+    def take(self) -> Sequence[object]:
+        """Return what is complete, once."""
+
+    def encode_state(self) -> bytes:
+        """Return what a translator needs to go on from here."""
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many items were dropped on purpose so far, by reason."""
+
+
+class _Track:
+    """How far a consumer has got in one journal."""
+
+    def __init__(self, journal: RankJournal, cursor: Cursor, translator: Translator) -> None:
+        self.journal = journal
+        self.cursor = cursor
+        self.translator = translator
+        self.position = cursor.position
+        self.delivered = cursor.delivered
+        self.dropped = Counter(cursor.dropped)
+        self.is_complete = cursor.is_complete
+        self.shown_at_s = time.monotonic()
+
+    def snapshot(self) -> Cursor:
+        """Return the present state as a cursor."""
+        dropped = {reason: count for reason, count in self.dropped.items() if count}
+        return Cursor(self.position, self.translator.encode_state(), self.delivered, dropped, self.is_complete)
+
+
+class Consumer:
+    """Takes one exporter through all journals of a run, in a thread of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        exporter: Exporter[Any],
+        translator: Callable[[RunStarted, bytes], Translator],
+        *,
+        interval_s: float,
+        refresh_s: float = float("inf"),
+        reports: Callable[[], Iterable[object]] = tuple,
+    ) -> None:
+        """Prepare a consumer; ``start`` sets it going.
+
+        Args:
+            name: Names its cursors.
+            exporter: Where items go.
+            translator: Makes a translator for a rank, from an encoded state.
+            interval_s: How often it delivers what is there.
+            refresh_s: How often it delivers the state of the instruments even if nothing is new.
+            reports: Items on the agent itself, added now and then.
+        """
+        self.name = name
+        self._exporter = exporter
+        self._translator = translator
+        self._interval_s = interval_s
+        self._refresh_s = refresh_s
+        self._reports = reports
+        self._tracks: dict[Path, _Track] = {}
+        self._journals: list[RankJournal] = []
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=f"periflow-{name}", daemon=True)
+        self._backoff_s = MIN_BACKOFF_S
+        self.last_success_s = time.monotonic()
+        """On the monotonic clock; when nothing is left to deliver, that is a success too."""
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the request under way; what is not delivered stays in the journal."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def look_at(self, journals: Iterable[RankJournal]) -> None:
+        """Say which journals there are."""
+        self._journals = list(journals)
+
+    def hurry(self) -> None:
+        """Deliver at once what is there."""
+        self._wake.set()
+
+    def is_complete(self, journal: RankJournal) -> bool:
+        """Tell whether the run of a rank is over and everything of it is delivered."""
+        track = self._tracks.get(journal.folder)
+        return track is not None and track.cursor.is_complete
+
+    def position(self, journal: RankJournal) -> Position:
+        """Return how far it has got in a journal."""
+        track = self._tracks.get(journal.folder)
+        return track.cursor.position if track else Position()
+
+    def totals(self, journal: RankJournal) -> Cursor:
+        """Return what became of a journal so far."""
+        track = self._tracks.get(journal.folder)
+        return track.cursor if track else Cursor()
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                has_more = self._round()
+            except Exception:
+                _log.exception("%s failed unexpectedly; trying again", self.name)
+                self._tracks.clear()  # back to the committed state
+                has_more = False
+                self._pause(MAX_BACKOFF_S)
+            if not has_more:
+                self._wake.wait(self._interval_s)
+                self._wake.clear()
+        self._exporter.close()
+
+    def _round(self) -> bool:
+        """Read, deliver and commit some records; return whether there are more."""
+        budget = RECORDS_PER_ROUND
+        items: list[Item] = []
+        moved: list[_Track] = []
+        for track in self._open_tracks():
+            before = track.position
+            items += self._read(track, max(1, budget))
+            budget -= track.position.sequence - before.sequence
+            if track.position != before or track.is_complete:
+                moved.append(track)
+        if self._deliver(items):
+            self._commit(moved)
+        return budget <= 0 and not self._stopping.is_set()
+
+    def _open_tracks(self) -> list[_Track]:
+        tracks: dict[Path, _Track] = {}
+        for journal in self._journals:
+            track = self._tracks.get(journal.folder)
+            if track is None:
+                cursor = load_cursor(journal.folder, self.name)
+                track = _Track(journal, cursor, self._translator(journal.run, cursor.state))
+            tracks[journal.folder] = track
+        self._tracks = tracks
+        return [track for track in tracks.values() if not track.is_complete]
+
+    def _read(self, track: _Track, max_records: int) -> list[Item]:
+        """Translate the next records of a journal; mark it complete if they are the last."""
+        journal, translator = track.journal, track.translator
+        lost = journal.lost  # asked first: what is read after it is all there is
+        head = journal.reader.head()
+        chunk = journal.reader.read(track.position, max_records)
+        self._translate(track, chunk)
+        if track.position.sequence >= head.sequence:
+            translator.step_began(head.step, head.step_started_unix_ns)
+            if lost is not None and not track.is_complete:
+                translator.feed(lost)
+                track.is_complete = True
+        now_s = time.monotonic()
+        is_due = now_s - track.shown_at_s >= self._refresh_s and not track.is_complete
+        translator.settle(time.time_ns() if is_due else None)
+        items = [(journal.run, item) for item in translator.take()]
+        if items:
+            track.shown_at_s = now_s
+        track.delivered += len(items)
+        return items
+
+    def _translate(self, track: _Track, chunk: Chunk) -> None:
+        for record in chunk.records:
+            try:
+                track.translator.feed(record)
+            except Exception:
+                _log.exception("%s cannot translate a record; it is dropped", self.name)
+                track.dropped["untranslatable"] += 1
+            if isinstance(record, RunFinished):
+                track.is_complete = True
+        if chunk.lost:
+            _log.warning("%d records of rank %d are lost: damaged, or dropped", chunk.lost, track.journal.run.rank)
+        track.dropped["journal"] += chunk.lost
+        track.dropped.update({reason: count - track.dropped[reason] for reason, count in track.translator.dropped().items()})
+        track.position = chunk.position
+
+    def _deliver(self, items: list[Item]) -> bool:
+        """Deliver all items, however long it takes; return False if told to stop before."""
+        items += [(journal.run, report) for journal in self._journals[:1] for report in self._reports()]
+        while items:
+            outcome = self._exporter.export(items)
+            done = outcome.delivered + outcome.rejected
+            self._account(items[0][0], outcome)
+            items = items[done:]
+            if items and not self._wait_to_retry(outcome, is_progress=done > 0):
+                return False
+        self._backoff_s = MIN_BACKOFF_S
+        self.last_success_s = time.monotonic()
+        return True
+
+    def _account(self, run: RunStarted, outcome: Outcome) -> None:
+        if outcome.rejected:
+            _log.warning("%s: %d items were refused: %s", self.name, outcome.rejected, outcome.message)
+            track = next(each for each in self._tracks.values() if each.journal.run is run)
+            track.dropped["rejected"] += outcome.rejected
+            track.delivered -= outcome.rejected
+
+    def _wait_to_retry(self, outcome: Outcome, *, is_progress: bool) -> bool:
+        """Wait as long as the receiver wants, or a little longer at each failure; return False if told to stop."""
+        _log.warning("%s: cannot deliver now, nothing is lost: %s", self.name, outcome.message)
+        if is_progress:
+            self._backoff_s = MIN_BACKOFF_S
+        wait_s = outcome.retry_after_s
+        if wait_s is None:
+            wait_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
+            self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+        return self._pause(wait_s)
+
+    def _pause(self, wait_s: float) -> bool:
+        return not self._stopping.wait(wait_s)
+
+    def _commit(self, tracks: Iterable[_Track]) -> None:
+        for track in tracks:
+            track.cursor = track.snapshot()
+            try:
+                save_cursor(track.journal.folder, self.name, track.cursor)
+            except OSError as error:
+                _log.warning("%s: its cursor cannot be saved (%s)", self.name, error.strerror)
+
+
+def telemetry_attributes(name: str, **more: str) -> tuple[tuple[str, str], ...]:
+    """Return the attributes of a point on a consumer."""
+    return ((names.CONSUMER, name), *more.items())
