@@ -1,7 +1,6 @@
 """Starts the agent of a run, and starts it again when it has died."""
 
 import errno
-import fcntl
 import logging
 import os
 import sys
@@ -10,8 +9,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from periflow_otel.config import AgentMode, Environ
-from periflow_otel.journal.folders import LOCK_FILE
+from periflow_otel.config import AgentMode, Environ, ExportSettings
+from periflow_otel.journal.agent_lock import take_agent_lock
 
 if TYPE_CHECKING:
     from periflow_otel.agent.agent import Agent
@@ -35,7 +34,7 @@ class AgentLauncher:
         self._folder = folder
         self._mode = mode
         self._environ = dict(environ)
-        self._lock = -1
+        self._lock: int | None = None
         self._child = 0
         self._thread: threading.Thread | None = None
         self._agent: Agent | None = None
@@ -48,8 +47,9 @@ class AgentLauncher:
         if self._mode == "off" or os.getpid() != self._pid:
             return
         try:
-            if self._take_lock():
-                self._start()
+            self._lock = take_agent_lock(self._folder)
+            if self._lock is not None:
+                self._start(self._lock)
         except OSError as error:
             self._warn(error)
         finally:
@@ -64,27 +64,21 @@ class AgentLauncher:
 
     def release(self) -> None:
         """Let go of the lock; an agent that was started holds it now."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
-    def _take_lock(self) -> bool:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._lock = os.open(self._folder / LOCK_FILE, flags, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _start(self) -> None:
+    def _start(self, lock: int) -> None:
         if self._mode == "thread":
-            self._start_thread()
+            self._start_thread(lock)
         else:
-            self._start_process()
+            self._start_process(lock)
 
-    def _start_process(self) -> None:
-        """Start an agent that takes the lock over: so there is never a second one, however many ranks start at once."""
+    def _start_process(self, lock: int) -> None:
+        """Start an agent that takes the lock over: so there is never a second one, however many ranks start at once.
+
+        It shares stdout and stderr, for what exporters and the log have to say, and lets go of them after the ranks.
+        """
         if not sys.executable:
             raise OSError(errno.ENOENT, "this interpreter does not know its own path")
         safe_path = ["-P"] if sys.version_info >= (3, 11) else []
@@ -94,17 +88,16 @@ class AgentLauncher:
             self._environ,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, self._lock, _LOCK_DESCRIPTOR),
+                (os.POSIX_SPAWN_DUP2, lock, _LOCK_DESCRIPTOR),
             ],
             setsid=True,
         )
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, lock: int) -> None:
         from periflow_otel.agent.agent import Agent  # noqa: PLC0415  # exporters stay out of a training process
 
-        lock, self._lock = self._lock, -1
-        self._agent = Agent(self._folder, self._environ, lock)
+        self._agent = Agent(self._folder, ExportSettings.from_environ(self._environ), lock)
+        self._lock = None  # it is the agent's now
         self._thread = threading.Thread(target=self._agent.serve, name="periflow-agent", daemon=True)
         self._thread.start()
 

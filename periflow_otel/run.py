@@ -28,7 +28,7 @@ from periflow_otel.errors import (
 )
 from periflow_otel.journal.control import ANY_STEP, Control
 from periflow_otel.journal.cursors import delivered_sequence
-from periflow_otel.journal.folders import journal_folder, last_attempt, make_private, run_folder
+from periflow_otel.journal.folders import journal_folder, last_attempt, make_private, node_folder, run_folder
 from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.writer import JournalWriter, NoJournal
 from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
@@ -101,7 +101,7 @@ class TrainingRun:
         self.run_id: str = run_id or settings.run_id or identity.run_id or _made_up_id()
         """Identity of the run, the same on all ranks."""
         self.folder: Path = _usable_folder(settings.state_dir, self.run_id)
-        """Where the journal of this run is, on this node."""
+        """Where the journals of this run are, on this node."""
         attempt = (
             last_attempt(self.folder, identity.rank) if identity.restarts is None else identity.restarts
         ) + 1
@@ -270,7 +270,9 @@ class TrainingRun:
         Returns:
             Whether it is. What is not stays in the journal, and the agent goes on trying.
         """
-        if self._launcher is None or self._settings.agent == "off" or not self._is_own_process():
+        if self._launcher is None:  # nothing is recorded
+            return True
+        if self._settings.agent == "off" or not self._is_own_process():
             return False
         self._journal.ask_for_delivery()
         self._launcher.ensure()
@@ -438,15 +440,16 @@ def _usable_folder(state_dir: Path, run_id: str) -> Path:
     """Return the folder of the run in the state directory, or in a temporary one if that cannot be used."""
     fallback = fallback_state_dir()
     for candidate in (state_dir, fallback):
-        folder = run_folder(candidate, run_id)
+        folder = node_folder(run_folder(candidate, run_id))
         try:
             make_private(candidate)
+            make_private(folder.parent)
             make_private(folder)
         except OSError as error:
             _log.warning("%s cannot hold the journal (%s)", candidate, error.strerror or error)
         else:
             return folder
-    return run_folder(state_dir, run_id)
+    return node_folder(run_folder(state_dir, run_id))
 
 
 def _open_control(folder: Path) -> Control | None:

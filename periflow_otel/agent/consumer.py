@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from periflow_otel import names
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, Outcome
 from periflow_otel.journal.cursors import Cursor, load_cursor, save_cursor
-from periflow_otel.journal.reader import Chunk, Position
+from periflow_otel.journal.reader import Position
 from periflow_otel.records import Record, RunFinished, RunStarted
 
 RECORDS_PER_ROUND: Final = 512
 """Records that are read, delivered and committed together: what a dead agent may deliver twice."""
+ITEMS_PER_ROUND: Final = 4096
+"""No more records are read in a round that has made this many items."""
 MIN_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
+_RECORDS_PER_READ: Final = 64
 
 _log = logging.getLogger("periflow_otel")
 
@@ -59,12 +61,13 @@ class _Track:
         self.delivered = cursor.delivered
         self.dropped = Counter(cursor.dropped)
         self.is_complete = cursor.is_complete
-        self.shown_at_s = time.monotonic()
+        self.refreshed_at_s = time.monotonic()
 
     def snapshot(self) -> Cursor:
         """Return the present state as a cursor."""
-        dropped = {reason: count for reason, count in self.dropped.items() if count}
-        return Cursor(self.position, self.translator.encode_state(), self.delivered, dropped, self.is_complete)
+        dropped = {**self.dropped, **self.translator.dropped()}
+        state = b"" if self.is_complete else self.translator.encode_state()
+        return Cursor(self.position, state, self.delivered, dropped, self.is_complete)
 
 
 class Consumer:
@@ -78,7 +81,7 @@ class Consumer:
         *,
         interval_s: float,
         refresh_s: float = float("inf"),
-        reports: Callable[[], Iterable[object]] = tuple,
+        reports: Callable[[], Sequence[Item]] = tuple,
     ) -> None:
         """Prepare a consumer; ``start`` sets it going.
 
@@ -87,8 +90,8 @@ class Consumer:
             exporter: Where items go.
             translator: Makes a translator for a rank, from an encoded state.
             interval_s: How often it delivers what is there.
-            refresh_s: How often it delivers the state of the instruments even if nothing is new.
-            reports: Items on the agent itself, added now and then.
+            refresh_s: How often it delivers the state of the instruments, and the reports, even if nothing is new.
+            reports: Makes items on the agent itself.
         """
         self.name = name
         self._exporter = exporter
@@ -102,6 +105,8 @@ class Consumer:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name=f"periflow-{name}", daemon=True)
         self._backoff_s = MIN_BACKOFF_S
+        self._reported_at_s = time.monotonic()
+        self._turn = 0
         self.last_success_s = time.monotonic()
         """On the monotonic clock; when nothing is left to deliver, that is a success too."""
 
@@ -130,10 +135,9 @@ class Consumer:
 
     def position(self, journal: RankJournal) -> Position:
         """Return how far it has got in a journal."""
-        track = self._tracks.get(journal.folder)
-        return track.cursor.position if track else Position()
+        return self.cursor(journal).position
 
-    def totals(self, journal: RankJournal) -> Cursor:
+    def cursor(self, journal: RankJournal) -> Cursor:
         """Return what became of a journal so far."""
         track = self._tracks.get(journal.folder)
         return track.cursor if track else Cursor()
@@ -154,18 +158,19 @@ class Consumer:
 
     def _round(self) -> bool:
         """Read, deliver and commit some records; return whether there are more."""
-        budget = RECORDS_PER_ROUND
         items: list[Item] = []
         moved: list[_Track] = []
+        budget = RECORDS_PER_ROUND
         for track in self._open_tracks():
             before = track.position
-            items += self._read(track, max(1, budget))
+            items += self._read(track, max(1, budget), ITEMS_PER_ROUND - len(items))
             budget -= track.position.sequence - before.sequence
             if track.position != before or track.is_complete:
                 moved.append(track)
         if self._deliver(items):
             self._commit(moved)
-        return budget <= 0 and not self._stopping.is_set()
+            self._report(is_last=any(track.is_complete for track in moved))
+        return (budget <= 0 or len(items) >= ITEMS_PER_ROUND) and not self._stopping.is_set()
 
     def _open_tracks(self) -> list[_Track]:
         tracks: dict[Path, _Track] = {}
@@ -176,51 +181,62 @@ class Consumer:
                 track = _Track(journal, cursor, self._translator(journal.run, cursor.state))
             tracks[journal.folder] = track
         self._tracks = tracks
-        return [track for track in tracks.values() if not track.is_complete]
+        waiting = [track for track in tracks.values() if not track.is_complete]
+        self._turn += 1  # another rank comes first in each round, so that a busy one does not hold up the others
+        start = self._turn % len(waiting) if waiting else 0
+        return waiting[start:] + waiting[:start]
 
-    def _read(self, track: _Track, max_records: int) -> list[Item]:
+    def _read(self, track: _Track, max_records: int, max_items: int) -> list[Item]:
         """Translate the next records of a journal; mark it complete if they are the last."""
         journal, translator = track.journal, track.translator
         lost = journal.lost  # asked first: what is read after it is all there is
         head = journal.reader.head()
-        chunk = journal.reader.read(track.position, max_records)
-        self._translate(track, chunk)
-        if track.position.sequence >= head.sequence:
+        items = self._translate(track, max_records, max_items)
+        if track.position.sequence >= head.sequence and not track.is_complete:
             translator.step_began(head.step, head.step_started_unix_ns)
-            if lost is not None and not track.is_complete:
+            if lost is not None:
                 translator.feed(lost)
                 track.is_complete = True
-        now_s = time.monotonic()
-        is_due = now_s - track.shown_at_s >= self._refresh_s and not track.is_complete
+        is_due = time.monotonic() - track.refreshed_at_s >= self._refresh_s and not track.is_complete
+        if is_due:
+            track.refreshed_at_s = time.monotonic()
         translator.settle(time.time_ns() if is_due else None)
-        items = [(journal.run, item) for item in translator.take()]
-        if items:
-            track.shown_at_s = now_s
+        items += [(journal.run, item) for item in translator.take()]
         track.delivered += len(items)
         return items
 
-    def _translate(self, track: _Track, chunk: Chunk) -> None:
-        for record in chunk.records:
-            try:
-                track.translator.feed(record)
-            except Exception:
-                _log.exception("%s cannot translate a record; it is dropped", self.name)
-                track.dropped["untranslatable"] += 1
-            if isinstance(record, RunFinished):
-                track.is_complete = True
-        if chunk.lost:
-            _log.warning("%d records of rank %d are lost: damaged, or dropped", chunk.lost, track.journal.run.rank)
-        track.dropped["journal"] += chunk.lost
-        track.dropped.update({reason: count - track.dropped[reason] for reason, count in track.translator.dropped().items()})
-        track.position = chunk.position
+    def _translate(self, track: _Track, max_records: int, max_items: int) -> list[Item]:
+        items: list[Item] = []
+        last = track.position.sequence + max_records
+        while track.position.sequence < last and len(items) < max_items:
+            chunk = track.journal.reader.read(track.position, min(_RECORDS_PER_READ, last - track.position.sequence))
+            for record in chunk.records:
+                self._feed(track, record)
+            if chunk.lost:
+                track.dropped["journal"] += chunk.lost
+                _log.warning("%d records of rank %d are lost: damaged, or dropped", chunk.lost, track.journal.run.rank)
+            if chunk.position == track.position:
+                break
+            track.position = chunk.position
+            items += [(track.journal.run, item) for item in track.translator.take()]
+        return items
+
+    def _feed(self, track: _Track, record: Record) -> None:
+        try:
+            track.translator.feed(record)
+        except Exception:
+            _log.exception("%s cannot translate a record; it is dropped", self.name)
+            track.dropped["untranslatable"] += 1
+        if isinstance(record, RunFinished):
+            track.is_complete = True
 
     def _deliver(self, items: list[Item]) -> bool:
         """Deliver all items, however long it takes; return False if told to stop before."""
-        items += [(journal.run, report) for journal in self._journals[:1] for report in self._reports()]
         while items:
             outcome = self._exporter.export(items)
             done = outcome.delivered + outcome.rejected
-            self._account(items[0][0], outcome)
+            if outcome.rejected:
+                self._account(items[0][0], outcome)
             items = items[done:]
             if items and not self._wait_to_retry(outcome, is_progress=done > 0):
                 return False
@@ -228,12 +244,19 @@ class Consumer:
         self.last_success_s = time.monotonic()
         return True
 
+    def _report(self, *, is_last: bool) -> None:
+        """Deliver what there is to say of the agent itself, if it is time; the next report makes up for a lost one."""
+        now_s = time.monotonic()
+        if is_last or now_s - self._reported_at_s >= self._refresh_s:
+            self._reported_at_s = now_s
+            if reports := self._reports():
+                self._exporter.export(reports)
+
     def _account(self, run: RunStarted, outcome: Outcome) -> None:
-        if outcome.rejected:
-            _log.warning("%s: %d items were refused: %s", self.name, outcome.rejected, outcome.message)
-            track = next(each for each in self._tracks.values() if each.journal.run is run)
-            track.dropped["rejected"] += outcome.rejected
-            track.delivered -= outcome.rejected
+        _log.warning("%s: %d items were refused: %s", self.name, outcome.rejected, outcome.message)
+        track = next(each for each in self._tracks.values() if each.journal.run is run)
+        track.dropped["rejected"] += outcome.rejected
+        track.delivered -= outcome.rejected
 
     def _wait_to_retry(self, outcome: Outcome, *, is_progress: bool) -> bool:
         """Wait as long as the receiver wants, or a little longer at each failure; return False if told to stop."""
@@ -256,8 +279,3 @@ class Consumer:
                 save_cursor(track.journal.folder, self.name, track.cursor)
             except OSError as error:
                 _log.warning("%s: its cursor cannot be saved (%s)", self.name, error.strerror)
-
-
-def telemetry_attributes(name: str, **more: str) -> tuple[tuple[str, str], ...]:
-    """Return the attributes of a point on a consumer."""
-    return ((names.CONSUMER, name), *more.items())

@@ -1,13 +1,15 @@
 """Which consumers a run has: the table of exporters."""
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel.agent.consumer import Consumer, Translator
+from periflow_otel.agent.consumer import Consumer, Item, Translator
 from periflow_otel.config import ExportSettings
+from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
 from periflow_otel.records import Metric, Record, RunStarted
@@ -15,13 +17,16 @@ from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 
 LOCAL_INTERVAL_S: Final = 0.25
-"""How often files and the Prometheus endpoint are brought up to date."""
+"""How often the metric log, the Prometheus endpoint and the console are brought up to date."""
 NETWORK_INTERVAL_S: Final = 1.0
 """How often a request is sent: one costs about 2 ms of CPU, whatever its size."""
-LOCAL_REFRESH_S: Final = 1.0
+FILE_INTERVAL_S: Final = 5.0
+"""How often the OTLP JSON files grow: each time by the state of all instruments, some 4 KiB per rank."""
+LIVE_REFRESH_S: Final = 1.0
 """How often the Prometheus endpoint and the console see the state of the instruments, new or not."""
 
-Reports = Callable[[], Iterable[object]]
+Reports = Callable[[], Sequence[Item]]
+_log = logging.getLogger("periflow_otel")
 
 
 class MetricTranslator:
@@ -57,50 +62,67 @@ class MetricTranslator:
         return {}
 
 
-def durable_consumers(settings: ExportSettings, reports: Reports) -> Iterator[Consumer]:
-    """Make the consumers that must have a record before the journal may forget it."""
-    delta = partial(
-        PointTranslator,
-        is_delta=settings.temporality != "cumulative",
-        is_exponential=settings.histogram != "explicit_bucket_histogram",
+def durable_consumer(name: str, settings: ExportSettings, reports: Reports) -> Consumer | None:
+    """Make a consumer that must have a record before the journal may forget it; None if it cannot be made now.
+
+    Args:
+        name: As in :meth:`ExportSettings.consumers`.
+        settings: How to reach its destination.
+        reports: Makes points on the agent itself.
+    """
+    stem, _, signal = name.rpartition(".")
+    try:
+        exporter = _exporter(name, settings)
+    except ConfigurationError as error:
+        _log.warning("%s: what it should deliver stays in the journal: %s", name, error)
+        return None
+    return Consumer(
+        name,
+        exporter,
+        _translator(stem, signal, settings),
+        interval_s={"": LOCAL_INTERVAL_S, "otlp_file": FILE_INTERVAL_S}.get(stem, NETWORK_INTERVAL_S),
+        refresh_s=settings.metric_interval_s if signal == "metrics" else float("inf"),
+        reports=reports if signal == "metrics" else tuple,
     )
-    for name in settings.consumers():
-        stem, _, signal = name.rpartition(".")
-        translator: Callable[[RunStarted, bytes], Translator] = MetricTranslator
-        if signal == "traces":
-            translator = SpanTranslator
-        elif signal == "metrics":
-            translator = PointTranslator if stem == "otlp_file" else delta
-        yield Consumer(
-            name,
-            _exporter(name, settings),
-            translator,
-            interval_s=LOCAL_INTERVAL_S if stem in ("", "otlp_file") else NETWORK_INTERVAL_S,
-            refresh_s=settings.metric_interval_s if signal == "metrics" else float("inf"),
-            reports=reports if signal == "metrics" else tuple,
-        )
 
 
 def live_consumers(settings: ExportSettings, folder: Path, reports: Reports) -> Iterator[Consumer]:
     """Make the consumers that show a run while it lasts."""
     if settings.serves_prometheus:
-        from periflow_otel.exporters.prometheus import PrometheusExporter  # noqa: PLC0415  # only where it is used
-
-        exporter = PrometheusExporter(settings.prometheus_host, settings.prometheus_port, folder / DISCOVERY_FILE)
+        exporter = _load(
+            "prometheus",
+            "PrometheusExporter",
+            settings.prometheus_host,
+            settings.prometheus_port,
+            folder / DISCOVERY_FILE,
+        )
         yield Consumer(
             "prometheus",
             exporter,
             PointTranslator,
             interval_s=LOCAL_INTERVAL_S,
-            refresh_s=LOCAL_REFRESH_S,
+            refresh_s=LIVE_REFRESH_S,
             reports=reports,
         )
     if settings.shows_console:
-        from periflow_otel.exporters.console import Console  # noqa: PLC0415  # only where it is used
-
+        console = _load("console", "Console")
         yield Consumer(
-            "console", Console(), PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LOCAL_REFRESH_S
+            "console", console, PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LIVE_REFRESH_S
         )
+
+
+def _translator(stem: str, signal: str, settings: ExportSettings) -> Callable[[RunStarted, bytes], Translator]:
+    if signal == "traces":
+        return SpanTranslator
+    if signal != "metrics":
+        return MetricTranslator
+    if stem == "otlp_file":
+        return PointTranslator
+    return partial(
+        PointTranslator,
+        is_delta=settings.temporality != "cumulative",
+        is_exponential=settings.histogram != "explicit_bucket_histogram",
+    )
 
 
 def _exporter(name: str, settings: ExportSettings) -> Exporter[Any]:
@@ -112,9 +134,14 @@ def _exporter(name: str, settings: ExportSettings) -> Exporter[Any]:
     if stem == "otlp_file":
         return _load("otlp_file", "OtlpSpanFile" if is_traces else "OtlpPointFile")
     if stem == "otlp":
-        return _load("otlp", "OtlpExporter", settings.otlp_traces if is_traces else settings.otlp_metrics)
+        otlp = settings.otlp_traces if is_traces else settings.otlp_metrics
+        if otlp is None:
+            message = "no OTLP endpoint is set; set OTEL_EXPORTER_OTLP_ENDPOINT"
+            raise ConfigurationError(message)
+        return _load("otlp", "OtlpExporter", otlp)
     return _load("sdk", "SdkSpanExporter" if is_traces else "SdkPointExporter", stem.removeprefix("sdk."))
 
 
 def _load(module: str, name: str, *arguments: object) -> Exporter[Any]:
-    return getattr(importlib.import_module(f"periflow_otel.exporters.{module}"), name)(*arguments)
+    exporter: Exporter[Any] = getattr(importlib.import_module(f"periflow_otel.exporters.{module}"), name)(*arguments)
+    return exporter

@@ -1,13 +1,18 @@
 """Where things are: one folder per run and node, one folder in it per rank and attempt.
 
-    <state dir>/<run id>/agent.lock          held by the agent
-                        /control             the emergency-save word
-                        /ledger/             one line per rank and attempt that is over
-                        /a001-r00000/        the journal of rank 0 in attempt 1: segments and cursors
+    <state dir>/<run id>/<host name>/agent.lock      held by the agent
+                                    /agent.log       what it had to say
+                                    /control         the emergency-save word
+                                    /prometheus.json where to scrape
+                                    /ledger/         one line per rank and attempt that is over
+                                    /a001-r00000/    the journal of rank 0 in attempt 1: segments and cursors
+
+Nodes have folders of their own because home directories are often shared, and a journal is for one machine.
 """
 
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +22,7 @@ from urllib.parse import quote
 LOCK_FILE: Final = "agent.lock"
 AGENT_LOG: Final = "agent.log"
 DISCOVERY_FILE: Final = "prometheus.json"
+LEDGER: Final = "ledger"
 
 _JOURNAL: Final = re.compile(r"a(\d+)-r(\d+)")
 
@@ -25,6 +31,17 @@ def run_folder(state_dir: Path, run_id: str) -> Path:
     """Return the folder of a run; it need not exist."""
     name = quote(run_id, safe=" ")
     return state_dir / (name if name.strip(".") else f"%2E{name}")
+
+
+def node_folder(run_folder: Path) -> Path:
+    """Return the folder of a run on this node; it need not exist."""
+    return run_folder / (quote(socket.gethostname(), safe="") or "localhost")
+
+
+def node_folders(state_dir: Path) -> list[Path]:
+    """Return the folders of all runs on this node, the one that has been left alone longest first."""
+    folders = [folder for run in _entries(state_dir) if (folder := node_folder(run)).is_dir()]
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime)
 
 
 def journal_folder(folder: Path, attempt: int, rank: int) -> Path:
@@ -43,7 +60,7 @@ def journal_folders(folder: Path) -> Iterator[Path]:
 
 def last_attempt(folder: Path, rank: int) -> int:
     """Return the number of the last attempt in which a rank took part on this node; 0 if there was none."""
-    found = (_JOURNAL.match(entry.name) for place in (folder, folder / "ledger") for entry in _entries(place))
+    found = (_JOURNAL.match(entry.name) for place in (folder, folder / LEDGER) for entry in _entries(place))
     return max((int(match[1]) for match in found if match and int(match[2]) == rank), default=0)
 
 

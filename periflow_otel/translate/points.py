@@ -20,6 +20,8 @@ from periflow_otel.translate.walltime import WallTime
 
 MAX_KEYS: Final = 1000
 """Metric keys per run that become instruments; the values of others are counted as dropped."""
+TOO_MANY_KEYS: Final = "too_many_keys"
+"""Why a value has no point: there are ``MAX_KEYS`` other keys already."""
 _MS: Final = 1_000_000
 
 
@@ -65,6 +67,7 @@ class PointTranslator:
         self._is_delta = is_delta
         self._rank = ((names.RANK, run.rank),)
         self._points: list[Point] = []
+        self._is_changed = not state
         self._streams: dict[str, tuple[Instrument, tuple[tuple[str, str | int], ...]]] = {}
         self.state = msgspec.msgpack.decode(state, type=PointState) if state else self._fresh(is_exponential)
 
@@ -93,6 +96,16 @@ class PointTranslator:
         """Note the step that is going on; it has no record yet."""
         if step > self.state.step:
             self.state.step, self.state.step_started_unix_ns = step, started_unix_ns
+            self._is_changed = True
+
+    def settle(self, now_unix_ns: int | None = None) -> None:
+        """Take a snapshot if something has changed since the last one, or if a time is given."""
+        if self._is_changed or now_unix_ns is not None:
+            self.snapshot(now_unix_ns)
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many values had too many other keys beside them."""
+        return {TOO_MANY_KEYS: self.state.dropped_values} if self.state.dropped_values else {}
 
     def feed(self, record: Record) -> None:
         """Translate one record."""
@@ -117,6 +130,7 @@ class PointTranslator:
             now_unix_ns: Time of the points. Default: that of the last record, so that a repetition is the same.
         """
         state = self.state
+        self._is_changed = False
         state.snapshot_ms = max((now_unix_ns or state.last_unix_ns) // _MS, state.snapshot_ms + 1)
         self._snapshot_gauges()
         self._snapshot_sums()
@@ -130,11 +144,12 @@ class PointTranslator:
             if isinstance(value, float):
                 if not math.isfinite(value):
                     self.state.nonfinite[key] = self.state.nonfinite.get(key, 0) + 1
+                    self._is_changed = True
                 self._add_value(key, value, time_ms)
             elif isinstance(value, int):
                 self._add_value(key, number(int(value)), time_ms)
         self.state.wall_time.note(record.time_unix_ns)
-        self._seen(record.time_unix_ns)
+        self.state.last_unix_ns = max(self.state.last_unix_ns, record.time_unix_ns)
 
     def _add_value(self, key: str, value: float, time_ms: int) -> None:
         last_ms = self.state.last_ms
@@ -175,6 +190,7 @@ class PointTranslator:
         self._seen(record.time_unix_ns)
 
     def _seen(self, unix_ns: int) -> None:
+        self._is_changed = True
         self.state.last_unix_ns = max(self.state.last_unix_ns, unix_ns)
 
     def _snapshot_gauges(self) -> None:

@@ -15,7 +15,11 @@ import msgspec
 from periflow_otel import ids, names
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.telemetry import Attributes, AttributeValue, Event, Link, Span
+from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
+
+SAMPLED_OUT: Final = "sampled_out"
+"""Why a step has no span: a ratio was asked for, and nothing is remarkable about the step."""
+
 
 class StepDraft(msgspec.Struct, array_like=True):
     """What is known of a step that is not exported yet."""
@@ -49,8 +53,14 @@ class SpanTranslator:
     def __init__(self, run: RunStarted, state: bytes = b"") -> None:
         """Begin, or go on from an encoded ``state``."""
         self._run = run
-        self._who = {names.RANK: run.rank, names.LOCAL_RANK: run.local_rank, names.NODE_RANK: run.node_rank}
-        self._target = {} if run.total_steps is None else {names.TARGET_STEP: run.total_steps}
+        self._who: dict[str, AttributeValue] = {
+            names.RANK: run.rank,
+            names.LOCAL_RANK: run.local_rank,
+            names.NODE_RANK: run.node_rank,
+        }
+        self._target: dict[str, AttributeValue] = {}
+        if run.total_steps is not None:
+            self._target[names.TARGET_STEP] = run.total_steps
         launcher_trace_id, self._launcher_span_id = parse_traceparent(run.traceparent)
         self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt)
         self._run_span_id = ids.run_span_id(run.run_id, run.attempt, run.rank)
@@ -70,11 +80,19 @@ class SpanTranslator:
         spans, self._spans = self._spans, []
         return spans
 
-    def step_began(self, step: int) -> None:
-        """Let go of the step before, if the records of all steps before ``step`` have been fed."""
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Let go of the step before: the records of all steps before ``step`` have been fed."""
+        del started_unix_ns  # its span begins when it has ended
         draft = self.state.draft
         if draft and draft.ended and draft.step < step:
             self._release(draft)
+
+    def settle(self, now_unix_ns: int | None = None) -> None:
+        """Do nothing: spans do not add up."""
+
+    def dropped(self) -> dict[str, int]:
+        """Return how many steps the sampler left out."""
+        return {SAMPLED_OUT: self.state.sampled_out} if self.state.sampled_out else {}
 
     def feed(self, record: Record) -> None:
         """Translate one record."""

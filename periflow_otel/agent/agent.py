@@ -1,0 +1,183 @@
+"""The agent of one run on one node: it sees the journals of all local ranks through to their end."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from periflow_otel.agent.consumer import Consumer, Item
+from periflow_otel.agent.consumers import durable_consumer, live_consumers
+from periflow_otel.agent.reports import Reporter
+from periflow_otel.agent.watch import RankJournal, find_journals
+from periflow_otel.config import ExportSettings
+from periflow_otel.journal.agent_lock import lock_again, unlock
+from periflow_otel.journal.cursors import load_cursor
+
+LOOK_INTERVAL_S: Final = 0.1
+"""How often the journals and the ranks are looked at."""
+QUIET_AFTER_S: Final = 2.0
+"""How long after the last rank the agent may still say something to the person before the screen."""
+_STOP_TIMEOUT_S: Final = 1.0
+
+_log = logging.getLogger("periflow_otel")
+
+
+class Agent:
+    """Delivers what the ranks of a run record, until all of them are gone and everything is delivered."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: ExportSettings,
+        lock: int,
+        *,
+        is_live: bool = True,
+        on_quiet: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare; ``serve`` does the work.
+
+        Args:
+            folder: Folder of the run.
+            settings: Where to deliver.
+            lock: Descriptor that holds the lock of the run; closed in the end.
+            is_live: Show the run while it lasts too: console and Prometheus endpoint.
+            on_quiet: Called once when all ranks are gone and there is nothing more to say to a person.
+        """
+        self.folder = folder
+        self.linger_s = settings.linger_s
+        """Seconds to go on trying when all ranks are gone."""
+        self._settings = settings
+        self._lock = lock
+        self._is_live = is_live
+        self._on_quiet: Callable[[], None] | None = on_quiet
+        self._journals = find_journals(folder, {})
+        self._durable: dict[str, Consumer | None] = {}
+        self._live: list[Consumer] = []
+        self._reporter = Reporter()
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Let ``serve`` return soon; what is not delivered stays in the journal."""
+        self._stopping.set()
+
+    def serve(self) -> bool:
+        """Deliver until all is done, or all ranks are gone and time is up; return whether all is delivered."""
+        try:
+            self._serve()
+            # A rank that began just now may have found this agent alive, and so has started none.
+            while self._is_needed_again():
+                self._serve()
+        finally:
+            os.close(self._lock)
+        return not self._journals
+
+    def is_caught_up(self) -> bool:
+        """Tell whether everything that was recorded up to now is delivered."""
+        return all(
+            self._has_everything(journal, name)
+            for journal in list(self._journals.values())
+            for name in journal.run.consumers
+        )
+
+    def _has_everything(self, journal: RankJournal, name: str) -> bool:
+        if name not in self._durable:  # not started yet
+            return False
+        consumer = self._durable[name]
+        return consumer is None or consumer.position(journal).sequence >= journal.reader.head().sequence
+
+    def _serve(self) -> None:
+        self._durable, self._live = {}, []
+        self._look()
+        if self._is_live:
+            self._live = list(live_consumers(self._settings, self.folder, self._report))
+        for consumer in self._live:
+            consumer.start()
+        try:
+            self._watch()
+        finally:
+            consumers = self._consumers()
+            for consumer in consumers:
+                consumer.stop(0)
+            for consumer in consumers:
+                consumer.stop(_STOP_TIMEOUT_S)
+
+    def _watch(self) -> None:
+        alone_since_s = time.monotonic()
+        while not self._stopping.is_set():
+            self._look()
+            if any(journal.is_alive for journal in self._journals.values()):
+                alone_since_s = time.monotonic()
+            alone_s = time.monotonic() - alone_since_s
+            is_done = not self._journals
+            if alone_s > QUIET_AFTER_S or is_done:
+                self._become_quiet()
+            if is_done or alone_s > self.linger_s:
+                return
+            self._stopping.wait(LOOK_INTERVAL_S)
+        self._look()
+
+    def _look(self) -> None:
+        self._journals = find_journals(self.folder, self._journals)
+        is_urgent = [journal.look() for journal in self._journals.values()]
+        for journal in list(self._journals.values()):
+            self._tidy(journal)
+        self._start_consumers()
+        for consumer in self._consumers():
+            consumer.look_at(self._journals.values())
+            if any(is_urgent):
+                consumer.hurry()
+
+    def _tidy(self, journal: RankJournal) -> None:
+        """Give back the space of what every consumer has."""
+        if self._is_complete(journal):
+            self._reporter.keep(journal, self._consumers())
+            journal.retire()
+            del self._journals[journal.folder]
+        else:
+            journal.forget(min((self._segment(journal, name) for name in journal.run.consumers), default=0))
+
+    def _is_complete(self, journal: RankJournal) -> bool:
+        """Tell whether every consumer has all of a rank whose run is over."""
+        durable = [self._durable.get(name) for name in journal.run.consumers]
+        consumers = [*durable, *self._live]
+        is_over = not journal.is_alive or bool(consumers)  # a run may also end long before its process
+        return is_over and all(consumer is not None and consumer.is_complete(journal) for consumer in consumers)
+
+    def _segment(self, journal: RankJournal, name: str) -> int:
+        consumer = self._durable.get(name)
+        position = consumer.position(journal) if consumer else load_cursor(journal.folder, name).position
+        return position.segment
+
+    def _start_consumers(self) -> None:
+        """Start what the journals ask for and is not there yet."""
+        wanted = dict.fromkeys(name for journal in self._journals.values() for name in journal.run.consumers)
+        for name in wanted:
+            if name not in self._durable:
+                self._durable[name] = consumer = durable_consumer(name, self._settings, self._report)
+                if consumer is not None:
+                    consumer.look_at(self._journals.values())
+                    consumer.start()
+
+    def _consumers(self) -> list[Consumer]:
+        return [consumer for consumer in (*self._durable.values(), *self._live) if consumer is not None]
+
+    def _report(self) -> list[Item]:
+        return self._reporter.report(list(self._journals.values()), self._consumers())
+
+    def _become_quiet(self) -> None:
+        if self._on_quiet is not None:
+            self._on_quiet()
+            self._on_quiet = None
+
+    def _is_needed_again(self) -> bool:
+        """Let go of the lock, and take it back if there is a rank that nobody serves."""
+        unlock(self._lock)
+        if self._stopping.is_set():
+            return False
+        self._journals = find_journals(self.folder, self._journals)
+        for journal in self._journals.values():
+            journal.look()
+        return any(journal.is_alive for journal in self._journals.values()) and lock_again(self._lock)

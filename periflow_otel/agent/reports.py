@@ -1,0 +1,76 @@
+"""What the agent says of itself: the ``periflow.telemetry.*`` instruments."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from periflow_otel import names
+from periflow_otel.agent.consumer import Consumer, Item
+from periflow_otel.agent.watch import RankJournal
+from periflow_otel.names import Instrument
+from periflow_otel.translate.telemetry import Point
+
+_MS: Final = 1_000_000
+_Counts = Counter[tuple[Instrument, tuple[tuple[str, str], ...]]]
+
+
+class Reporter:
+    """Adds up what became of the records of a run on this node, rank by rank, also of ranks that are done."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._done: _Counts = Counter()
+        self._started_unix_ns = time.time_ns()
+
+    def keep(self, journal: RankJournal, consumers: Iterable[Consumer]) -> None:
+        """Remember the final counts of a journal that is about to go."""
+        for consumer in consumers:
+            self._done.update(_counts(journal, consumer))
+
+    def report(self, journals: list[RankJournal], consumers: Iterable[Consumer]) -> list[Item]:
+        """Return the present points; none if there is no journal, whose run they would belong to."""
+        if not journals:
+            return []
+        run = journals[0].run
+        node = ((names.NODE_RANK, run.node_rank),)
+        time_unix_ns = time.time_ns() // _MS * _MS
+        return [
+            (run, Point(instrument, attributes + node, time_unix_ns, value, start_unix_ns))
+            for instrument, attributes, value, start_unix_ns in self._values(journals, list(consumers))
+        ]
+
+    def _values(
+        self, journals: list[RankJournal], consumers: list[Consumer]
+    ) -> Iterator[tuple[Instrument, tuple[tuple[str, str], ...], float, int]]:
+        counts = self._done.copy()
+        for consumer in consumers:
+            for journal in journals:
+                counts.update(_counts(journal, consumer))
+            who = ((names.CONSUMER, consumer.name),)
+            backlog = sum(max(0, each.reader.head().sequence - consumer.position(each).sequence) for each in journals)
+            yield names.TELEMETRY_BACKLOG, who, backlog, 0
+            yield names.TELEMETRY_SINCE_SUCCESS, who, time.monotonic() - consumer.last_success_s, 0
+        for (instrument, attributes), count in counts.items():
+            yield instrument, attributes, count, self._started_unix_ns
+        yield names.TELEMETRY_JOURNAL_SIZE, (), sum(_size(each.folder) for each in journals), 0
+
+
+def _counts(journal: RankJournal, consumer: Consumer) -> _Counts:
+    """Count what a consumer has done with a journal."""
+    cursor = consumer.cursor(journal)
+    who = ((names.CONSUMER, consumer.name),)
+    counts: _Counts = Counter()
+    counts[names.TELEMETRY_RECORDS, who] = cursor.position.sequence
+    counts[names.TELEMETRY_EXPORTED, who] = cursor.delivered
+    for reason, count in {"journal": 0, **cursor.dropped}.items():
+        counts[names.TELEMETRY_DROPPED, (*who, (names.DROP_REASON, reason))] = count
+    return counts
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(entry.stat().st_size for entry in folder.iterdir())
+    except OSError:  # it is on its way out
+        return 0
