@@ -3,20 +3,21 @@
 ``OTEL_*`` variables mean what the OpenTelemetry specification says; an empty value is an unset one.
 """
 
-import getpass
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, TypeVar, get_args
-from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # unknown to typeshed
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
 
 AgentMode = Literal["process", "thread", "off"]
 Protocol = Literal["grpc", "http/protobuf", "http/json"]
@@ -55,8 +56,9 @@ class OtlpSettings:
     timeout_s: float = 10.0
     certificate: str | None = None
     """File with the certificates to trust instead of the system's."""
-    client_key: str | None = None
     client_certificate: str | None = None
+    client_key: str | None = None
+    """Set where ``client_certificate`` is; perhaps the same file."""
     insecure: bool = False
     """gRPC only: no TLS."""
     proxy: str | None = field(default=None, repr=False)
@@ -115,7 +117,7 @@ class ExportSettings:
             serves_prometheus="prometheus" in metrics or (not is_cloud and "none" not in metrics),
             prometheus_host=env.text("OTEL_EXPORTER_PROMETHEUS_HOST") or "127.0.0.1",
             prometheus_port=env.integer("OTEL_EXPORTER_PROMETHEUS_PORT", PROMETHEUS_PORT, 0, 65535),
-            shows_console=env.text(names.CONSOLE) == "1",
+            shows_console=env.choice(names.CONSOLE, "0", ("0", "1")) == "1",
             metric_interval_s=env.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, 1, 86_400_000) / 1000,
             linger_s=env.number(names.AGENT_LINGER, 60, 0, 86_400),
         )
@@ -160,20 +162,22 @@ class RunSettings:
             ConfigurationError: A variable has a value that cannot be used.
         """
         env = _Environ(environ)
-        attributes = dict(_resource_attributes(env))
+        is_disabled = env.boolean("OTEL_SDK_DISABLED")
+        attributes = {"service.name": "periflow-training", **dict(_resource_attributes(env))}
+        service_name = attributes.pop("service.name")
         return cls(
-            is_disabled=env.boolean("OTEL_SDK_DISABLED"),
+            is_disabled=is_disabled,
             is_cloud=find_mode(environ) == "cloud",
             state_dir=find_state_dir(environ),
             run_id=env.text(names.RUN_ID_VAR),
             agent=env.choice(names.AGENT, "process", get_args(AgentMode)),
             exit_timeout_s=env.number(names.EXIT_TIMEOUT, 5, 0, 3600),
             journal_max_bytes=env.integer(names.JOURNAL_MAX_BYTES, 256 << 20, 32 << 20, 1 << 50),
-            service_name=env.text("OTEL_SERVICE_NAME") or attributes.pop("service.name", "periflow-training"),
+            service_name=env.text("OTEL_SERVICE_NAME") or service_name,
             resource_attributes=tuple(sorted(attributes.items())),
             sampling_ratio=_sampling_ratio(env),
             traceparent=env.text("TRACEPARENT"),
-            consumers=ExportSettings.from_environ(environ).consumers(),
+            consumers=() if is_disabled else ExportSettings.from_environ(environ).consumers(),
         )
 
 
@@ -183,10 +187,18 @@ def find_mode(environ: Environ) -> Literal["local", "cloud"]:
 
 
 def find_state_dir(environ: Environ) -> Path:
-    """Return the folder of the journals; it need not exist."""
-    if given := environ.get(names.STATE_DIR):
-        return Path(given).expanduser().absolute()
-    if xdg := environ.get("XDG_STATE_HOME"):
+    """Return the folder of the journals; it need not exist.
+
+    Raises:
+        ConfigurationError: ``PERIFLOW_STATE_DIR`` begins with the home of a user who does not exist.
+    """
+    env = _Environ(environ)
+    if given := env.text(names.STATE_DIR):
+        try:
+            return Path(given).expanduser().absolute()
+        except RuntimeError:
+            raise _bad(names.STATE_DIR, given, "give a folder that does not begin with an unknown user") from None
+    if (xdg := env.text("XDG_STATE_HOME")) and Path(xdg).is_absolute():  # its specification: ignore relative ones
         return Path(xdg) / "periflow"
     try:
         return Path.home() / ".local" / "state" / "periflow"
@@ -196,7 +208,7 @@ def find_state_dir(environ: Environ) -> Path:
 
 def fallback_state_dir() -> Path:
     """Return a folder for journals where the one that should hold them cannot."""
-    return Path(tempfile.gettempdir()) / f"periflow-{getpass.getuser()}"
+    return Path(tempfile.gettempdir()) / f"periflow-{os.getuid()}"  # a user in a container may have no name
 
 
 _T = TypeVar("_T")
@@ -206,13 +218,17 @@ _T = TypeVar("_T")
 class _Environ:
     """Variables with a type, and an error that names the variable."""
 
-    environ: Environ
+    environ: Environ = field(repr=False)
 
     def text(self, name: str) -> str | None:
-        return self.environ.get(name, "").strip() or None
+        value = self.environ.get(name, "").strip()
+        if any("\ud800" <= char <= "\udfff" for char in value):  # how Python shows bytes that it cannot decode
+            message = f"{name} is not UTF-8; mend or unset it"
+            raise ConfigurationError(message)
+        return value or None
 
     def boolean(self, name: str) -> bool:
-        return (self.text(name) or "").lower() == "true"
+        return self.choice(name, "false", ("true", "false")) == "true"
 
     def number(self, name: str, default: float, least: float, most: float) -> float:
         value = self.text(name)
@@ -255,10 +271,24 @@ def _bad(name: str, value: object, remedy: str) -> ConfigurationError:
 
 def _exporters(env: _Environ, signal: Signal, *, is_cloud: bool) -> tuple[str, ...]:
     """Name the exporters of a signal: those asked for, else OTLP where it has somewhere to go."""
-    asked = env.text(f"OTEL_{signal.upper()}_EXPORTER")
-    if asked is not None:
-        return tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
-    return ("otlp",) if is_cloud or env.of_signal(signal, "ENDPOINT")[1] else ()
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    asked = env.text(variable)
+    if asked is None:
+        return ("otlp",) if is_cloud or env.of_signal(signal, "ENDPOINT")[1] else ()
+    exporters = tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+    _check_installed(variable, signal, set(exporters) - _OWN_EXPORTERS[signal])
+    return exporters
+
+
+def _check_installed(variable: str, signal: Signal, others: set[str]) -> None:
+    if not others:
+        return
+    from importlib.metadata import entry_points  # noqa: PLC0415  # takes milliseconds, and most never need it
+
+    installed = entry_points(group=f"opentelemetry_{signal}_exporter").names
+    if unknown := ", ".join(sorted(others - installed)):
+        known = ", ".join(sorted(_OWN_EXPORTERS[signal] | installed))
+        raise _bad(variable, unknown, f"choose from {known}, install the package of that exporter")
 
 
 def _consumer_stem(exporter: str) -> str:
@@ -270,113 +300,176 @@ def _otlp(env: _Environ, signal: Signal) -> OtlpSettings:
     protocol: Protocol = env.choice(protocol_name, "http/protobuf", get_args(Protocol))
     compression_name, _ = env.of_signal(signal, "COMPRESSION")
     timeout_name, _ = env.of_signal(signal, "TIMEOUT")
-    endpoint, has_scheme = _endpoint(env, signal, protocol)
-    insecure = (env.of_signal(signal, "INSECURE")[1] or "false").lower() == "true"
-    is_plain = endpoint.startswith("http://") if has_scheme else insecure
+    endpoint = _endpoint(env, signal, protocol)
+    is_plain = endpoint.startswith("http://")
+    client_certificate, client_key = _client_files(env, signal)
     return OtlpSettings(
         signal=signal,
         endpoint=endpoint,
         protocol=protocol,
-        headers=_headers(env, signal),
+        headers=_headers(env, signal, protocol),
         compression=env.choice(compression_name, "none", get_args(Compression)),
         timeout_s=env.number(timeout_name, 10_000, 1, 3_600_000) / 1000,
-        certificate=_file(env, signal, "CERTIFICATE"),
-        client_key=_file(env, signal, "CLIENT_KEY"),
-        client_certificate=_file(env, signal, "CLIENT_CERTIFICATE"),
+        certificate=_certificate(env, signal),
+        client_certificate=client_certificate,
+        client_key=client_key,
         insecure=is_plain,
         proxy=None if is_plain else _proxy(env, endpoint),
     )
 
 
-def _endpoint(env: _Environ, signal: Signal, protocol: Protocol) -> tuple[str, bool]:
-    """Return the endpoint of a signal, and whether it was given with a scheme."""
+def _endpoint(env: _Environ, signal: Signal, protocol: Protocol) -> str:
     name, given = env.of_signal(signal, "ENDPOINT")
+    insecure_name, _ = env.of_signal(signal, "INSECURE")
+    is_insecure = env.boolean(insecure_name)
     if given is None:
-        return (_DEFAULT_GRPC, True) if protocol == "grpc" else (f"{_DEFAULT_HTTP}/v1/{signal}", True)
-    has_scheme = "://" in given
-    _check_endpoint(name, given if has_scheme or protocol != "grpc" else f"http://{given}")
-    if protocol == "grpc" or name != "OTEL_EXPORTER_OTLP_ENDPOINT":
-        return given, has_scheme
-    return f"{given.rstrip('/')}/v1/{signal}", has_scheme
+        return _DEFAULT_GRPC if protocol == "grpc" else f"{_DEFAULT_HTTP}/v1/{signal}"
+    if protocol == "grpc" and "://" not in given:
+        given = f"{'http' if is_insecure else 'https'}://{given}"
+    url = _endpoint_url(name, given)
+    if protocol != "grpc" and name == "OTEL_EXPORTER_OTLP_ENDPOINT":
+        url = url._replace(path=f"{url.path.rstrip('/')}/v1/{signal}")
+    return url.geturl()
 
 
-def _check_endpoint(name: str, endpoint: str) -> None:
-    remedy = "give a URL such as http://localhost:4318"
-    try:
-        url = urlsplit(endpoint)
-        port = url.port
-    except ValueError as error:
-        message = f"the endpoint in {name} is not a URL ({error}); {remedy}, or unset it"
-        raise ConfigurationError(message) from None
-    if url.username is not None or url.password is not None:
-        message = f"the endpoint in {name} holds a user name or password; put them into OTEL_EXPORTER_OTLP_HEADERS"
+def _endpoint_url(name: str, given: str) -> SplitResult:
+    url = _split(given)
+    if url is None:
+        value = "not a URL (not shown: it may hold a password)" if "@" in given else repr(given)
+        message = f"{name} is {value}; give one such as http://localhost:4318, with a port from 1 to 65535, or unset it"
         raise ConfigurationError(message)
-    if url.scheme not in ("http", "https") or not url.hostname or port == 0:
-        raise _bad(name, endpoint, remedy)
+    if url.username is not None:
+        message = f"{name} holds a user name or password; put them into OTEL_EXPORTER_OTLP_HEADERS"
+        raise ConfigurationError(message)
+    return url
+
+
+def _split(text: str) -> SplitResult | None:
+    """Take a URL apart; None if it is none that can be connected to."""
+    try:
+        url = urlsplit(text)
+        is_whole = url.hostname and url.port != 0 and not url.netloc.endswith(":")
+    except ValueError:
+        return None
+    return url if is_whole and url.scheme in ("http", "https") and _URL_CHARACTERS.fullmatch(text) else None
 
 
 def _proxy(env: _Environ, endpoint: str) -> str | None:
     """Return the proxy for a TLS endpoint, from the variables that curl and others read. Plain text goes direct."""
-    proxy = env.text("https_proxy") or env.text("HTTPS_PROXY")
-    excepted = env.text("no_proxy") or env.text("NO_PROXY") or ""
-    if proxy is None or proxy_bypass_environment(urlsplit(_url(endpoint)).netloc, {"no": excepted}):
+    name = "https_proxy" if env.text("https_proxy") else "HTTPS_PROXY"
+    proxy = env.text(name)
+    if proxy is None:
         return None
-    url = urlsplit(_url(proxy))
-    if url.scheme != "http" or not url.hostname:
-        message = "HTTPS_PROXY is not a URL such as http://host:3128 (not shown: it may hold a password)"
+    # It takes 20 ms to import, and most never need it.
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415  # not in typeshed
+
+    excepted = env.text("no_proxy") or env.text("NO_PROXY") or ""
+    if proxy_bypass_environment(urlsplit(endpoint).netloc, {"no": excepted}):
+        return None
+    url = _split(proxy if "://" in proxy else f"http://{proxy}")
+    if url is None or url.scheme != "http":
+        message = f"{name} is not a URL such as http://host:3128 (not shown: it may hold a password); mend or unset it"
         raise ConfigurationError(message)
     return url.geturl()
 
 
-def _url(text: str) -> str:
-    return text if "://" in text else f"http://{text}"
-
-
-def _headers(env: _Environ, signal: Signal) -> Headers:
+def _headers(env: _Environ, signal: Signal, protocol: Protocol) -> Headers:
     name, text = env.of_signal(signal, "HEADERS")
-    return Headers(_header(name, entry) for entry in (text or "").split(",") if entry.strip())
+    return Headers(_header(name, entry, protocol) for entry in (text or "").split(",") if entry.strip())
 
 
-def _header(name: str, entry: str) -> tuple[str, str]:
+def _header(name: str, entry: str, protocol: Protocol) -> tuple[str, str]:
     """Parse one ``key=value``; no error shows the value, which may be a token."""
     key, separator, value = entry.partition("=")
     key, value = unquote(key).strip().lower(), unquote(value).strip()
     if not separator or not _HEADER_NAME.fullmatch(key):
-        message = f"{name} has an entry that is not key=value (not shown: it may be secret)"
+        message = f"{name} has an entry that is not key=value (not shown: it may be secret); mend or unset it"
         raise ConfigurationError(message)
     if not _HEADER_VALUE.fullmatch(value):
-        message = f"the value of the header {key!r} in {name} has a line break or a character that headers may not have"
+        message = (
+            f"the value of the header {key!r} in {name} has a line break or a character that headers may not have"
+            " (not shown: it may be secret); mend or unset it"
+        )
+        raise ConfigurationError(message)
+    if protocol == "grpc" and not (_GRPC_NAME.fullmatch(key) and _GRPC_VALUE.fullmatch(value)):
+        message = (
+            f"gRPC does not take the header {key!r} in {name}: names are letters, digits and _.- and do not end in"
+            " -bin, values are ASCII; mend it, or set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf"
+        )
         raise ConfigurationError(message)
     return key, value
 
 
-def _file(env: _Environ, signal: Signal, setting: str) -> str | None:
+def _file(env: _Environ, signal: Signal, setting: str) -> tuple[str, str | None]:
+    """Return the variable that names a file, and the file's absolute path."""
     name, path = env.of_signal(signal, setting)
     if path is not None and not Path(path).is_file():
         raise _bad(name, path, "give the path of a PEM file that exists")
+    return name, None if path is None else str(Path(path).absolute())
+
+
+def _certificate(env: _Environ, signal: Signal) -> str | None:
+    name, path = _file(env, signal, "CERTIFICATE")
+    if path is not None:
+        _try_tls(name, path, "a PEM file of certificates", lambda context: context.load_verify_locations(path))
     return path
 
 
+def _client_files(env: _Environ, signal: Signal) -> tuple[str | None, str | None]:
+    """Return the files of the client's certificate and of its key, or neither."""
+    name, certificate = _file(env, signal, "CLIENT_CERTIFICATE")
+    key_name, key = _file(env, signal, "CLIENT_KEY")
+    if certificate is None:
+        if key is not None:
+            message = f"{key_name} is set without the certificate of the key; set {name} too, or unset it"
+            raise ConfigurationError(message)
+        return None, None
+    key = key or certificate
+    kind = f"a PEM file of a certificate, and its key, not encrypted, in the same file or in that of {key_name}"
+    _try_tls(name, certificate, kind, lambda context: context.load_cert_chain(certificate, key, password=""))
+    return certificate, key
+
+
+def _try_tls(name: str, path: str, kind: str, load: "Callable[[ssl.SSLContext], None]") -> None:
+    """Load files as it is going to be done, so that a mistake shows now."""
+    import ssl  # noqa: PLC0415  # takes milliseconds, and most never need it
+
+    try:
+        load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
+        raise _bad(name, path, f"that does not load ({reason}); give {kind}") from None
+
+
 def _resource_attributes(env: _Environ) -> Iterator[tuple[str, str]]:
-    for entry in (env.text("OTEL_RESOURCE_ATTRIBUTES") or "").split(","):
+    name = "OTEL_RESOURCE_ATTRIBUTES"
+    for entry in (env.text(name) or "").split(","):
         key, separator, value = entry.partition("=")
         if separator and key.strip():
             yield unquote(key).strip(), unquote(value).strip()
         elif entry.strip():
-            raise _bad("OTEL_RESOURCE_ATTRIBUTES", entry, "write key=value,key=value")
+            raise _bad(name, entry, "write key=value,key=value")
 
 
 def _sampling_ratio(env: _Environ) -> float:
     sampler = env.choice("OTEL_TRACES_SAMPLER", "parentbased_always_on", _SAMPLERS).removeprefix("parentbased_")
+    ratio = env.number("OTEL_TRACES_SAMPLER_ARG", 1, 0, 1)
     if sampler == "traceidratio":
-        return env.number("OTEL_TRACES_SAMPLER_ARG", 1, 0, 1)
+        return ratio
     return 0.0 if sampler == "always_off" else 1.0
 
 
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _DEFAULT_GRPC: Final = "http://localhost:4317"
+_OWN_EXPORTERS: Final[Mapping[Signal, frozenset[str]]] = {
+    "traces": frozenset({"none", "otlp"}),
+    "metrics": frozenset({"none", "otlp", "prometheus"}),
+}
+_URL_CHARACTERS: Final = re.compile(r"[!-~]+")
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_GRPC_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
+_GRPC_VALUE: Final = re.compile(r"[ -~]*")
 _SAMPLERS: Final = tuple(
     prefix + name for prefix in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
 )

@@ -27,7 +27,7 @@ class Transport(Protocol):
         """Return the body of a request, not compressed."""
 
     def send(self, body: bytes) -> Answer:
-        """Send a body; take no longer than the time-out of the settings, and raise nothing."""
+        """Send a body and raise nothing. Takes as long as the settings allow, and the time to look up the host."""
 
     def close(self) -> None:
         """Release the connection; the next ``send`` opens another."""

@@ -1,5 +1,6 @@
 """OTLP over gRPC."""
 
+import re
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,9 +24,6 @@ from periflow_otel.exporters.otlp_answers import (
 )
 from periflow_otel.messages import SCOPE_VERSION
 
-DEFAULT_MAX_BYTES: Final = 4 << 20
-"""Largest request that a gRPC server takes if nobody told it otherwise."""
-
 
 class GrpcTransport:
     """Sends requests over one channel, which is replaced after trouble.
@@ -36,7 +34,7 @@ class GrpcTransport:
     def __init__(self, settings: OtlpSettings) -> None:
         """Prepare; the first ``send`` connects."""
         self._settings = settings
-        self._target = _target(settings.endpoint)
+        self._target = urlsplit(settings.endpoint).netloc
         self._channel: grpc.Channel | None = None
 
     def encode(self, request: Message) -> bytes:
@@ -49,7 +47,7 @@ class GrpcTransport:
             reply = self._call(body)
         except grpc.RpcError as error:
             self.close()
-            return self._judge(error, len(body))
+            return self._judge(error)
         except (OSError, ValueError, TypeError) as error:  # a file or a header that cannot be used
             self.close()
             return Kept(f"{type(error).__name__} before the call ({self._target})", HOLD_S)
@@ -85,21 +83,15 @@ class GrpcTransport:
             return grpc.insecure_channel(self._target, options)
         return grpc.secure_channel(self._target, _credentials(self._settings), options)
 
-    def _judge(self, error: grpc.RpcError, size_bytes: int) -> Answer:
+    def _judge(self, error: grpc.RpcError) -> Answer:
         code, details = error.code(), error.details() or ""
         what = f"gRPC {code.name} from {self._target}"
-        retry_after_s = _retry_after(error)
-        is_too_large = code is grpc.StatusCode.RESOURCE_EXHAUSTED and size_bytes > DEFAULT_MAX_BYTES
-        if code is grpc.StatusCode.INVALID_ARGUMENT or (is_too_large and retry_after_s is None):
+        if code is grpc.StatusCode.INVALID_ARGUMENT or (code in _PERHAPS_TOO_LARGE and _TOO_LARGE.search(details)):
             text = clean(details, self._settings.headers)
             return Refused(f"{what}: {text}" if text else what)
         if "CERTIFICATE_VERIFY_FAILED" in details:
             return Kept(f"the certificate was not accepted ({self._target})", HOLD_S)
-        return Kept(what, HOLD_S if code in _LASTING else retry_after_s)
-
-
-def _target(endpoint: str) -> str:
-    return urlsplit(endpoint).netloc if "://" in endpoint else endpoint
+        return Kept(what, HOLD_S if code in _LASTING else _retry_after(error))
 
 
 def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:
@@ -115,12 +107,9 @@ def _content(path: str | None) -> bytes | None:
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:
-    """Return the pause that the receiver asks for, in seconds."""
+    """Return the pause that the receiver asks for, in seconds; None if it asks for none."""
     metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # named tuples
-    return _retry_info(metadata.get("grpc-status-details-bin", b""))
-
-
-def _retry_info(details: bytes) -> float | None:
+    details = metadata.get("grpc-status-details-bin", b"")
     info = RetryInfo()
     try:
         if not any(each.Unpack(info) for each in Status.FromString(details).details):
@@ -128,7 +117,7 @@ def _retry_info(details: bytes) -> float | None:
     except DecodeError:
         return None
     delay_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
-    return min(max(delay_s, 0.0), MAX_RETRY_AFTER_S)
+    return min(delay_s, MAX_RETRY_AFTER_S) if delay_s > 0 else None
 
 
 _METHODS: Final[dict[Signal, str]] = {
@@ -136,6 +125,10 @@ _METHODS: Final[dict[Signal, str]] = {
     "metrics": f"/{metrics_service_pb2.DESCRIPTOR.services_by_name['MetricsService'].full_name}/Export",
 }
 _COMPRESSIONS: Final = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
+# A server has no status of its own for a request that is too large: these are what gRPC's own server and those written
+# in Go, Java and Rust say. An answer that is too large for us ends in "CLIENT: Received message larger than max".
+_PERHAPS_TOO_LARGE: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE})
+_TOO_LARGE: Final = re.compile(r"^(?!CLIENT:).*(larger than max|exceeds maximum size|length too large)", re.DOTALL)
 # Wrong until somebody mends it. Of the rest, the specification would drop data at those that it does not retry, such
 # as INTERNAL; here it is kept, for a failure of the receiver is not one of the data.
 _LASTING: Final = frozenset(

@@ -1,7 +1,7 @@
 """OTLP over HTTP.
 
 The standard library's client does what is wanted here and nothing more: it follows no redirect, reads no ``.netrc``,
-decompresses nothing, and lets one deadline rule the whole request.
+and decompresses nothing. It is given a connected socket, so that one deadline rules the whole request.
 """
 
 import gzip
@@ -12,8 +12,9 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -67,7 +68,8 @@ class HttpTransport:
 
     def _exchange(self, body: bytes) -> "_Reply":
         connection = self._connect(time.monotonic() + self._settings.timeout_s)
-        connection.request("POST", self._path(), body, self._headers)
+        with suppress(BrokenPipeError, ConnectionResetError):  # a server may refuse a body that it has not read
+            connection.request("POST", self._path(), body, self._headers)
         with connection.getresponse() as response:
             reply = _Reply(
                 response.status,
@@ -85,24 +87,10 @@ class HttpTransport:
             self._socket.deadline = deadline
             return self._connection
         self.close()
-        self._connection = connection = self._open()
-        connection.connect()
-        self._socket = _DeadlineSocket(connection.sock, deadline)
-        connection.sock = self._socket
-        return connection
-
-    def _open(self) -> HTTPConnection:
-        url, timeout_s = self._url, self._settings.timeout_s
-        host = url.hostname or ""
-        if url.scheme != "https":
-            return HTTPConnection(host, url.port, timeout=timeout_s)
-        context = _tls_context(self._settings)
-        if self._settings.proxy is None:
-            return HTTPSConnection(host, url.port, timeout=timeout_s, context=context)
-        proxy = urlsplit(self._settings.proxy)
-        connection = HTTPSConnection(proxy.hostname or "", proxy.port or 80, timeout=timeout_s, context=context)
-        connection.set_tunnel(host, url.port or 443, _proxy_headers(proxy))
-        return connection
+        self._socket = _DeadlineSocket(_connect(self._url, self._settings, deadline), deadline)
+        self._connection = HTTPConnection(self._url.hostname or "", self._url.port or 80)
+        self._connection.sock = self._socket
+        return self._connection
 
     def _path(self) -> str:
         path = self._url.path or "/"
@@ -158,9 +146,11 @@ class _DeadlineSocket:
         self._connected = connected
 
     def sendall(self, data: bytes) -> None:
-        """Send all of ``data``; here a socket's time-out is one for the whole."""
-        self._arm()
-        self._connected.sendall(data)
+        """Send all of ``data``."""
+        rest = memoryview(data)
+        while rest:
+            self._arm()
+            rest = rest[self._connected.send(rest) :]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return a file that reads from the socket."""
@@ -203,11 +193,71 @@ class _DeadlineReader(io.RawIOBase):
 
 
 def _headers(settings: OtlpSettings) -> dict[str, str]:
-    headers = {"user-agent": f"periflow_otel/{SCOPE_VERSION}", **dict(settings.headers)}
-    headers["content-type"] = "application/json" if settings.protocol == "http/json" else "application/x-protobuf"
+    own = {"content-type": "application/json" if settings.protocol == "http/json" else "application/x-protobuf"}
     if settings.compression == "gzip":
-        headers["content-encoding"] = "gzip"
-    return headers
+        own["content-encoding"] = "gzip"
+    given = {name: value for name, value in settings.headers if name not in _FRAMING}
+    return {"host": urlsplit(settings.endpoint).netloc, "user-agent": f"periflow_otel/{SCOPE_VERSION}", **given, **own}
+
+
+def _connect(url: SplitResult, settings: OtlpSettings, deadline: float) -> socket.socket:
+    """Connect to a receiver, through the proxy if there is one, and agree on TLS if it speaks that."""
+    host = url.hostname or ""
+    if url.scheme != "https":
+        return _dial(host, url.port or 80, deadline)
+    context = _tls_context(settings)
+    if settings.proxy is None:
+        connected = _dial(host, url.port or 443, deadline)
+    else:
+        connected = _dial_through(urlsplit(settings.proxy), f"{url.netloc}{'' if url.port else ':443'}", deadline)
+    connected.settimeout(_remaining_s(deadline))  # in a handshake, it is one for the whole
+    return context.wrap_socket(connected, server_hostname=host)
+
+
+def _dial(host: str, port: int, deadline: float) -> socket.socket:
+    """Connect to the first address of a host that answers; each has an equal share of the time that is left."""
+    failure = OSError("no address")
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        connected = socket.socket(family, kind, protocol)
+        connected.settimeout(_remaining_s(deadline) / (len(addresses) - index))
+        try:
+            connected.connect(address)
+        except OSError as error:
+            connected.close()
+            failure = error
+        else:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers and body are two packets
+            return connected
+    raise failure
+
+
+def _dial_through(proxy: SplitResult, target: str, deadline: float) -> socket.socket:
+    """Have a proxy connect us to ``target``, a host with its port."""
+    connected = _dial(proxy.hostname or "", proxy.port or 80, deadline)
+    try:
+        status = _ask_proxy(_DeadlineSocket(connected, deadline), target, _proxy_login(proxy))
+    except BaseException:
+        connected.close()
+        raise
+    if status != 200:
+        connected.close()
+        message = f"the proxy answered {status}"
+        raise ConnectionError(message)
+    return connected
+
+
+def _ask_proxy(connected: "_DeadlineSocket", target: str, login: list[str]) -> int:
+    lines = f"CONNECT {target} HTTP/1.1", f"host: {target}", *login, "", ""
+    connected.sendall("\r\n".join(lines).encode())
+    # The answer to CONNECT has no body, like that to HEAD.
+    with HTTPResponse(connected, method="HEAD") as answer:  # type: ignore[arg-type]  # all that it uses is there
+        answer.begin()
+        return answer.status
+
+
+def _remaining_s(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
 
 
 def _tls_context(settings: OtlpSettings) -> ssl.SSLContext:
@@ -218,11 +268,11 @@ def _tls_context(settings: OtlpSettings) -> ssl.SSLContext:
     return context
 
 
-def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+def _proxy_login(proxy: SplitResult) -> list[str]:
     if proxy.username is None:
-        return {}
+        return []
     login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"proxy-authorization": f"Basic {b64encode(login.encode()).decode()}"}
+    return [f"proxy-authorization: Basic {b64encode(login.encode()).decode()}"]
 
 
 def _read(response: HTTPResponse) -> bytes:
@@ -254,6 +304,7 @@ def _retry_after(value: str) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
+_FRAMING: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _TOO_LARGE: Final = 413
 _BAD_DATA: Final = frozenset({400, 422})
 # The specification retries 429, 502, 503 and 504 only, and drops data at every other failure. Here it is kept, for a
