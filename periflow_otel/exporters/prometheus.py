@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, groupby
 from math import log2
 from pathlib import Path
 from typing import Final
@@ -138,8 +138,9 @@ class LatestPoints(Collector):
     def update(self, items: Iterable[tuple[RunStarted, Point]]) -> None:
         """Replace the points of the same series."""
         with self._lock:
-            for run, point in items:
-                self._points.setdefault(run, {})[point.instrument.name, point.attributes] = point
+            for run, group in groupby(items, lambda item: item[0]):
+                points = self._points.setdefault(run, {})
+                points.update(((point.instrument.name, point.attributes), point) for _, point in group)
 
     def forget(self, run: RunStarted) -> None:
         """Drop all points of a rank."""

@@ -43,10 +43,11 @@ def listen(host: str, port: int) -> socket.socket:
 class ScrapeServer:
     """Serves a page to GET and HEAD at ``/metrics`` until it is closed."""
 
-    def __init__(self, listener: socket.socket, render: Render) -> None:
+    def __init__(self, listener: socket.socket, render: Render, timeout_s: float = TIMEOUT_S) -> None:
         """Serve on a listening socket, which is closed in the end; ``render`` is called on the server's thread."""
         self._listener = listener
         self._render = render
+        self._timeout_s = timeout_s
         self._clients: dict[asyncio.Task[None], None] = {}
         self._loop = asyncio.new_event_loop()
         self._is_closing = asyncio.Event()
@@ -98,8 +99,8 @@ class ScrapeServer:
 
     async def _answer(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, asyncio.TimeoutError):
-            head = await asyncio.wait_for(self._read_head(connection), TIMEOUT_S)
-            await asyncio.wait_for(self._loop.sock_sendall(connection, self._reply(head)), TIMEOUT_S)
+            head = await asyncio.wait_for(self._read_head(connection), self._timeout_s)
+            await asyncio.wait_for(self._loop.sock_sendall(connection, self._reply(head)), self._timeout_s)
             connection.shutdown(socket.SHUT_WR)
 
     async def _read_head(self, connection: socket.socket) -> bytes:
