@@ -163,8 +163,8 @@ class RunSettings:
         """
         env = _Environ(environ)
         is_disabled = env.boolean("OTEL_SDK_DISABLED")
-        attributes = {"service.name": "periflow-training", **dict(_resource_attributes(env))}
-        service_name = attributes.pop("service.name")
+        attributes = dict(_resource_attributes(env))
+        service_name = attributes.pop("service.name", None) or "periflow-training"
         return cls(
             is_disabled=is_disabled,
             is_cloud=find_mode(environ) == "cloud",

@@ -5,6 +5,7 @@ What a receiver does is its ``behaviour``, which may be changed at any time; tho
 
 import gzip
 import json
+import math
 import socket
 import ssl
 import struct
@@ -104,10 +105,21 @@ Behaviour = Callable[["Exchange"], None]
 class FaultyReceiver(_Receiver):
     """An OTLP receiver over HTTP."""
 
-    def __init__(self, behaviour: Behaviour | None = None, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
-        """Listen on a loopback port; take everything unless ``behaviour`` says otherwise."""
+    def __init__(
+        self,
+        behaviour: Behaviour | None = None,
+        *,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+        max_body_bytes: float = math.inf,
+    ) -> None:
+        """Listen on a loopback port; take everything unless ``behaviour`` says otherwise.
+
+        A body over ``max_body_bytes`` is not read but answered at once with 413, and the connection is closed.
+        """
         super().__init__()
         self.behaviour = behaviour or ok
+        self.max_body_bytes = max_body_bytes
         self._server = _Server(("127.0.0.1", port), type("_Exchange", (Exchange,), {"receiver": self}))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -115,6 +127,15 @@ class FaultyReceiver(_Receiver):
         self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
+
+    @property
+    def connections(self) -> int:
+        """Number of connections that were made, from the start."""
+        return self._server.connections
+
+    def cut(self) -> None:
+        """Cut all connections and go on."""
+        self._server.cut()
 
     def close(self) -> None:
         """Cut all connections and free the port."""
@@ -130,9 +151,11 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.connections = 0
         self._open: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
         self._open.add(request)
         super().process_request(request, client_address)
 
@@ -165,7 +188,12 @@ class Exchange(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Note the request and behave."""
-        body = self.rfile.read(int(self.headers["content-length"]))
+        length = int(self.headers["content-length"])
+        if length > self.receiver.max_body_bytes:
+            self.close_connection = True
+            status(413)(self)
+            return
+        body = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         plain = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
         request = traces.ExportTraceServiceRequest if "trace" in self.path else metrics.ExportMetricsServiceRequest
