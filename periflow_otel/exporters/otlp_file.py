@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count, groupby
 from pathlib import Path
@@ -24,6 +24,8 @@ from periflow_otel.records import RunStarted
 from periflow_otel.translate.telemetry import Point, Span
 
 MAX_FILE_BYTES: Final = 64 << 20
+MAX_LINE_BYTES: Final = 1_000_000
+"""Longest line of more than one item. The Collector's receiver loses lines beyond 1 MiB."""
 MAX_OPEN_FILES: Final = 64
 """Of one exporter: far more than a node has ranks, and far fewer than a process may open."""
 
@@ -43,20 +45,44 @@ class _OtlpFile(Generic[_Item]):
     def export(self, items: Sequence[tuple[RunStarted, _Item]]) -> Outcome:
         """Append items, consecutive ones of a rank in one line; stop at the first line that cannot be written."""
         delivered = 0
-        for log, group in groupby(items, lambda item: item[0].local_log):
+        for run, group in groupby(items, lambda item: item[0]):
             batch = list(group)
-            if log is not None:
-                stem = f"{log.removesuffix('.log')}.{self._signal}"
+            if run.local_log is None:
+                delivered += len(batch)
+                continue
+            stem = f"{run.local_log.removesuffix('.log')}.{self._signal}"
+            for count_of_line, line in self._lines(batch):
                 try:
-                    self._files.append(stem, to_json_line(self._request(batch)).encode() + b"\n")
+                    self._files.append(stem, line)
                 except OSError as error:
                     return Outcome(delivered, message=f"cannot write {stem}.jsonl: {error.strerror}")
-            delivered += len(batch)
+                delivered += count_of_line
         return Outcome(delivered)
+
+    def _lines(self, batch: Sequence[tuple[RunStarted, _Item]]) -> Iterator[tuple[int, bytes]]:
+        """Yield lines, each with the number of items in it: one, or more where that would be too long."""
+        line = _line(self._request(batch))
+        if len(line) > MAX_LINE_BYTES and len(batch) > 1:
+            middle = len(batch) // 2
+            yield from self._lines(batch[:middle])
+            yield from self._lines(batch[middle:])
+        else:
+            yield len(batch), line
 
     def close(self) -> None:
         """Close the files."""
         self._files.close()
+
+
+def _line(request: Message) -> bytes:
+    """Write the items of one rank as a line, the resource last.
+
+    Ranks of a node share their resource, and the Collector takes files with the same first 1000 bytes for one.
+    """
+    ((field, (group,)),) = request.ListFields()
+    resource = to_json_line(group.resource)
+    group.ClearField("resource")
+    return f'{{"{field.json_name}":[{to_json_line(group)[:-1]},"resource":{resource}}}]}}\n'.encode()
 
 
 class OtlpSpanFile(_OtlpFile[Span]):
@@ -163,6 +189,7 @@ def _take_back(file: int, written: int) -> None:
 def _number(stem: str, file: int) -> None:
     """Give the file the next free number, unless it is no longer the one of that name."""
     path = f"{stem}.jsonl"
-    if os.path.samestat(os.lstat(path), os.fstat(file)):
-        free = next(name for number in count(1) if not os.path.lexists(name := f"{stem}.{number}.jsonl"))
-        Path(path).rename(free)
+    with suppress(FileNotFoundError):  # somebody has moved it away
+        if os.path.samestat(os.lstat(path), os.fstat(file)):
+            free = next(name for number in count(1) if not os.path.lexists(name := f"{stem}.{number}.jsonl"))
+            Path(path).rename(free)
