@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from periflow_otel import ids, names
-from periflow_otel.clock import SYSTEM, Clock
+from periflow_otel.clock import Clock, current_clock
 from periflow_otel.config import Environ, RunSettings, fallback_state_dir
 from periflow_otel.context import OpenSpan, current_number
 from periflow_otel.errors import (
@@ -70,7 +70,7 @@ class TrainingRun:
         run_id: str | None = None,
         initial_step: int | None = None,
         environ: Environ = os.environ,
-        clock: Clock = SYSTEM,
+        clock: Clock | None = None,
     ) -> None:
         """Begin a run: find out who this process is, open its journal, and see to it that an agent is there.
 
@@ -83,7 +83,7 @@ class TrainingRun:
             initial_step: Steps that earlier attempts did; the first step of this one is the next. Default:
                 ``PROCESSED_ITERS`` in cloud mode, else 0.
             environ: Where settings come from.
-            clock: What tells the time.
+            clock: What tells the time. Default: the system.
 
         Raises:
             ConfigurationError: An argument or a variable has a value that cannot be used.
@@ -92,8 +92,7 @@ class TrainingRun:
         """
         self._settings = settings = RunSettings.from_environ(environ)
         self._environ = environ
-        self._clock = clock
-        self._time_ns, self._monotonic_ns = clock
+        self._time_ns, self._monotonic_ns = clock or current_clock()
         identity = find_identity(environ)
         initial = _initial_step(environ, initial_step, is_cloud=settings.is_cloud)
         target = _target_step(total_train_steps, initial, is_cloud=settings.is_cloud)
