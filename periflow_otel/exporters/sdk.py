@@ -107,9 +107,9 @@ _Interface = TypeVar("_Interface", bound=SpanExporter | MetricExporter)
 def _load(signal: str, name: str, interface: type[_Interface]) -> _Interface:
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     registered = entry_points(group=f"opentelemetry_{signal}_exporter")
+    known = ", ".join(sorted({"none", "otlp", *registered.names} - {name}))
     found = next(iter(registered.select(name=name)), None)
     if found is None:
-        known = ", ".join(sorted({"none", "otlp", *registered.names}))
         message = f"{variable} names {name!r}, which is not installed; choose from {known}, or install its package"
         raise ConfigurationError(message)
     try:
@@ -118,7 +118,8 @@ def _load(signal: str, name: str, interface: type[_Interface]) -> _Interface:
         message = f"the exporter {name!r} of {variable} cannot start ({type(error).__name__}); see its documentation"
         raise ConfigurationError(message) from error
     if not isinstance(exporter, interface):
-        message = f"{variable} names {name!r}, which is a {type(exporter).__name__}, not a {interface.__name__}"
+        kind = type(exporter).__name__
+        message = f"{variable} names {name!r}, which is a {kind} and no {interface.__name__}; choose from {known}"
         raise ConfigurationError(message)
     return exporter
 
@@ -148,14 +149,14 @@ def sdk_metrics(items: Iterable[tuple[RunStarted, Point]]) -> MetricsData:
 
 def _span(span: Span, resource: resources.Resource) -> ReadableSpan:
     return ReadableSpan(
-        name=text(span.name),
+        name=_text(span.name),
         context=_context(span.trace_id, span.span_id),
         parent=None if span.parent_span_id is None else _context(span.trace_id, span.parent_span_id),
         resource=resource,
         attributes=_attributes(span.attributes.items()),
-        events=[Event(text(name), _attributes(values.items()), time_ns) for name, time_ns, values in span.events],
+        events=[Event(_text(name), _attributes(values.items()), time_ns) for name, time_ns, values in span.events],
         links=[Link(_context(link.trace_id, link.span_id)) for link in span.links],
-        status=Status() if span.error is None else Status(StatusCode.ERROR, text(span.error)),
+        status=Status() if span.error is None else Status(StatusCode.ERROR, _text(span.error)),
         start_time=span.start_unix_ns,
         end_time=span.end_unix_ns,
         instrumentation_scope=_SCOPE,
@@ -166,13 +167,18 @@ def _context(trace_id: int, span_id: int) -> SpanContext:
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
 
 
+def _text(value: str) -> str:
+    """Return text that every receiver takes, as plain ``str``: exporters copy it, which a ``Name`` does not allow."""
+    return str(text(value))
+
+
 @lru_cache(maxsize=64)
 def _resource(resource: Resource) -> resources.Resource:
     return resources.Resource(_attributes(resource.attributes))
 
 
 def _attributes(attributes: Iterable[tuple[str, AttributeValue]]) -> dict[str, Any]:
-    return {text(key): attribute(value) for key, value in attributes}
+    return {_text(key): attribute(value) for key, value in attributes}
 
 
 def _resource_metrics(resource: Resource, points: list[Point]) -> ResourceMetrics:
@@ -182,7 +188,7 @@ def _resource_metrics(resource: Resource, points: list[Point]) -> ResourceMetric
 
 def _metric(points: Sequence[Point]) -> Metric:
     instrument = points[0].instrument
-    return Metric(text(instrument.name), text(instrument.meaning), instrument.unit, _data(points))
+    return Metric(_text(instrument.name), _text(instrument.meaning), instrument.unit, _data(points))
 
 
 def _data(points: Sequence[Point]) -> Gauge | Sum | SdkHistogram | SdkExponentialHistogram:
