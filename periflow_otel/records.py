@@ -4,6 +4,7 @@ Every value that can be recorded comes back equal. What MessagePack has no word 
 integers beyond 64 bits, and text that is not valid Unicode.
 """
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -143,12 +144,14 @@ def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any]) -> by
         ValueError: A key or the whole is too long.
     """
     try:
-        # Joining is the cheapest check that all keys are text, and bounds the longest of them.
-        if _SCALARS.issuperset(map(type, values.values())) and len("".join(values)) <= MAX_KEY_CHARS:
-            payload = _encode(Metric(step, time_unix_ns, values))  # type: ignore[arg-type]  # dict or like it
+        # Joining is the cheapest check that all keys are text, and mostly tells that none is too long.
+        if _SCALARS.issuperset(map(type, dict.values(values))) and (  # type: ignore[arg-type]  # no dict: TypeError
+            len("".join(values)) <= MAX_KEY_CHARS or max(map(len, values)) <= MAX_KEY_CHARS
+        ):
+            payload = _encode(Metric(step, time_unix_ns, values))  # type: ignore[arg-type]  # a dict, as just seen
             if len(payload) <= MAX_RECORD_BYTES:
                 return payload
-    except (TypeError, AttributeError, OverflowError, UnicodeEncodeError):
+    except (TypeError, OverflowError, UnicodeEncodeError):
         pass  # The slow way either finds a way to record it or says what is wrong.
     return encode(Metric(step, time_unix_ns, plain_mapping(values)))
 
@@ -173,12 +176,14 @@ def _plain_key(key: object) -> Any:
             raise ValueError(message)
         return key.encode("utf-8", "replace").decode()
     if key is None or isinstance(key, int | float):
-        return msgspec.json.encode(key).decode()  # as the json module spells such keys
+        import json  # noqa: PLC0415  # such keys are rare
+
+        return json.dumps(key)  # they come back as from a JSON file
     message = f"the key {_short(key)} is not text"
     raise TypeError(message)
 
 
-def _plain(value: object, key: str, depth: int) -> Any:
+def _plain(value: object, key: str, depth: int) -> Any:  # noqa: PLR0911  # one for each kind of value
     if depth > _MAX_DEPTH:
         message = f"the value of {_short(key)} nests deeper than {_MAX_DEPTH}, or contains itself"
         raise ValueError(message)
@@ -210,10 +215,12 @@ def _scalar(value: object, key: str) -> object:
     except Exception as error:
         message = f"the value of {_short(key)}, a {type(value).__name__}, is not a single number: {error}"
         raise TypeError(message) from error
-    if not isinstance(number, bool | int | float):
-        message = f"the value of {_short(key)}, a {type(value).__name__}, holds {_short(number)}, not a number"
-        raise TypeError(message)
-    return number
+    if isinstance(number, int | float):
+        return number
+    if isinstance(number, numbers.Real):  # NumPy's long double has no Python number that is as exact
+        return float(number)
+    message = f"the value of {_short(key)}, a {type(value).__name__}, holds {_short(number)}, not a number"
+    raise TypeError(message)
 
 
 def _plain_integer(value: int) -> Any:
@@ -234,9 +241,8 @@ def _short(value: object) -> str:
     """Show a value in an error message: its type, and its beginning where that is safe to ask for."""
     if isinstance(value, str):
         return repr(value if len(value) <= 40 else value[:40] + "…")
-    if isinstance(value, bool | int | float | bytes | set | list | type(None)):
-        text = repr(value)
-        return f"{type(value).__name__} {text if len(text) <= 40 else text[:40] + '…'}"
+    if value is None or (isinstance(value, int | float) and abs(value) < 1 << 64):
+        return f"{type(value).__name__} {value!r}"
     return f"an object of type {type(value).__name__}"
 
 
@@ -248,7 +254,18 @@ def _decode_extension(code: int, data: memoryview) -> object:
 
 decode: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record, ext_hook=_decode_extension).decode
 """Decode one record. Raises ``msgspec.DecodeError`` for bytes that are none."""
-encode_run: Callable[[RunStarted], bytes] = _encode
-"""Encode the run for the header of a segment."""
-decode_run: Callable[[bytes], RunStarted] = msgspec.msgpack.Decoder(RunStarted).decode
-"""Decode the run from the header of a segment. Raises ``msgspec.DecodeError``."""
+_decode_any = msgspec.msgpack.Decoder(ext_hook=_decode_extension).decode
+
+
+def encode_run(run: RunStarted) -> bytes:
+    """Encode the run for the header of a segment. A path in it need not be valid text."""
+    return _encode(_plain(msgspec.to_builtins(run), "run", 0))
+
+
+def decode_run(blob: bytes) -> RunStarted:
+    """Decode the run from the header of a segment.
+
+    Raises:
+        msgspec.DecodeError: It is none, or of another version.
+    """
+    return msgspec.convert(_decode_any(blob), RunStarted)

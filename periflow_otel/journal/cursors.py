@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from periflow_otel.journal.reader import Position
+from periflow_otel.journal.segment import frame, unframe
 
 SUFFIX = ".cursor"
 
@@ -32,7 +33,8 @@ _decode = msgspec.msgpack.Decoder(Cursor).decode
 def load_cursor(folder: Path, consumer: str) -> Cursor:
     """Return the cursor of a consumer; at the beginning if there is none or it is damaged."""
     try:
-        return _decode((folder / (consumer + SUFFIX)).read_bytes())
+        payload = unframe((folder / (consumer + SUFFIX)).read_bytes())
+        return _decode(payload) if payload else Cursor()
     except (OSError, msgspec.DecodeError):
         return Cursor()
 
@@ -43,7 +45,7 @@ def save_cursor(folder: Path, consumer: str, cursor: Cursor) -> None:
     Raises:
         OSError: The disk takes nothing; the old cursor is still there.
     """
-    replace_file(folder / (consumer + SUFFIX), msgspec.msgpack.encode(cursor))
+    replace_file(folder / (consumer + SUFFIX), frame(msgspec.msgpack.encode(cursor)))
 
 
 def delivered_sequence(folder: Path, consumers: Iterable[str]) -> float:
@@ -61,9 +63,9 @@ def replace_file(path: Path, content: bytes) -> None:
     """
     descriptor, draft = tempfile.mkstemp(dir=path.parent)
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        os.replace(draft, path)
-    except OSError:
+        Path(draft).replace(path)
+    except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise

@@ -10,6 +10,7 @@
 Nodes have folders of their own because home directories are often shared, and a journal is for one machine.
 """
 
+import hashlib
 import os
 import re
 import socket
@@ -24,12 +25,16 @@ AGENT_LOG: Final = "agent.log"
 DISCOVERY_FILE: Final = "prometheus.json"
 LEDGER: Final = "ledger"
 
+_MAX_NAME_CHARS: Final = 200
 _JOURNAL: Final = re.compile(r"a(\d+)-r(\d+)")
 
 
 def run_folder(state_dir: Path, run_id: str) -> Path:
-    """Return the folder of a run; it need not exist."""
-    name = quote(run_id, safe=" ")
+    """Return the folder of a run; it need not exist. Different runs have different ones, whatever their ids."""
+    name = quote(run_id, safe=" ", errors="surrogatepass")
+    if len(name) > _MAX_NAME_CHARS:  # file systems take 255 bytes
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        name = f"{name[: _MAX_NAME_CHARS - 33]}~{digest[:32]}"
     return state_dir / (name if name.strip(".") else f"%2E{name}")
 
 
@@ -51,17 +56,32 @@ def journal_folder(folder: Path, attempt: int, rank: int) -> Path:
 
 def journal_folders(folder: Path) -> Iterator[Path]:
     """Yield the journals of a run, the oldest attempt first."""
-    try:
-        entries = sorted(os.listdir(folder))
-    except OSError:
-        return
-    yield from (folder / entry for entry in entries if _JOURNAL.fullmatch(entry))
+    found = [(_numbers(entry), entry) for entry in _entries(folder)]
+    yield from (entry for numbers, entry in sorted(found) if numbers)
 
 
 def last_attempt(folder: Path, rank: int) -> int:
     """Return the number of the last attempt in which a rank took part on this node; 0 if there was none."""
-    found = (_JOURNAL.match(entry.name) for place in (folder, folder / LEDGER) for entry in _entries(place))
-    return max((int(match[1]) for match in found if match and int(match[2]) == rank), default=0)
+    return max(_attempts(folder, rank), default=0)
+
+
+def claim_journal(folder: Path, rank: int, attempt: int | None = None) -> tuple[int, Path]:
+    """Create the folder of a journal that no other process has or had, and return it with its attempt.
+
+    Args:
+        folder: The folder of the run on this node; it exists.
+        rank: Who claims it.
+        attempt: The number to begin with. It counts up while that attempt of the rank is taken. Default: one more
+            than the last.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    taken = _attempts(folder, rank)
+    number = max(taken, default=0) + 1 if attempt is None else attempt
+    while number in taken or not _create(journal_folder(folder, number, rank)):
+        number += 1
+    return number, journal_folder(folder, number, rank)
 
 
 def make_private(folder: Path) -> None:
@@ -70,13 +90,36 @@ def make_private(folder: Path) -> None:
     Raises:
         OSError: It cannot be made, is a link, or belongs to somebody else.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.parent.exists():
+        make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         message = f"{folder} is not a folder of this user"
         raise PermissionError(message)
     if status.st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def _create(folder: Path) -> bool:
+    """Create a folder that is not there; return whether it was this process that did."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _attempts(folder: Path, rank: int) -> set[int]:
+    """Return the numbers of the attempts in which a rank took part on this node, over or not."""
+    entries = (entry for place in (folder, folder / LEDGER) for entry in _entries(place))
+    return {numbers[0] for entry in entries if (numbers := _numbers(entry)) and numbers[1] == rank}
+
+
+def _numbers(entry: Path) -> tuple[int, ...]:
+    """Return the attempt and the rank that an entry is about; nothing if it is about none."""
+    match = _JOURNAL.fullmatch(entry.name)
+    return (int(match[1]), int(match[2])) if match else ()
 
 
 def _entries(folder: Path) -> Iterator[Path]:

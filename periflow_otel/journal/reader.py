@@ -1,7 +1,6 @@
 """The reading end of a journal, in the agent: whole records in order, and an exact count of what is missing."""
 
 import contextlib
-import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -9,6 +8,7 @@ import msgspec
 
 from periflow_otel.journal.segment import (
     COMMIT,
+    SCARCE,
     STEP,
     STEP_STARTED_UNIX_NS,
     URGENT_SEQUENCE,
@@ -17,11 +17,16 @@ from periflow_otel.journal.segment import (
     segment_indices,
     segment_path,
     split_commit,
+    unframe,
 )
-from periflow_otel.records import Record, RunStarted, decode
+from periflow_otel.records import MAX_RECORD_BYTES, Record, RunStarted, decode
 
 READ_BYTES: Final = 256 << 10
 """How much of a segment is read at a time."""
+OPEN_SEGMENTS: Final = 8
+"""How many segments of a rank are kept open, for consumers in different places."""
+
+_LARGEST_FRAME_BYTES: Final = frame_head.size + MAX_RECORD_BYTES
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
@@ -64,15 +69,23 @@ class JournalReader:
         self._segments: dict[int, Segment | None] = {}
 
     def run(self) -> RunStarted | None:
-        """Return who wrote the journal, or None if no segment can tell."""
-        for index in segment_indices(self.folder):
+        """Return who wrote the journal, or None if no segment can tell.
+
+        Raises:
+            OSError: This process has too many files open.
+        """
+        for index in self._indices():
             if segment := self._segment(index):
                 return segment.run
         return None
 
     def head(self) -> Head:
-        """Return the present state of the rank; zeros if there is no segment."""
-        for index in reversed(segment_indices(self.folder)):
+        """Return the present state of the rank; zeros if there is no segment.
+
+        Raises:
+            OSError: This process has too many files open.
+        """
+        for index in reversed(self._indices()):
             if segment := self._segment(index):
                 words = segment.words()
                 count, _ = split_commit(words[COMMIT])
@@ -83,90 +96,95 @@ class JournalReader:
     def read(self, position: Position, max_records: int) -> Chunk:
         """Return the records after ``position``: at most ``max_records``, none if there are no more yet.
 
-        Raises nothing: what is damaged is passed over and counted as lost.
+        What is damaged or gone is passed over and counted as lost.
+
+        Raises:
+            OSError: This process has too many files open; nothing is passed over.
         """
         records: list[Record] = []
         lost = 0
         while len(records) < max_records:
             # Asked before the frames are read: once there is a next segment, this one grows no more.
-            following = self._following(position.segment)
+            following = next((index for index in self._indices() if index > position.segment), None)
             chunk = self._read_segment(position, max_records - len(records))
+            if chunk.position == position:
+                if following is None:
+                    break
+                chunk = self._enter(following, position)
             records += chunk.records
             lost += chunk.lost
-            progressed = chunk.position != position
             position = chunk.position
-            if progressed:
-                continue
-            if following is None:
-                break
-            entered, missed = self._enter(following, position)
-            position = entered
-            lost += missed
         return Chunk(records, position, lost)
 
     def forget(self, before: int) -> None:
         """Delete the segments before index ``before``: everybody has had them."""
-        for index in segment_indices(self.folder):
+        for index in self._indices():
             if index < before:
-                segment_path(self.folder, index).unlink(missing_ok=True)
-        for index in [index for index in self._segments if index < before]:
-            del self._segments[index]
+                with contextlib.suppress(OSError):
+                    segment_path(self.folder, index).unlink()
+
+    def _indices(self) -> list[int]:
+        """Return the indices of the segments that are there, and let go of those that are not: they take up space."""
+        indices = segment_indices(self.folder)
+        for index in set(self._segments).difference(indices):
+            self._segments.pop(index, None)
+        return indices
 
     def _segment(self, index: int) -> Segment | None:
         """Return a segment, or None where it is damaged or gone."""
-        if index not in self._segments:
-            try:
-                self._segments[index] = Segment(segment_path(self.folder, index))
-            except (ValueError, msgspec.DecodeError):
-                self._segments[index] = None
-            except OSError:
-                return None
-        return self._segments[index]
+        with contextlib.suppress(KeyError):
+            return self._segments[index]
+        try:
+            segment = Segment(segment_path(self.folder, index))
+        except (ValueError, msgspec.DecodeError):
+            segment = None
+        except OSError as error:
+            if error.errno in SCARCE:
+                raise
+            return None
+        self._segments[index] = segment
+        for oldest in list(self._segments)[:-OPEN_SEGMENTS]:
+            self._segments.pop(oldest, None)
+        return segment
 
-    def _following(self, index: int) -> int | None:
-        return next((each for each in segment_indices(self.folder) if each > index), None)
-
-    def _enter(self, index: int, position: Position) -> tuple[Position, int]:
+    def _enter(self, index: int, position: Position) -> Chunk:
         """Go to the beginning of a segment; what lies between is lost."""
         segment = self._segment(index)
         if segment is None:
-            return Position(index, 0, position.sequence), 0
+            return Chunk([], Position(index, 0, position.sequence), 0)
         missed = max(0, segment.first_sequence - position.sequence)
-        return Position(index, segment.data_offset, segment.first_sequence), missed
+        return Chunk([], Position(index, segment.data_offset, segment.first_sequence), missed)
 
     def _read_segment(self, position: Position, max_records: int) -> Chunk:
         segment = self._segment(position.segment)
         if segment is None:
             return Chunk([], position, 0)
         count, end = split_commit(segment.words()[COMMIT])
-        data = segment.read(position.offset, max(0, min(end - position.offset, READ_BYTES)))
-        records, size = _whole_records(data, max_records)
-        sequence = position.sequence + len(records)
-        reached = Position(position.segment, position.offset + size, sequence)
-        if records or reached.offset >= end:
-            return Chunk(records, reached, 0)
-        return self._read_large(segment, reached, end, segment.first_sequence + count)
-
-    def _read_large(self, segment: Segment, position: Position, end: int, last_sequence: int) -> Chunk:
-        """Read a record that is larger than a read, or give up the rest of a damaged segment."""
-        records, size = _whole_records(segment.read(position.offset, end - position.offset), 1)
-        if records:
-            return Chunk(records, Position(position.segment, position.offset + size, position.sequence + 1), 0)
-        lost = max(0, last_sequence - position.sequence)
-        return Chunk([], Position(position.segment, end, position.sequence + lost), lost)
+        rest = max(0, end - position.offset)
+        chunk = _whole_frames(segment.read(position.offset, min(rest, READ_BYTES)), position, max_records)
+        if chunk.position == position and rest > READ_BYTES:
+            chunk = _whole_frames(segment.read(position.offset, min(rest, _LARGEST_FRAME_BYTES)), position, 1)
+        if chunk.position == position and rest:
+            return _give_up(position, end, segment.first_sequence + count)
+        return chunk
 
 
-def _whole_records(data: bytes, max_records: int) -> tuple[list[Record], int]:
-    """Return the whole records at the beginning of ``data``, and the bytes that they take."""
+def _whole_frames(data: bytes, position: Position, max_frames: int) -> Chunk:
+    """Return the records of the whole frames at the beginning of ``data``, which was read at ``position``."""
     records: list[Record] = []
-    offset = 0
-    view = memoryview(data)
-    with contextlib.suppress(msgspec.DecodeError):
-        while len(records) < max_records and offset + frame_head.size <= len(data):
-            size, checksum = frame_head.unpack_from(data, offset)
-            payload = view[offset + frame_head.size : offset + frame_head.size + size]
-            if len(payload) < size or zlib.crc32(payload) != checksum:
-                break
-            records.append(decode(payload))  # type: ignore[arg-type]  # msgspec takes any buffer
-            offset += frame_head.size + size
-    return records, offset
+    offset = frames = 0
+    while frames < max_frames and (payload := unframe(data, offset)):
+        offset += frame_head.size + len(payload)
+        frames += 1
+        try:
+            records.append(decode(payload))
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            continue  # whole and yet no record: of another version, perhaps; it costs nothing but itself
+    reached = Position(position.segment, position.offset + offset, position.sequence + frames)
+    return Chunk(records, reached, frames - len(records))
+
+
+def _give_up(position: Position, end: int, last_sequence: int) -> Chunk:
+    """Pass over the rest of a segment: behind a damaged frame, nobody knows where the next one begins."""
+    lost = max(0, last_sequence - position.sequence)
+    return Chunk([], Position(position.segment, end, position.sequence + lost), lost)

@@ -5,12 +5,14 @@ many frames count and where they end. It is written last and in one store, so a 
 middle of a frame leaves nothing that a reader could mistake for a record.
 """
 
+import errno
 import mmap
 import os
 import struct
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +24,8 @@ SUFFIX: Final = ".segment"
 
 # Header words. The first ones never change; CHECKSUM covers them and the run.
 MAGIC, FIRST_SEQUENCE, RUN_BYTES, CREATED_UNIX_NS, CREATED_MONOTONIC_NS, CHECKSUM = range(6)
-COMMIT, STEP, STEP_STARTED_UNIX_NS, URGENT_SEQUENCE = range(8, 12)
+# A reader copies the words in order: it may see an old step with a new commit, but never the reverse.
+STEP, STEP_STARTED_UNIX_NS, URGENT_SEQUENCE, COMMIT = range(8, 12)
 WORDS: Final = 16
 WORD_BYTES: Final = 8
 HEADER_BYTES: Final = WORDS * WORD_BYTES
@@ -33,13 +36,26 @@ OFFSET_MASK: Final = 0xFFFFFFFF
 ONE_FRAME: Final = 1 << 32
 """One in the upper half of ``COMMIT``: the number of frames."""
 
+SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say nothing about a file: there were too many others."""
+
 frame_head: Final = struct.Struct("<II")
 _words: Final = struct.Struct(f"={WORDS}Q")
+_PIECE_BYTES: Final = 256 << 10
 
 
 def frame(payload: bytes) -> bytes:
     """Return a payload with its length and checksum before it."""
     return frame_head.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def unframe(data: bytes, offset: int = 0) -> bytes | None:
+    """Return the payload of the frame at an offset, or None where no whole one is."""
+    if offset + frame_head.size > len(data):
+        return None
+    size, checksum = frame_head.unpack_from(data, offset)
+    payload = data[offset + frame_head.size : offset + frame_head.size + size]
+    return payload if size and len(payload) == size and zlib.crc32(payload) == checksum else None
 
 
 def split_commit(word: int) -> tuple[int, int]:
@@ -53,38 +69,53 @@ def segment_path(folder: Path, index: int) -> Path:
 
 
 def segment_indices(folder: Path) -> list[int]:
-    """Return the indices of the segments that are there, in order."""
+    """Return the indices of the segments that are there, in order; none if there is no such folder.
+
+    Raises:
+        OSError: This process has too many files open.
+    """
     try:
-        found = [entry.removesuffix(SUFFIX) for entry in os.listdir(folder) if entry.endswith(SUFFIX)]
-    except OSError:
+        stems = [entry.stem for entry in folder.iterdir() if entry.suffix == SUFFIX]
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise
         return []
-    return sorted(int(stem) for stem in found if stem.isdecimal())
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
-def create_segment(path: Path, run: RunStarted, first_sequence: int, size_bytes: int) -> mmap.mmap:
+def create_segment(
+    path: Path, run: RunStarted, first_sequence: int, size_bytes: int, progress: Sequence[int] = (0, 0, 0)
+) -> mmap.mmap:
     """Create a segment with its space reserved and its header written; return its mapping.
+
+    Args:
+        path: Where.
+        run: Who writes.
+        first_sequence: Number of records before it.
+        size_bytes: Its size; it never grows.
+        progress: The first values of the words from ``STEP`` to ``URGENT_SEQUENCE``.
 
     Raises:
         OSError: The file cannot be created, or its space cannot be had: better now than as SIGBUS later.
     """
-    header = _header(run, first_sequence)
+    header = _header(run, first_sequence, progress)
     draft = path.with_suffix(".new")
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(draft, flags, 0o600)
     try:
         _reserve(descriptor, size_bytes)
         mapping = mmap.mmap(descriptor, size_bytes)
+        mapping[: len(header)] = header
+        draft.rename(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
-    mapping[: len(header)] = header
-    draft.rename(path)
     return mapping
 
 
-def _header(run: RunStarted, first_sequence: int) -> bytes:
+def _header(run: RunStarted, first_sequence: int, progress: Sequence[int]) -> bytes:
     blob = encode_run(run)
     words = [0] * WORDS
     words[MAGIC] = MAGIC_NUMBER
@@ -93,6 +124,7 @@ def _header(run: RunStarted, first_sequence: int) -> bytes:
     words[CREATED_UNIX_NS] = time.time_ns()
     words[CREATED_MONOTONIC_NS] = time.monotonic_ns()
     words[CHECKSUM] = _checksum(words, blob)
+    words[STEP:COMMIT] = progress
     words[COMMIT] = HEADER_BYTES + len(blob)
     return _words.pack(*words) + blob
 
@@ -103,9 +135,27 @@ def _checksum(words: list[int], blob: bytes) -> int:
 
 def _reserve(descriptor: int, size_bytes: int) -> None:
     if sys.platform == "linux":
-        os.posix_fallocate(descriptor, 0, size_bytes)
-    else:  # macOS has no such call; written zeros are reserved ones
-        os.pwrite(descriptor, bytes(size_bytes), 0)
+        try:
+            # In pieces: where a signal interrupts the call it begins again, and with a profiler's signals never ends.
+            for offset in range(0, size_bytes, _PIECE_BYTES):
+                os.posix_fallocate(descriptor, offset, min(_PIECE_BYTES, size_bytes - offset))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+        else:
+            return
+    write_zeros(descriptor, size_bytes)
+
+
+def write_zeros(descriptor: int, size_bytes: int) -> None:
+    """Reserve the space of a file where the system has no call for it, as on macOS.
+
+    Raises:
+        OSError: There is not enough of it.
+    """
+    offset = 0
+    while offset < size_bytes:
+        offset += os.pwrite(descriptor, bytes(min(_PIECE_BYTES, size_bytes - offset)), offset)
 
 
 class Segment:
@@ -115,13 +165,14 @@ class Segment:
         """Open a segment.
 
         Raises:
-            OSError: The file is not there or cannot be read.
+            OSError: The file is not there or cannot be opened.
             ValueError: Its header is damaged.
+            msgspec.DecodeError: Its header is of another version.
         """
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         words = self.words()
-        blob = os.pread(self._descriptor, min(words[RUN_BYTES], SEGMENT_BYTES), HEADER_BYTES)
+        blob = self.read(HEADER_BYTES, min(words[RUN_BYTES], SEGMENT_BYTES))
         if words[MAGIC] != MAGIC_NUMBER or words[CHECKSUM] != _checksum(words, blob):
             message = f"the header of {path} is damaged"
             raise ValueError(message)
@@ -130,16 +181,15 @@ class Segment:
         self.data_offset = HEADER_BYTES + len(blob)
 
     def words(self) -> list[int]:
-        """Return the header words as they are now; zeros where the file is too short."""
-        return list(_words.unpack(os.pread(self._descriptor, HEADER_BYTES, 0).ljust(HEADER_BYTES, b"\0")))
+        """Return the header words as they are now; zeros where the file is too short or cannot be read."""
+        return list(_words.unpack(self.read(0, HEADER_BYTES).ljust(HEADER_BYTES, b"\0")))
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Return bytes of the file; fewer than asked for where it ends."""
-        return os.pread(self._descriptor, size_bytes, offset)
-
-    def is_dropped(self) -> bool:
-        """Tell whether the file has lost its name: the writer needed the space, or the agent was done with it."""
-        return os.fstat(self._descriptor).st_nlink == 0
+        """Return bytes of the file; fewer than asked for where it ends, none where the device fails."""
+        try:
+            return os.pread(self._descriptor, size_bytes, offset)
+        except OSError:
+            return b""
 
     def __del__(self) -> None:
         """Close the file when the last reader has let go of it."""

@@ -3,6 +3,7 @@
 import logging
 import mmap
 import os
+import sys
 import threading
 import time
 import weakref
@@ -10,6 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
+from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.segment import (
     COMMIT,
     HEADER_BYTES,
@@ -31,6 +33,8 @@ MEMORY_BYTES: Final = 32 << 20
 """How much is kept in memory while the disk takes nothing."""
 RETRY_INTERVAL_S: Final = 30.0
 """How often a disk that took nothing is asked again."""
+DROP_WARNING_INTERVAL_S: Final = 60.0
+"""How often it is said that the oldest records are dropped."""
 
 _log = logging.getLogger("periflow_otel")
 _writers: "weakref.WeakSet[JournalWriter]" = weakref.WeakSet()
@@ -39,8 +43,8 @@ _writers: "weakref.WeakSet[JournalWriter]" = weakref.WeakSet()
 class JournalWriter:
     """Appends records to the segments of one rank.
 
-    When ``append`` has returned, the record survives the death of the process. It may be called from several threads, and
-    from a signal handler that interrupts it. In a forked child it does nothing.
+    When ``append`` has returned, the record survives the death of the process. It may be called from several threads,
+    and from a signal handler that interrupts it. In a forked child it does nothing.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class JournalWriter:
             folder: Where the segments go.
             run: Who writes.
             max_bytes: Bound of all segments together; beyond it the oldest goes.
-            segment_bytes: Size of one segment.
+            segment_bytes: Size of one segment: a header and the largest record must fit.
         """
         self._folder = folder
         self._run = run
@@ -62,13 +66,14 @@ class JournalWriter:
         self._is_writing = False
         self._interrupting: deque[bytes] = deque()
         self._index = 0
-        self._map: mmap.mmap | None = None
+        self._map: mmap.mmap | bytearray = bytearray()
         self._words = memoryview(bytearray(HEADER_BYTES)).cast("Q")
         self._first_sequence = 0
         self._commit = 0
         self._capacity = 0
         self._memory = _Memory()
         self._retry_at_s = 0.0
+        self._drop_warning_due_s = 0.0
         self._is_inert = False
         _writers.add(self)
         self._open_next()
@@ -76,8 +81,9 @@ class JournalWriter:
     @property
     def sequence(self) -> int:
         """Number of records that were appended so far."""
-        count, _ = split_commit(self._commit)
-        return self._first_sequence + count + self._memory.taken
+        with self._lock:
+            count, _ = split_commit(self._commit)
+            return self._first_sequence + count + self._memory.dropped + len(self._memory.frames)
 
     def append(self, payload: bytes) -> None:
         """Append one encoded record of at most ``records.MAX_RECORD_BYTES``. Raises nothing when the disk is full."""
@@ -92,8 +98,8 @@ class JournalWriter:
                 self._write(frame(payload))
             finally:
                 self._is_writing = False
-            while self._interrupting:
-                self.append(self._interrupting.popleft())
+                while self._interrupting:
+                    self.append(self._interrupting.popleft())
 
     def begin_step(self, step: int, unix_ns: int) -> None:
         """Show the agent which step is going on, so that a stuck or a killed one is visible."""
@@ -105,11 +111,26 @@ class JournalWriter:
         """Ask the agent to deliver at once what was appended so far."""
         self._words[URGENT_SEQUENCE] = self.sequence
 
+    def close(self) -> None:
+        """Write what is still kept in memory, if the disk takes it by now; do nothing from then on."""
+        with self._lock:
+            if self._is_inert or self._is_writing:  # a signal handler closes: the call that it interrupted goes on
+                return
+            self._is_writing = True
+            try:
+                self._recover()
+            finally:
+                self.go_inert()
+            if self._memory.frames:
+                _log.warning("%d records could not be written into %s", len(self._memory.frames), self._folder)
+
     def go_inert(self) -> None:
-        """Do nothing from now on and touch nothing that is shared: this is a forked child, or the run is over."""
+        """Do nothing from now on, and touch nothing that is shared: this is a forked child."""
         self._is_inert = True
+        self._lock = threading.RLock()  # a thread that the child does not have may hold the other
         self._words = memoryview(bytearray(HEADER_BYTES)).cast("Q")
-        self._map = None
+        # A call that the fork interrupted writes into nothing.
+        self._map, self._capacity = bytearray(), sys.maxsize
 
     def _write(self, data: bytes) -> None:
         start = self._commit & OFFSET_MASK
@@ -117,49 +138,53 @@ class JournalWriter:
         if end > self._capacity:
             self._write_elsewhere(data)
             return
-        self._map[start:end] = data  # type: ignore[index]  # what has a capacity has a mapping
+        self._map[start:end] = data
         # An exception out of a signal handler between these two stores loses only the record whose call it ends.
         self._commit = self._words[COMMIT] = self._commit + ONE_FRAME + len(data)
 
     def _write_elsewhere(self, data: bytes) -> None:
         """Write into the next segment, or keep ``data`` in memory if the disk takes none."""
         if time.monotonic() >= self._retry_at_s and self._open_next():
+            self._recover()
             self._write(data)
         else:
             self._memory.keep(data)
 
     def _open_next(self) -> bool:
-        path = segment_path(self._folder, self._index + 1)
+        self._index += 1  # never used again, even if this comes to nothing: the agent may have seen it
+        path = segment_path(self._folder, self._index)
         first_sequence = self.sequence - len(self._memory.frames)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
             self._drop_oldest()
-            mapping = create_segment(path, self._run, first_sequence, self._segment_bytes)
+            progress = self._words[STEP:COMMIT].tolist()
+            mapping = create_segment(path, self._run, first_sequence, self._segment_bytes, progress)
         except OSError as error:
             self._give_up_for_now(error)
             return False
         words = memoryview(mapping)[:HEADER_BYTES].cast("Q")
-        for word in (STEP, STEP_STARTED_UNIX_NS, URGENT_SEQUENCE):
-            words[word] = self._words[word]
-        kept, self._memory = self._memory.frames, _Memory()
+        # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
+        words[STEP:COMMIT] = self._words[STEP:COMMIT]
         self._map, self._words, self._capacity = mapping, words, self._segment_bytes
-        self._first_sequence, self._commit = first_sequence, words[COMMIT]
-        self._index += 1
-        self._recover(kept)
+        self._first_sequence, self._commit, self._memory.dropped = first_sequence, words[COMMIT], 0
+        if self._retry_at_s:
+            self._retry_at_s = 0.0
+            _log.warning("the journal in %s can be written again", self._folder)
         return True
 
-    def _recover(self, kept: deque[bytes]) -> None:
-        """Write what was kept in memory while the disk took nothing."""
-        if self._retry_at_s:
-            _log.warning("the journal in %s can be written again", self._folder)
-            self._retry_at_s = 0.0
-        for data in kept:
-            self._write(data)
+    def _recover(self) -> None:
+        """Write what is kept in memory, as far as the disk takes it."""
+        frames = self._memory.frames
+        while frames and (len(frames[0]) <= self._capacity - (self._commit & OFFSET_MASK) or self._open_next()):
+            self._write(self._memory.take())
 
     def _drop_oldest(self) -> None:
         indices = segment_indices(self._folder)
-        for index in indices[: max(0, len(indices) + 1 - self._max_segments)]:
+        excess = indices[: max(0, len(indices) + 1 - self._max_segments)]
+        for index in excess:
             segment_path(self._folder, index).unlink(missing_ok=True)
+        if excess and time.monotonic() >= self._drop_warning_due_s:
+            self._drop_warning_due_s = time.monotonic() + DROP_WARNING_INTERVAL_S
             _log.warning(
                 "the journal in %s has reached its bound; its oldest records are dropped. Is the agent or the "
                 "collector down? PERIFLOW_JOURNAL_MAX_BYTES raises the bound.",
@@ -171,11 +196,11 @@ class JournalWriter:
             _log.warning(
                 "the journal in %s cannot be written (%s); training goes on, up to %d MiB are kept in memory",
                 self._folder,
-                error.strerror,
+                error.strerror or error,
                 MEMORY_BYTES >> 20,
             )
         self._retry_at_s = time.monotonic() + RETRY_INTERVAL_S
-        self._map, self._capacity = None, 0
+        self._capacity = 0
 
 
 class NoJournal:
@@ -192,6 +217,9 @@ class NoJournal:
     def ask_for_delivery(self) -> None:
         """Ask nobody."""
 
+    def close(self) -> None:
+        """Do nothing more, as before."""
+
     def go_inert(self) -> None:
         """Do nothing more, as before."""
 
@@ -199,19 +227,24 @@ class NoJournal:
 class _Memory:
     """Frames that the disk did not take, the oldest dropped first."""
 
-    __slots__ = ("frames", "size_bytes", "taken")
+    __slots__ = ("dropped", "frames", "size_bytes")
 
     def __init__(self) -> None:
         self.frames: deque[bytes] = deque()
         self.size_bytes = 0
-        self.taken = 0
+        self.dropped = 0
 
     def keep(self, data: bytes) -> None:
         self.frames.append(data)
-        self.taken += 1
         self.size_bytes += len(data)
         while self.size_bytes > MEMORY_BYTES:
-            self.size_bytes -= len(self.frames.popleft())
+            self.take()
+            self.dropped += 1
+
+    def take(self) -> bytes:
+        data = self.frames.popleft()
+        self.size_bytes -= len(data)
+        return data
 
 
 def _forget_parent() -> None:
