@@ -4,14 +4,20 @@ An id is a hash of what it stands for. The same step has the same ids in every r
 duplicate recognisable, and on every rank, which makes one trace of a step.
 """
 
+import re
 from hashlib import blake2b
+from typing import Final
 
 TraceId = int
 """128 bits, not 0."""
 SpanId = int
 """64 bits, not 0."""
 
-_RATIO_BITS = (1 << 64) - 1
+_RATIO_BITS: Final = (1 << 64) - 1
+_TRACEPARENT: Final = re.compile(
+    "(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
+)
+"""Version ff is forbidden, version 00 ends where it is known to end, and others may go on."""
 
 
 def step_trace_id(run_id: str, attempt: int, step: int) -> TraceId:
@@ -57,6 +63,12 @@ def is_sampled(trace_id: TraceId, ratio: float) -> bool:
         ratio: Share of traces to keep, 0 to 1.
     """
     return (trace_id & _RATIO_BITS) < round(ratio * (1 << 64))
+
+
+def parse_traceparent(text: str | None) -> tuple[TraceId | None, SpanId | None]:
+    """Return the trace and the span that a W3C ``traceparent`` names, or None for both if it names none."""
+    match = _TRACEPARENT.fullmatch(text or "")
+    return (int(match[1], 16), int(match[2], 16)) if match else (None, None)
 
 
 def _hash(text: str, size_bytes: int) -> int:

@@ -6,7 +6,6 @@ step is held until the next one begins.
 
 import json
 import math
-import re
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -61,7 +60,7 @@ class SpanTranslator:
         self._target: dict[str, AttributeValue] = {}
         if run.total_steps is not None:
             self._target[names.TARGET_STEP] = run.total_steps
-        launcher_trace_id, self._launcher_span_id = parse_traceparent(run.traceparent)
+        launcher_trace_id, self._launcher_span_id = ids.parse_traceparent(run.traceparent)
         self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt)
         self._run_span_id = ids.run_span_id(run.run_id, run.attempt, run.rank)
         self.state = msgspec.msgpack.decode(state, type=SpanState) if state else SpanState(last_step=run.initial_step)
@@ -302,12 +301,6 @@ class SpanTranslator:
         )
 
 
-def parse_traceparent(text: str | None) -> tuple[ids.TraceId | None, ids.SpanId | None]:
-    """Return the trace and span id of a W3C ``traceparent``, or None for each where it has none."""
-    match = _TRACEPARENT.fullmatch(text or "")
-    return (int(match[1], 16) or None, int(match[2], 16) or None) if match else (None, None)
-
-
 def save_type(record: Checkpoint) -> str:
     """Return what kind of save a checkpoint is, as PeriFlow spells it."""
     return "EMERGENCY" if record.is_emergency else "NORMAL"
@@ -332,6 +325,3 @@ def number(value: int) -> int | float:
         return float(value)
     except OverflowError:
         return math.copysign(math.inf, value)
-
-
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}.*")
