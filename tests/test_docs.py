@@ -13,14 +13,20 @@ from periflow_otel import names
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-CODE_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def _code_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+CODE_BLOCKS = _code_blocks(README)
 
 
 def _run(*command: str | Path, folder: Path = ROOT) -> str:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PERIFLOW_"))}
     environ |= {"PERIFLOW_STATE_DIR": str(folder / "state"), "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -33,6 +39,14 @@ def test_the_readme_has_code():
 def test_the_code_of_the_readme_runs(number: int, tmp_path: Path):
     """Every Python block of the README is a script that ends well."""
     _run(sys.executable, "-c", CODE_BLOCKS[number], folder=tmp_path)
+
+
+def test_the_code_of_the_testing_page_passes(tmp_path: Path):
+    """Its blocks, put together, are a test file in which every test passes."""
+    blocks = _code_blocks((ROOT / "docs" / "testing.md").read_text("utf-8"))
+    (tmp_path / "test_page.py").write_text("\n\n".join(blocks), "utf-8")
+    shown = _run(sys.executable, "-m", "pytest", "test_page.py", folder=tmp_path)
+    assert f" {len(blocks)} passed" in shown
 
 
 def test_the_table_of_telemetry_is_up_to_date():
