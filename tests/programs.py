@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,10 +153,10 @@ class Collector(Program):
     A request is in the file when it has been answered, also if the collector is killed then.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Start it with its configuration and output in ``folder``."""
+    def __init__(self, folder: Path, ports: Sequence[int] = ()) -> None:
+        """Start it with its configuration and output in ``folder``, on ports for gRPC and HTTP or on free ones."""
         folder.mkdir(parents=True, exist_ok=True)
-        grpc_port, http_port = free_ports(2)
+        grpc_port, http_port = ports or free_ports(2)
         self.http_endpoint = f"http://127.0.0.1:{http_port}"
         self.grpc_endpoint = f"http://127.0.0.1:{grpc_port}"
         self._traces, self._metrics = folder / "traces.pb", folder / "metrics.pb"

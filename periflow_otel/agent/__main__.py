@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from periflow_otel.agent.agent import Agent
+from periflow_otel.agent.agent import QUIET_AFTER_S, Agent
 from periflow_otel.agent.leftovers import deliver_leftovers
 from periflow_otel.config import ExportSettings, find_state_dir
 from periflow_otel.errors import ConfigurationError
@@ -36,12 +36,12 @@ def main(folder: Path, lock: int) -> None:
     sweep = threading.Thread(target=deliver_leftovers, args=(find_state_dir(os.environ), settings, agent), daemon=True)
     sweep.start()
     agent.serve()
-    sweep.join(settings.linger_s)
+    sweep.join(max(settings.linger_s, QUIET_AFTER_S))
 
 
 def _close_all_beyond(last: int) -> None:
     """Close what training holds open and did not mark as its own: a socket kept here would block its port."""
-    for descriptor in map(int, os.listdir("/dev/fd")):
+    for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
         if descriptor > last:
             with suppress(OSError):  # the one that the list was read through
                 os.close(descriptor)

@@ -19,7 +19,7 @@ from periflow_otel.journal.cursors import load_cursor
 LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at."""
 QUIET_AFTER_S: Final = 2.0
-"""How long after the last rank the agent may still say something to the person before the screen."""
+"""How long after the last rank, and the last success, the agent may still say something to whoever reads along."""
 _STOP_TIMEOUT_S: Final = 1.0
 
 _log = logging.getLogger("periflow_otel")
@@ -48,7 +48,7 @@ class Agent:
         """
         self.folder = folder
         self.linger_s = settings.linger_s
-        """Seconds to go on trying when all ranks are gone."""
+        """Seconds to go on trying when all ranks are gone and nothing succeeds; a first attempt is always made."""
         self._settings = settings
         self._lock = lock
         self._is_live = is_live
@@ -105,19 +105,35 @@ class Agent:
                 consumer.stop(_STOP_TIMEOUT_S)
 
     def _watch(self) -> None:
-        alone_since_s = time.monotonic()
+        idle_since_s = time.monotonic()
+        progress = -1
         while not self._stopping.is_set():
             self._look()
-            if any(journal.is_alive for journal in self._journals.values()):
-                alone_since_s = time.monotonic()
-            alone_s = time.monotonic() - alone_since_s
-            is_done = not self._journals
-            if alone_s > QUIET_AFTER_S or is_done:
+            is_alive = any(journal.is_alive for journal in self._journals.values())
+            if is_alive or progress != self._progress():
+                idle_since_s, progress = time.monotonic(), self._progress()
+            idle_s = time.monotonic() - idle_since_s
+            is_done = not is_alive and not self._has_work()
+            if is_done or (not is_alive and idle_s > QUIET_AFTER_S):
                 self._become_quiet()
-            if is_done or alone_s > self.linger_s:
+            if is_done or idle_s > max(self.linger_s, QUIET_AFTER_S):
                 return
             self._stopping.wait(LOOK_INTERVAL_S)
         self._look()
+
+    def _progress(self) -> int:
+        """Return a number that changes when something is delivered."""
+        return sum(
+            consumer.position(journal).sequence for journal in self._journals.values() for consumer in self._consumers()
+        )
+
+    def _has_work(self) -> bool:
+        """Tell whether there is something to deliver that may yet succeed."""
+        return any(
+            consumer is not None and not consumer.is_complete(journal)
+            for journal in self._journals.values()
+            for consumer in (*map(self._durable.get, journal.run.consumers), *self._live)
+        )
 
     def _look(self) -> None:
         self._journals = find_journals(self.folder, self._journals)

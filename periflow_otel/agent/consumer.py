@@ -146,7 +146,7 @@ class Consumer:
         while not self._stopping.is_set():
             try:
                 has_more = self._round()
-            except Exception:
+            except Exception:  # noqa: BLE001  # whatever it is, the next round may succeed
                 _log.exception("%s failed unexpectedly; trying again", self.name)
                 self._tracks.clear()  # back to the committed state
                 has_more = False
@@ -224,7 +224,7 @@ class Consumer:
     def _feed(self, track: _Track, record: Record) -> None:
         try:
             track.translator.feed(record)
-        except Exception:
+        except Exception:  # noqa: BLE001  # one record must not hold up all others
             _log.exception("%s cannot translate a record; it is dropped", self.name)
             track.dropped["untranslatable"] += 1
         if isinstance(record, RunFinished):

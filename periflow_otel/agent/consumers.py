@@ -106,9 +106,7 @@ def live_consumers(settings: ExportSettings, folder: Path, reports: Reports) -> 
         )
     if settings.shows_console:
         console = _load("console", "Console")
-        yield Consumer(
-            "console", console, PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LIVE_REFRESH_S
-        )
+        yield Consumer("console", console, PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LIVE_REFRESH_S)
 
 
 def _translator(stem: str, signal: str, settings: ExportSettings) -> Callable[[RunStarted, bytes], Translator]:

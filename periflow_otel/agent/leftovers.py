@@ -1,6 +1,5 @@
 """Journals that earlier runs have left behind, because the agent or the machine ended before all was delivered."""
 
-import logging
 import shutil
 import time
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from periflow_otel.config import ExportSettings, find_state_dir
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.logs import LOGGER, keep_quiet
+from periflow_otel.logs import keep_quiet
 
 REPLAY_TIMEOUT_S = 60.0
 

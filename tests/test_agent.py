@@ -1,0 +1,288 @@
+"""The agent delivers everything that was recorded, whatever happens to training, to the receiver or to itself."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from faulty_receiver import FaultyReceiver, blackhole
+from programs import Collector, free_ports, wait_until
+from training import (
+    Recorded,
+    Training,
+    agents,
+    arrived,
+    by_id,
+    cloud,
+    end,
+    everything,
+    in_order,
+    outcomes,
+)
+
+ROUND = 512
+
+
+def test_a_run_is_delivered_when_its_script_has_ended(collector: Collector):
+    """A script that ends waits for delivery; everything has come once, and nothing was said about it."""
+    with Training(500, **cloud(collector.http_endpoint)) as training:
+        training.wait()
+        assert in_order(arrived(collector)) == everything(500)
+        assert outcomes(collector) == ["finished"]
+        assert (training.process.returncode, training.errors) == (0, "")
+        training.wait_for_agent()
+    assert in_order(arrived(collector)) == everything(500)
+
+
+def test_a_killed_script_loses_nothing(collector: Collector):
+    """SIGKILL at 20 random moments: every call that had returned is delivered, and the run is known to be killed."""
+    moments = random.Random()  # noqa: S311  # any will do
+    for number in range(20):
+        run_id = f"run-{number}"
+        with Training(100_000, 0.001, **cloud(collector.http_endpoint, PERIFLOW_RUN_ID=run_id)) as training:
+            training.read_line()
+            time.sleep(moments.uniform(0, 0.6))  # the moment is what is tested
+            acknowledged = training.kill().acknowledged()
+            training.wait_for_agent()
+        received = in_order(arrived(collector, run_id))
+        assert outcomes(collector, run_id) == ["killed"]
+        for known, came in zip(acknowledged, received, strict=True):
+            assert came[: len(known)] == known
+            assert len(came) <= len(known) + 1  # a call that had done its work and not yet returned
+
+
+def test_a_killed_agent_loses_nothing(collector: Collector):
+    """SIGKILL of the agent at 20 random moments: all is delivered, at most one round of it twice and then the same."""
+    moments = random.Random()  # noqa: S311  # any will do
+    kills = 0
+    with Training(3000, 0.004, **cloud(collector.http_endpoint)) as training:
+        while kills < 20 and training.process.poll() is None:
+            time.sleep(moments.uniform(0.05, 0.6))  # the moment is what is tested
+            for pid in agents(training.state):
+                end(pid)
+                kills += 1
+        training.wait()
+        training.wait_for_agent()
+    assert kills == 20
+    assert [sorted(set(each)) for each in arrived(collector)] == list(everything(3000))
+    for copies in by_id(collector.spans()).values():
+        assert all(copy == copies[0] for copy in copies)
+    assert sum(len(copies) - 1 for copies in by_id(collector.spans()).values()) <= kills * ROUND
+    points = collector.points("periflow.metric.n")
+    assert len({(point.time_unix_ns, point.value) for point in points}) == 3000
+
+
+def test_a_receiver_that_was_down_gets_everything(collector: Collector):
+    """Down for 30 s in the middle: over HTTP and gRPC nothing is lost, and fresh steps come soon after."""
+    over_http = cloud(collector.http_endpoint, PERIFLOW_RUN_ID="http")
+    over_grpc = cloud(collector.grpc_endpoint, PERIFLOW_RUN_ID="grpc", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    with Training(3600, 0.009, **over_http) as training, Training(3600, 0.009, **over_grpc) as other:
+        wait_until(lambda: all(len(arrived(collector, each).steps) > 50 for each in ("http", "grpc")), 30)
+        collector.kill()
+        before_s = time.monotonic()
+        wait_until(lambda: time.monotonic() - before_s > 30, 40, "30 s have passed")
+        collector.start()
+        counts = {each: len(arrived(collector, each).steps) for each in ("http", "grpc")}
+        wait_until(lambda: all(len(arrived(collector, each).steps) > counts[each] for each in counts), 20, "more spans")
+        training.wait()
+        other.wait()
+        training.wait_for_agent()
+    for each in counts:
+        assert [sorted(set(numbers)) for numbers in arrived(collector, each)] == list(everything(3600))
+
+
+def test_what_no_receiver_took_is_delivered_by_the_next_run(tmp_path: Path):
+    """Down from start to end and up later: the script ends in time, says what is left, and the next run delivers it."""
+    http_port, grpc_port = free_ports(2)
+    environ = cloud(f"http://127.0.0.1:{http_port}", PERIFLOW_EXIT_TIMEOUT="0.5", PERIFLOW_AGENT_LINGER="0")
+    with Training(100, **environ) as training:
+        training.wait()
+        assert training.process.returncode == 0
+        assert "not everything could be delivered within 0.5 s" in training.errors
+        training.wait_for_agent()
+    with Collector(tmp_path / "late", ports=(grpc_port, http_port)) as collector, Training(10, **environ) as training:
+        training.wait()
+        training.wait_for_agent()
+        assert in_order(arrived(collector)) == in_order(_both(everything(100), everything(10)))
+        assert outcomes(collector) == ["finished", "finished"]
+    assert not _journals(training.state)
+
+
+def test_replay_delivers_what_is_left(collector: Collector):
+    """With the agent off only the journal is written; the command delivers it, once."""
+    with Training(100, **cloud(collector.http_endpoint, PERIFLOW_AGENT="off")) as training:
+        training.wait()
+        assert not agents(training.state)
+        for _ in range(2):
+            _replay(training.state, cloud(collector.http_endpoint))
+        assert in_order(arrived(collector)) == everything(100)
+        assert not _journals(training.state)
+
+
+@pytest.mark.parametrize("fault", ["refused", "black hole"])
+def test_the_exit_of_a_script_is_bounded(fault: str):
+    """With nobody at the other end a script waits its time-out and no longer, and its records stay."""
+    with FaultyReceiver(blackhole) as receiver:
+        endpoint = receiver.endpoint if fault == "black hole" else f"http://127.0.0.1:{free_ports(1)[0]}"
+        with Training(20, **cloud(endpoint, PERIFLOW_EXIT_TIMEOUT="1", PERIFLOW_AGENT_LINGER="0")) as training:
+            training.read_line()
+            started_s = time.monotonic()
+            training.wait()
+            assert time.monotonic() - started_s < 1 + 4
+            training.wait_for_agent()
+            assert _journals(training.state)
+
+
+def test_a_checkpoint_is_announced_within_a_second(collector: Collector):
+    """Of 50 uploads in a running training, all are at the receiver within a second; 20 ms of it are polling."""
+    delays_s = []
+    with Training(code=_CHECKPOINTS, **cloud(collector.http_endpoint)) as training:
+        for number in range(1, 51):
+            uploaded_s = float(training.read_line())
+            wait_until(lambda count=number: len(arrived(collector).checkpoints) >= count, 10)
+            delays_s.append(time.time() - uploaded_s)
+            training.process.send_signal(signal.SIGUSR1)
+        training.wait()
+        training.wait_for_agent()
+    assert sorted(delays_s)[-2] < 1
+
+
+def test_a_burst_is_delivered_whole(collector: Collector):
+    """20 000 steps as fast as they can be recorded: 20 000 spans and 60 000 points of metrics."""
+    with Training(code=_BURST, **cloud(collector.http_endpoint, PERIFLOW_EXIT_TIMEOUT="120")) as training:
+        training.wait(180)
+        training.wait_for_agent()
+    spans = [span for span in collector.spans() if span.name == "periflow.step"]
+    assert len({span.span_id for span in spans}) == len(spans) == 20_000
+    for key in ("loss", "learning_rate", "gradient_norm"):
+        points = collector.points(f"periflow.metric.{key}")
+        assert len(points) == 20_000
+        assert all(earlier.time_unix_ns < later.time_unix_ns for earlier, later in pairwise(points))
+
+
+def test_a_pipe_is_not_held_open_by_the_agent():
+    """Whoever reads what a killed script prints gets to the end soon, although the agent still tries to deliver."""
+    endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with Training(100_000, 0.01, **cloud(endpoint, PERIFLOW_AGENT_LINGER="60")) as training:
+        training.read_line()
+        wait_until(lambda: agents(training.state), 10)
+        started_s = time.monotonic()
+        training.kill()
+        assert time.monotonic() - started_s < 20
+        assert agents(training.state)
+
+
+def test_the_agent_outlives_the_end_of_the_job(collector: Collector):
+    """SIGTERM and SIGINT for the whole job do not keep the agent from delivering the rest."""
+    with Training(100_000, 0.002, **cloud(collector.http_endpoint)) as training:
+        wait_until(lambda: len(collector.spans()) > 1, 30)
+        for pid in agents(training.state):
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        acknowledged = training.kill(signal.SIGTERM).acknowledged()
+        training.wait_for_agent()
+    assert in_order(arrived(collector)).metrics[: len(acknowledged.metrics)] == acknowledged.metrics
+    assert outcomes(collector) == ["killed"]
+
+
+def test_ranks_that_start_together_share_one_agent(collector: Collector):
+    """Eight ranks of one node: one agent, everything of every rank."""
+    environ = {**cloud(collector.http_endpoint), "PERIFLOW_RUN_ID": "shared", "NPROC_PER_NODE": "8"}
+    ranks = [Training(200, 0.01, **{**environ, "WORLD_SIZE": "8", "RANK": str(rank)}) for rank in range(8)]
+    try:
+        wait_until(lambda: agents(ranks[0].state), 20)
+        seen = set()
+        while any(rank.process.poll() is None for rank in ranks):
+            seen |= set(agents(ranks[0].state))
+        for rank in ranks:
+            rank.wait()
+        ranks[0].wait_for_agent()
+    finally:
+        for rank in ranks:
+            rank.__exit__()
+    assert len(seen) == 1
+    assert sorted(arrived(collector).steps) == sorted(everything(200).steps * 8)
+    traces = {span.trace_id for span in collector.spans() if span.name == "periflow.step"}
+    assert len(traces) == 200
+
+
+def test_the_agent_in_a_thread_delivers_the_same(collector: Collector):
+    """Where no process can be started, a thread does the work."""
+    with Training(500, **cloud(collector.http_endpoint, PERIFLOW_AGENT="thread")) as training:
+        training.wait()
+        assert not agents(training.state)
+    assert in_order(arrived(collector)) == everything(500)
+    assert (training.process.returncode, training.errors) == (0, "")
+
+
+def test_counts_add_up(collector: Collector):
+    """Records = what was exported + what was dropped + what is still in the journal, for every consumer."""
+    with Training(100, **cloud(collector.http_endpoint)) as training:
+        training.wait()
+        training.wait_for_agent()
+    counts = {
+        (point.name, point.attributes["consumer"], point.attributes.get("reason")): point.value
+        for point in collector.points()
+        if point.name.startswith("periflow.telemetry.") and "consumer" in point.attributes
+    }
+    assert counts["periflow.telemetry.records", "otlp.metrics", None] == 100 + 100 + 10 + 1
+    assert counts["periflow.telemetry.dropped", "otlp.metrics", "journal"] == 0
+    assert counts["periflow.telemetry.backlog", "otlp.metrics", None] == 0
+
+
+def test_local_mode_needs_nothing():
+    """Without any setting: the metric log, a file for spans and one for points, and nothing else is left behind."""
+    with Training(50) as training:
+        training.wait()
+        training.wait_for_agent()
+        assert (training.process.returncode, training.errors) == (0, "")
+        assert {path.name for path in Path().iterdir()} == {
+            "state", "train.log", "train.traces.jsonl", "train.metrics.jsonl",
+        }  # fmt: skip
+        lines = [json.loads(line) for line in Path("train.log").read_text().splitlines()]
+        assert lines == [{"n": n, "loss": 1 / n, "text": "ok"} for n in range(1, 51)]
+        assert not _journals(training.state)
+
+
+_CHECKPOINTS = """
+import os, signal, time
+import periflow_otel as pf
+
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+pf.init()
+for step in range(50):
+    deadline_s = time.monotonic() + 10
+    with pf.train_step():
+        pass
+    pf.upload_checkpoint()
+    os.write(1, b"%f\\n" % time.time())
+    while time.monotonic() < deadline_s and not signal.sigtimedwait([signal.SIGUSR1], 0.01):
+        pf.metric({"waiting": step})
+"""
+_BURST = """
+import periflow_otel as pf
+
+pf.init(total_train_steps=20_000)
+for step in range(20_000):
+    with pf.train_step():
+        pf.metric({"loss": 1 / (step + 1), "learning_rate": 0.001, "gradient_norm": 1.5})
+"""
+
+
+def _both(one: Recorded, other: Recorded) -> Recorded:
+    return Recorded(*map(list.__add__, one, other))
+
+
+def _journals(state: Path) -> list[Path]:
+    return [path for path in state.glob("*/*/a*-r*") if path.is_dir()]
+
+
+def _replay(state: Path, environ: dict[str, str]) -> None:
+    command = [Path(sys.executable).with_name("periflow-otel"), "replay"]
+    subprocess.run(command, env={**os.environ, **environ, "PERIFLOW_STATE_DIR": str(state)}, check=True)
