@@ -35,10 +35,9 @@ from periflow_otel.translate.telemetry import (
     Resource,
     Span,
 )
+from periflow_otel.translate.values import number, text
 
 SCOPE_VERSION: Final = version("periflow_otel")
-MAX_TEXT_CHARS: Final = 4096
-"""Longer text is cut: a value is for reading, and a request has a bound."""
 
 Fields = dict[str, Any]
 """Fields of a message by name. Protobuf takes them for the message itself, and faster, but its stubs do not say so."""
@@ -78,22 +77,6 @@ def by_metric(points: Iterable[Point]) -> Iterable[list[Point]]:
     return groups.values()
 
 
-def text(value: str) -> str:
-    """Return text that every receiver takes: valid Unicode of bounded length."""
-    if value.isascii() and len(value) <= MAX_TEXT_CHARS:
-        return value
-    if len(value) > MAX_TEXT_CHARS:
-        value = value[:MAX_TEXT_CHARS] + "…[truncated]"
-    return value.encode("utf-8", "replace").decode()
-
-
-def number(value: float) -> int | float:
-    """Return a number as OTLP can hold it: an integer of 64 signed bits, or a float."""
-    if isinstance(value, float):
-        return value
-    return int(value) if _MIN_INT64 <= value <= _MAX_INT64 else _nearest_float(value)
-
-
 def attribute(value: AttributeValue) -> AttributeValue:
     """Return an attribute's value with the text and the numbers in it as OTLP can hold them."""
     if isinstance(value, str):
@@ -103,13 +86,6 @@ def attribute(value: AttributeValue) -> AttributeValue:
     if isinstance(value, int | float):
         return number(value)
     return [text(each) for each in value]
-
-
-def _nearest_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def _resource_spans(resource: Resource, spans: list[Span]) -> Fields:
@@ -139,7 +115,8 @@ def _any_value(value: AttributeValue) -> Fields:
     if isinstance(value, bool):
         return {"bool_value": value}
     if isinstance(value, int):
-        return {"int_value": value} if _MIN_INT64 <= value <= _MAX_INT64 else {"double_value": _nearest_float(value)}
+        held = number(value)
+        return {"double_value": held} if isinstance(held, float) else {"int_value": held}
     return {"array_value": {"values": [{"string_value": text(each)} for each in value]}}
 
 
@@ -246,8 +223,6 @@ def _exemplar(exemplar: Exemplar) -> Fields:
     }
 
 
-_MAX_INT64: Final = (1 << 63) - 1
-_MIN_INT64: Final = -(1 << 63)
 _SCOPE: Final[Fields] = {"name": SCOPE, "version": SCOPE_VERSION}
 _INTERNAL: Final = SpanMessage.SPAN_KIND_INTERNAL
 # As the SDK has it: every parent counts as local. A rank does not tell whether its parent is another one.

@@ -16,7 +16,7 @@ from programs import read_attributes, read_points, read_spans
 
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
-from periflow_otel.messages import MAX_TEXT_CHARS, metrics_request, to_json_line, traces_request
+from periflow_otel.messages import metrics_request, to_json_line, traces_request
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.telemetry import (
     Event,
@@ -27,6 +27,7 @@ from periflow_otel.translate.telemetry import (
     Point,
     Span,
 )
+from periflow_otel.translate.values import MAX_TEXT_CHARS
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 KEYS = st.text(min_size=1, max_size=20)

@@ -31,7 +31,6 @@ from prometheus_client.utils import floatToGoString
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
-from periflow_otel.messages import text
 from periflow_otel.names import Instrument
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.resource import resource_of
@@ -43,6 +42,7 @@ from periflow_otel.translate.telemetry import (
     Point,
     Resource,
 )
+from periflow_otel.translate.values import text
 
 PORTS_TRIED: Final = 16
 """How many ports, from the one that was asked for, are tried before serving is given up."""

@@ -36,7 +36,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome
-from periflow_otel.messages import SCOPE_VERSION, attribute, by_metric, by_resource, number, text
+from periflow_otel.messages import SCOPE_VERSION, attribute, by_metric, by_resource
 from periflow_otel.names import SCOPE
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.resource import resource_of
@@ -49,6 +49,7 @@ from periflow_otel.translate.telemetry import (
     Resource,
     Span,
 )
+from periflow_otel.translate.values import number, text
 
 
 class SdkSpanExporter:
