@@ -204,27 +204,16 @@ def test_telemetry_that_is_off_for_tests_is_captured(monkeypatch: pytest.MonkeyP
     assert len(captured.steps) == 3
 
 
-def test_several_runs_are_captured_in_the_order_in_which_they_began():
-    """Each ``init`` is a run, even if no time passes between them."""
+def test_runs_are_captured_in_the_order_in_which_they_began():
+    """Each ``init`` is a run, or another attempt of one, even if no time passes between them."""
     with testing.capture(clock=testing.FakeClock()) as captured:
-        for number in range(6):
-            pf.init(run_id=f"run-{-number}", initial_step=10 * number)
+        for number, run_id in enumerate("bcab"):
+            pf.init(run_id=run_id, initial_step=10 * number)
             with pf.train_step():
                 pass
-    assert [run.run_id for run in captured.runs] == [f"run-{-number}" for number in range(6)]
-    assert [step.number for step in captured.steps] == [1, 11, 21, 31, 41, 51]
-    assert len(spans_named(captured, names.RUN_SPAN)) == 6
-
-
-def test_attempts_of_one_run_are_captured():
-    """The same identity again is another attempt."""
-    with testing.capture() as captured:
-        for _ in range(2):
-            pf.init(run_id="again")
-            with pf.train_step():
-                pass
-    assert [run.attempt for run in captured.runs] == [1, 2]
-    assert [step.number for step in captured.steps] == [1, 1]
+    assert [(run.run_id, run.attempt) for run in captured.runs] == [("b", 1), ("c", 1), ("a", 1), ("b", 2)]
+    assert [step.number for step in captured.steps] == [1, 11, 21, 31]
+    assert len(spans_named(captured, names.RUN_SPAN)) == 4
 
 
 def test_a_run_object_is_captured_with_those_of_other_ranks():
@@ -289,6 +278,7 @@ def test_an_error_that_is_caught_inside_the_block_ends_its_step_only():
         with pf.train_step():
             pass
     assert [step.error for step in captured.steps] == ["OverflowError", None]
+    assert captured.events == []
     assert [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)] == ["finished"]
 
 
@@ -469,14 +459,15 @@ def test_a_run_that_begins_in_a_thread_reads_the_clock():
     assert [run.started_unix_ns for run in captured.runs] == [clock.time_ns()]
 
 
-def test_the_clock_is_the_system_again_after_the_block():
+def test_the_clock_is_the_system_again_after_the_block(monkeypatch: pytest.MonkeyPatch):
     """A clock is replaced for one capture only."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "off")
     future = testing.FakeClock(start_unix_s=4_000_000_000)
-    with testing.capture(clock=future) as first:
+    with testing.capture(clock=future) as captured:
         pf.init()
-    with testing.capture() as second:
-        pf.init()
-    assert first.runs[0].started_unix_ns == future.time_ns() > second.runs[0].started_unix_ns
+    after = pf.TrainingRun()
+    after.shutdown()
+    assert captured.runs[0].started_unix_ns == future.time_ns() > after.info.started_unix_ns
 
 
 @given(st.lists(st.integers(0, 10**13), max_size=50))
