@@ -1,7 +1,7 @@
 """Records to metric points.
 
-Every call of ``pf.metric`` becomes points of its own time, NaN included. The built-in instruments add up, and show their
-state when a snapshot is taken. Times are whole milliseconds, and no two points of a stream share one: Prometheus
+Every call of ``pf.metric`` becomes points of its own time, NaN included. The built-in instruments add up, and show
+their state when a snapshot is taken. Times are whole milliseconds, and no two points of a stream share one: Prometheus
 refuses those.
 """
 
@@ -14,14 +14,12 @@ from periflow_otel import ids, names
 from periflow_otel.names import Instrument
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
-from periflow_otel.translate.steps import number, save_type
+from periflow_otel.translate.sampling import SamplerState, StepSampler
+from periflow_otel.translate.steps import save_type
 from periflow_otel.translate.telemetry import Exemplar, Point
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, number
 from periflow_otel.translate.walltime import WallTime
 
-MAX_KEYS: Final = 1000
-"""Metric keys per run that become instruments; the values of others are counted as dropped."""
-TOO_MANY_KEYS: Final = "too_many_keys"
-"""Why a value has no point: there are ``MAX_KEYS`` other keys already."""
 _MS: Final = 1_000_000
 
 
@@ -31,6 +29,8 @@ class PointState(msgspec.Struct, array_like=True):
     last_ms: dict[str, int] = {}
     """Time of the last point of each user metric."""
     dropped_values: int = 0
+    is_changed: bool = True
+    """The built-in instruments have not been shown as they are."""
     snapshot_ms: int = 0
     delta_start_unix_ns: int = 0
     last_unix_ns: int = 0
@@ -40,12 +40,13 @@ class PointState(msgspec.Struct, array_like=True):
     step_started_unix_ns: int = 0
     completed: dict[str, int] = {}
     uploads: dict[str, int] = {}
-    last_checkpoint: int = 0
+    last_checkpoint: int | None = None
     nonfinite: dict[str, int] = {}
     duration: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
     gap: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
-    slowest: dict[int, tuple[int, int, float]] = {}
-    """For each bucket of the step duration: step, end time and duration of the last one in it."""
+    examples: dict[int, tuple[int, int, float]] = {}
+    """For each bucket of the step duration: step, end time and duration of the last one in it that has a span."""
+    sampler: SamplerState = msgspec.field(default_factory=SamplerState)
     wall_time: WallTime = msgspec.field(default_factory=WallTime)
 
 
@@ -67,17 +68,18 @@ class PointTranslator:
         self._is_delta = is_delta
         self._rank = ((names.RANK, run.rank),)
         self._points: list[Point] = []
-        self._is_changed = not state
         self._streams: dict[str, tuple[Instrument, tuple[tuple[str, str | int], ...]]] = {}
         self.state = msgspec.msgpack.decode(state, type=PointState) if state else self._fresh(is_exponential)
+        self._sampler = StepSampler(self.state.sampler)
 
     def _fresh(self, is_exponential: bool) -> PointState:  # noqa: FBT001  # private, and there is only one
         started = self._run.started_unix_ns
         state = PointState(
             step=self._run.initial_step,
+            snapshot_ms=started // _MS,
             delta_start_unix_ns=started,
             last_unix_ns=started,
-            wall_time=WallTime(accounted_unix_ns=started),
+            wall_time=WallTime(accounted_unix_ns=started, ended_step=self._run.initial_step),
         )
         if is_exponential:
             state.duration, state.gap = ExponentialBuckets(), ExponentialBuckets()
@@ -96,11 +98,11 @@ class PointTranslator:
         """Note the step that is going on; it has no record yet."""
         if step > self.state.step:
             self.state.step, self.state.step_started_unix_ns = step, started_unix_ns
-            self._is_changed = True
+            self.state.is_changed = True
 
     def settle(self, now_unix_ns: int | None = None) -> None:
         """Take a snapshot if something has changed since the last one, or if a time is given."""
-        if self._is_changed or now_unix_ns is not None:
+        if self.state.is_changed or now_unix_ns is not None:
             self.snapshot(now_unix_ns)
 
     def dropped(self) -> dict[str, int]:
@@ -119,8 +121,12 @@ class PointTranslator:
             case Phase():
                 self.state.wall_time.end_phase(record)
                 self._seen(record.start_unix_ns + record.duration_ns)
-            case RunFinished() | RankLost():
+            case RunFinished():
                 self.state.wall_time.close(record.time_unix_ns)
+                self._seen(record.time_unix_ns)
+            case RankLost():
+                self.step_began(record.last_started_step, record.last_started_unix_ns)
+                self.state.wall_time.lose(record)
                 self._seen(record.time_unix_ns)
 
     def snapshot(self, now_unix_ns: int | None = None) -> None:
@@ -130,7 +136,7 @@ class PointTranslator:
             now_unix_ns: Time of the points. Default: that of the last record, so that a repetition is the same.
         """
         state = self.state
-        self._is_changed = False
+        state.is_changed = False
         state.snapshot_ms = max((now_unix_ns or state.last_unix_ns) // _MS, state.snapshot_ms + 1)
         self._snapshot_gauges()
         self._snapshot_sums()
@@ -139,31 +145,27 @@ class PointTranslator:
             self._start_over()
 
     def _add_values(self, record: Metric) -> None:
+        state = self.state
         time_ms = record.time_unix_ns // _MS
         for key, value in record.values.items():
-            if isinstance(value, float):
-                if not math.isfinite(value):
-                    self.state.nonfinite[key] = self.state.nonfinite.get(key, 0) + 1
-                    self._is_changed = True
-                self._add_value(key, value, time_ms)
-            elif isinstance(value, int):
-                self._add_value(key, number(int(value)), time_ms)
-        self.state.wall_time.note(record.time_unix_ns)
-        self.state.last_unix_ns = max(self.state.last_unix_ns, record.time_unix_ns)
+            if not isinstance(value, int | float):
+                continue
+            if len(state.last_ms) >= MAX_KEYS and key not in state.last_ms:
+                state.dropped_values += 1
+                continue
+            self._add_value(key, number(value), time_ms)
+        state.wall_time.note(record.time_unix_ns)
+        state.last_unix_ns = max(state.last_unix_ns, record.time_unix_ns)
 
     def _add_value(self, key: str, value: float, time_ms: int) -> None:
-        last_ms = self.state.last_ms
-        previous_ms = last_ms.get(key)
-        if previous_ms is None and len(last_ms) >= MAX_KEYS:
-            self.state.dropped_values += 1
-            return
-        if previous_ms is not None and time_ms <= previous_ms:
-            time_ms = previous_ms + 1
-        last_ms[key] = time_ms
+        state = self.state
+        if not math.isfinite(value):
+            state.nonfinite[key] = state.nonfinite.get(key, 0) + 1
+            state.is_changed = True
+        state.last_ms[key] = time_ms = max(time_ms, state.last_ms.get(key, 0) + 1)
         stream = self._streams.get(key)
         if stream is None:
-            attributes = ((names.METRIC_KEY, key), *self._rank)
-            stream = self._streams[key] = (names.user_instrument(key), attributes)
+            stream = self._streams[key] = (names.user_instrument(key), ((names.METRIC_KEY, key), *self._rank))
         self._points.append(Point(stream[0], stream[1], time_ms * _MS, value))
 
     def _end_step(self, record: StepEnded) -> None:
@@ -173,13 +175,22 @@ class PointTranslator:
         outcome = "error" if record.error else "ok"
         state.completed[outcome] = state.completed.get(outcome, 0) + 1
         bucket = state.duration.record(duration_s)
-        state.slowest[bucket] = (record.step, end_unix_ns, duration_s)
+        if self._has_span(record, duration_s):
+            state.examples[bucket] = (record.step, end_unix_ns, duration_s)
         if state.last_end_unix_ns:
             state.gap.record(max(0, record.start_unix_ns - state.last_end_unix_ns) / 1e9)
         state.last_end_unix_ns = end_unix_ns
         self.step_began(record.step, record.start_unix_ns)
         state.wall_time.end_step(record)
         self._seen(end_unix_ns)
+
+    def _has_span(self, record: StepEnded, duration_s: float) -> bool:
+        """Tell whether a step has a span, as far as can be told at its end."""
+        run = self._run
+        if run.sampling_ratio >= 1:
+            return True
+        trace_id = ids.step_trace_id(run.run_id, run.attempt, record.step)
+        return self._sampler.keep(trace_id, run.sampling_ratio, duration_s, is_marked=record.error is not None)
 
     def _add_checkpoint(self, record: Checkpoint) -> None:
         kind = save_type(record)
@@ -190,7 +201,7 @@ class PointTranslator:
         self._seen(record.time_unix_ns)
 
     def _seen(self, unix_ns: int) -> None:
-        self._is_changed = True
+        self.state.is_changed = True
         self.state.last_unix_ns = max(self.state.last_unix_ns, unix_ns)
 
     def _snapshot_gauges(self) -> None:
@@ -200,7 +211,7 @@ class PointTranslator:
             self._gauge(names.STEP_TARGET, self._run.total_steps)
         if state.step_started_unix_ns:
             self._gauge(names.STEP_STARTED_AT, state.step_started_unix_ns / 1e9)
-        if state.last_checkpoint:
+        if state.last_checkpoint is not None:
             self._gauge(names.CHECKPOINT_LAST_STEP, state.last_checkpoint)
 
     def _snapshot_sums(self) -> None:
@@ -212,8 +223,8 @@ class PointTranslator:
         ):
             for key, count in sums.items():
                 self._sum(instrument, attribute, key, count)
-        for kind, seconds in state.wall_time.seconds.items():
-            self._sum(names.TIME, names.TIME_KIND, kind, seconds)
+        for kind, spent_ns in state.wall_time.spent_ns.items():
+            self._sum(names.TIME, names.TIME_KIND, kind, spent_ns / 1e9)
 
     def _snapshot_histograms(self) -> None:
         state = self.state
@@ -241,7 +252,7 @@ class PointTranslator:
                 ids.step_trace_id(run.run_id, run.attempt, step),
                 ids.step_span_id(run.run_id, run.attempt, step, run.rank),
             )
-            for step, end_unix_ns, duration_s in self.state.slowest.values()
+            for step, end_unix_ns, duration_s in self.state.examples.values()
         ]
 
     @property
@@ -256,6 +267,8 @@ class PointTranslator:
         self._points.append(Point(instrument, self._rank, self._snapshot_unix_ns, value))
 
     def _sum(self, instrument: Instrument, attribute: str, key: str, value: float) -> None:
+        if not value:  # nothing new since the last snapshot
+            return
         attributes = ((attribute, key), *self._rank)
         self._points.append(
             Point(
@@ -271,7 +284,8 @@ class PointTranslator:
     def _start_over(self) -> None:
         state = self.state
         state.delta_start_unix_ns = self._snapshot_unix_ns
-        for sums in (state.completed, state.uploads, state.nonfinite, state.slowest, state.wall_time.seconds):
-            sums.clear()
+        for sums in (state.completed, state.uploads, state.nonfinite, state.wall_time.spent_ns):
+            sums.update(dict.fromkeys(sums, 0))
+        state.examples.clear()
         state.duration.reset()
         state.gap.reset()

@@ -4,7 +4,6 @@ Checkpoints and metrics are often reported after ``end_step``, and OpenTelemetry
 step is held until the next one begins.
 """
 
-import json
 import math
 from datetime import datetime, timezone
 from typing import Any, Final
@@ -15,9 +14,11 @@ from periflow_otel import ids, names
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, text, to_attribute
 
 SAMPLED_OUT: Final = "sampled_out"
-"""Why a step has no span: a ratio was asked for, and nothing is remarkable about the step."""
+"""Why a step or a phase in it has no span: a ratio was asked for, and nothing is remarkable about the step."""
+_KILLED: Final = "killed"
 
 
 class StepDraft(msgspec.Struct, array_like=True):
@@ -28,21 +29,24 @@ class StepDraft(msgspec.Struct, array_like=True):
     gap_ns: int | None = None
     values: dict[str, Any] = {}
     """Span attributes from the user's metrics."""
-    nonfinite: list[str] = []
-    checkpoints: list[Checkpoint] = []
+    nonfinite: dict[str, None] = {}
+    """Keys, in the order in which they were so for the first time."""
+    has_checkpoint: bool = False
     phases: list[Phase] = []
+    """Those that must not leave before it is known whether the sampler keeps the step."""
 
 
 class SpanState(msgspec.Struct, array_like=True):
     """Everything that the translation of the next record depends on."""
 
-    is_begun: bool = False
     draft: StepDraft | None = None
+    left_step: int = 0
+    """The spans of all steps up to this one have left, or never will."""
+    ended_step: int = 0
     last_end_unix_ns: int = 0
-    last_step: int = 0
     steps: int = 0
-    last_checkpoint: int = 0
-    sampled_out: int = 0
+    last_checkpoint: int | None = None
+    dropped: dict[str, int] = {}
     sampler: SamplerState = msgspec.field(default_factory=SamplerState)
 
 
@@ -63,12 +67,13 @@ class SpanTranslator:
         launcher_trace_id, self._launcher_span_id = ids.parse_traceparent(run.traceparent)
         self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt)
         self._run_span_id = ids.run_span_id(run.run_id, run.attempt, run.rank)
-        self.state = msgspec.msgpack.decode(state, type=SpanState) if state else SpanState(last_step=run.initial_step)
-        self._sampler = StepSampler(self.state.sampler)
         self._spans: list[Span] = []
-        if not self.state.is_begun:
-            self.state.is_begun = True
+        if state:
+            self.state = msgspec.msgpack.decode(state, type=SpanState)
+        else:
+            self.state = SpanState(left_step=run.initial_step, ended_step=run.initial_step)
             self._spans.append(self._run_start_span())
+        self._sampler = StepSampler(self.state.sampler)
 
     def encode_state(self) -> bytes:
         """Return what a translator needs to go on from here."""
@@ -90,8 +95,8 @@ class SpanTranslator:
         """Do nothing: spans do not add up."""
 
     def dropped(self) -> dict[str, int]:
-        """Return how many steps the sampler left out."""
-        return {SAMPLED_OUT: self.state.sampled_out} if self.state.sampled_out else {}
+        """Return how many spans, and values on spans, were left out, by reason."""
+        return dict(self.state.dropped)
 
     def feed(self, record: Record) -> None:
         """Translate one record."""
@@ -115,18 +120,21 @@ class SpanTranslator:
         if draft and draft.step < step:
             self._release(draft)
             draft = None
-        if draft is None and step > self.state.last_step:
+        if draft is None and step > self.state.left_step:
             draft = self.state.draft = StepDraft(step)
         return draft if draft and draft.step == step else None
 
     def _end_step(self, record: StepEnded) -> None:
-        state = self.state
+        self._close(record)
+        self.state.ended_step = record.step
+        self.state.last_end_unix_ns = record.start_unix_ns + record.duration_ns
+        self.state.steps += 1
+
+    def _close(self, record: StepEnded) -> None:
         if draft := self._draft(record.step):
             draft.ended = record
-            if state.last_end_unix_ns:
-                draft.gap_ns = max(0, record.start_unix_ns - state.last_end_unix_ns)
-        state.last_end_unix_ns = record.start_unix_ns + record.duration_ns
-        state.steps += 1
+            if self.state.last_end_unix_ns:
+                draft.gap_ns = max(0, record.start_unix_ns - self.state.last_end_unix_ns)
 
     def _add_values(self, record: Metric) -> None:
         draft = self._draft(record.step)
@@ -135,87 +143,105 @@ class SpanTranslator:
         for key, value in record.values.items():
             if value is None or isinstance(value, list | dict):
                 continue
-            draft.values[names.METRIC_PREFIX + key] = attribute(value)
-            if isinstance(value, float) and not math.isfinite(value) and key not in draft.nonfinite:
-                draft.nonfinite.append(key)
+            name = names.METRIC_PREFIX + key
+            if len(draft.values) >= MAX_KEYS and name not in draft.values:
+                self._drop(TOO_MANY_KEYS, 1)
+                continue
+            draft.values[name] = to_attribute(value)
+            if isinstance(value, float) and not math.isfinite(value):
+                draft.nonfinite[key] = None
 
     def _add_checkpoint(self, record: Checkpoint) -> None:
         self.state.last_checkpoint = record.step
         draft = self._draft(record.step)
-        if draft:
-            draft.checkpoints.append(record)
         if draft and draft.ended:
-            self._release(draft)  # the upload waits for this event
-        else:
-            self._spans.append(self._checkpoint_span(record))
+            self._release(draft, record)  # at once: the upload waits for this event
+            return
+        if draft:
+            draft.has_checkpoint = True
+        self._spans.append(self._checkpoint_span(record))
 
     def _add_phase(self, record: Phase) -> None:
-        draft = self._draft(record.step) if record.step is not None else None
-        if draft and not draft.ended:
-            draft.phases.append(record)
+        attributes = {key: to_attribute(value) for key, value in record.attributes.items() if value is not None}
+        phase = msgspec.structs.replace(record, name=text(record.name), attributes=attributes)
+        draft = None if record.step is None else self._draft(record.step)
+        if draft and self._run.sampling_ratio < 1:
+            draft.phases.append(phase)
+        elif record.step is None or self._is_sampled(record.step):
+            self._spans.append(self._phase_span(phase))
         else:
-            self._spans.append(self._phase_span(record))
+            self._drop(SAMPLED_OUT, 1)
 
-    def _release(self, draft: StepDraft) -> None:
+    def _release(self, draft: StepDraft, checkpoint: Checkpoint | None = None) -> None:
         """Emit a step with its phases, or neither."""
         self.state.draft = None
-        self.state.last_step = draft.step
-        if draft.ended is None:  # its end was lost
-            return
-        trace_id = ids.step_trace_id(self._run.run_id, self._run.attempt, draft.step)
-        is_marked = bool(draft.ended.error or draft.nonfinite or draft.checkpoints)
-        if self._sampler.keep(trace_id, self._run.sampling_ratio, draft.ended.duration_ns / 1e9, is_marked=is_marked):
-            self._spans += [self._phase_span(phase) for phase in draft.phases]
-            self._spans.append(self._step_span(draft, draft.ended, trace_id))
+        self.state.left_step = draft.step
+        if self._is_kept(draft, has_checkpoint=draft.has_checkpoint or checkpoint is not None):
+            self._spans += map(self._phase_span, draft.phases)
+            if draft.ended:
+                self._spans.append(self._step_span(draft, draft.ended, checkpoint))
         else:
-            self.state.sampled_out += 1
+            self._drop(SAMPLED_OUT, len(draft.phases) + (draft.ended is not None))
+
+    def _is_kept(self, draft: StepDraft, *, has_checkpoint: bool) -> bool:
+        if draft.ended is None:  # its end was lost: it has no span, but its phases may have
+            return self._is_sampled(draft.step)
+        return self._sampler.keep(
+            self._step_trace_id(draft.step),
+            self._run.sampling_ratio,
+            draft.ended.duration_ns / 1e9,
+            is_marked=bool(draft.ended.error or draft.nonfinite or has_checkpoint),
+        )
+
+    def _is_sampled(self, step: int) -> bool:
+        return ids.is_sampled(self._step_trace_id(step), self._run.sampling_ratio)
+
+    def _drop(self, reason: str, count: int) -> None:
+        if count:
+            self.state.dropped[reason] = self.state.dropped.get(reason, 0) + count
 
     def _lose(self, record: RankLost) -> None:
-        draft = self._draft(record.last_started_step)
-        if draft and not draft.ended:
+        if record.last_started_step > self.state.ended_step:
             duration_ns = max(0, record.time_unix_ns - record.last_started_unix_ns)
-            draft.ended = StepEnded(draft.step, record.last_started_unix_ns, duration_ns, "killed")
-        self._finish("killed", record.time_unix_ns, "killed")
+            self._close(StepEnded(record.last_started_step, record.last_started_unix_ns, duration_ns, _KILLED))
+        self._finish(_KILLED, record.time_unix_ns, _KILLED)
 
     def _finish(self, outcome: str, time_unix_ns: int, error: str | None) -> None:
         if self.state.draft:
             self._release(self.state.draft)
         self._spans.append(self._run_span(outcome, time_unix_ns, error))
 
-    def _step_span(self, draft: StepDraft, ended: StepEnded, trace_id: ids.TraceId) -> Span:
+    def _step_trace_id(self, step: int) -> ids.TraceId:
+        return ids.step_trace_id(self._run.run_id, self._run.attempt, step)
+
+    def _step_span(self, draft: StepDraft, ended: StepEnded, checkpoint: Checkpoint | None) -> Span:
         run = self._run
-        attributes: dict[str, AttributeValue] = {names.STEP: draft.step, **self._who, **draft.values}
+        attributes: dict[str, AttributeValue] = {**draft.values, names.STEP: draft.step, **self._who}
         if draft.gap_ns is not None:
             attributes[names.GAP] = draft.gap_ns / 1e9
         if draft.nonfinite:
-            attributes[names.NONFINITE] = draft.nonfinite
+            attributes[names.NONFINITE] = list(draft.nonfinite)
         end_unix_ns = ended.start_unix_ns + ended.duration_ns
-        events = [self._checkpoint_event(each) for each in draft.checkpoints if not each.is_step_open]
-        if ended.error:
-            events.insert(0, Event(names.EXCEPTION, end_unix_ns, {names.EXCEPTION_TYPE: ended.error}))
         return Span(
             name=names.STEP_SPAN,
-            trace_id=trace_id,
+            trace_id=self._step_trace_id(draft.step),
             span_id=ids.step_span_id(run.run_id, run.attempt, draft.step, run.rank),
             parent_span_id=ids.step_span_id(run.run_id, run.attempt, draft.step, 0) if run.rank else None,
             start_unix_ns=ended.start_unix_ns,
             end_unix_ns=end_unix_ns,
             attributes=attributes,
-            events=tuple(events),
+            events=_exceptions(ended.error, end_unix_ns)
+            + ((self._checkpoint_event(checkpoint),) if checkpoint else ()),
             links=(Link(self._run_trace_id, self._run_span_id),),
             error=ended.error,
         )
 
     def _phase_span(self, record: Phase) -> Span:
         run = self._run
-        attributes: dict[str, AttributeValue] = {**self._who}
-        attributes |= {key: attribute(value) for key, value in record.attributes.items() if value is not None}
-        if record.step is None:
-            trace_id, parent = self._run_trace_id, self._run_span_id
-        else:
+        attributes: dict[str, AttributeValue] = {**record.attributes, **self._who}
+        if record.step is not None:
             attributes[names.STEP] = record.step
-            trace_id = ids.step_trace_id(run.run_id, run.attempt, record.step)
-            parent = ids.step_span_id(run.run_id, run.attempt, record.step, run.rank)
+        trace_id, parent = self._owner(record.step)
         if record.parent:
             parent = ids.phase_span_id(run.run_id, run.attempt, run.rank, record.parent)
         end_unix_ns = record.start_unix_ns + record.duration_ns
@@ -227,18 +253,14 @@ class SpanTranslator:
             start_unix_ns=record.start_unix_ns,
             end_unix_ns=end_unix_ns,
             attributes=attributes,
-            events=(Event(names.EXCEPTION, end_unix_ns, {names.EXCEPTION_TYPE: record.error}),) if record.error else (),
+            events=_exceptions(record.error, end_unix_ns),
             error=record.error,
         )
 
     def _checkpoint_span(self, record: Checkpoint) -> Span:
-        """Carry the event of a checkpoint that was announced in an open step, which cannot be exported yet."""
+        """Carry the event of a checkpoint that was announced in an open step, or before the first."""
         run = self._run
-        if record.is_step_open:
-            trace_id = ids.step_trace_id(run.run_id, run.attempt, record.step)
-            parent = ids.step_span_id(run.run_id, run.attempt, record.step, run.rank)
-        else:
-            trace_id, parent = self._run_trace_id, self._run_span_id
+        trace_id, parent = self._owner(record.step if record.step > run.initial_step else None)
         return Span(
             name=names.CHECKPOINT_SPAN,
             trace_id=trace_id,
@@ -249,6 +271,13 @@ class SpanTranslator:
             attributes={names.STEP: record.step, **self._who},
             events=(self._checkpoint_event(record),),
         )
+
+    def _owner(self, step: int | None) -> tuple[ids.TraceId, ids.SpanId]:
+        """Return trace and span id of a step, or of the run."""
+        if step is None:
+            return self._run_trace_id, self._run_span_id
+        run = self._run
+        return self._step_trace_id(step), ids.step_span_id(run.run_id, run.attempt, step, run.rank)
 
     def _checkpoint_event(self, record: Checkpoint) -> Event:
         run = self._run
@@ -280,14 +309,15 @@ class SpanTranslator:
     def _run_span(self, outcome: str, time_unix_ns: int, error: str | None) -> Span:
         run, state = self._run, self.state
         parent = ids.run_span_id(run.run_id, run.attempt, 0) if run.rank else self._launcher_span_id
+        end_unix_ns = max(time_unix_ns, run.started_unix_ns)
         attributes: dict[str, AttributeValue] = {
             **self._who,
             **self._target,
             names.OUTCOME: outcome,
             names.RUN_STEPS: state.steps,
-            names.LAST_STEP: max(state.last_step, run.initial_step),
+            names.LAST_STEP: state.ended_step,
         }
-        if state.last_checkpoint:
+        if state.last_checkpoint is not None:
             attributes[names.LAST_CHECKPOINT] = state.last_checkpoint
         return Span(
             name=names.RUN_SPAN,
@@ -295,8 +325,9 @@ class SpanTranslator:
             span_id=self._run_span_id,
             parent_span_id=parent,
             start_unix_ns=run.started_unix_ns,
-            end_unix_ns=max(time_unix_ns, run.started_unix_ns),
+            end_unix_ns=end_unix_ns,
             attributes=attributes,
+            events=_exceptions(error, end_unix_ns),
             error=error,
         )
 
@@ -306,22 +337,8 @@ def save_type(record: Checkpoint) -> str:
     return "EMERGENCY" if record.is_emergency else "NORMAL"
 
 
-def attribute(value: object) -> AttributeValue:
-    """Turn a recorded value into an attribute's: no integer beyond 64 bits, nothing nested."""
-    match value:
-        case bool() | float() | str():
-            return value
-        case int():
-            return number(value)
-        case _:
-            return json.dumps(value)
-
-
-def number(value: int) -> int | float:
-    """Return an integer as it is where it fits 64 bits, else as the nearest float."""
-    if -(1 << 63) <= value < 1 << 63:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return math.copysign(math.inf, value)
+def _exceptions(error: str | None, time_unix_ns: int) -> tuple[Event, ...]:
+    """Return the event that tells of an exception. To be killed is an error, but none."""
+    if error is None or error == _KILLED:
+        return ()
+    return (Event(names.EXCEPTION, time_unix_ns, {names.EXCEPTION_TYPE: error}),)

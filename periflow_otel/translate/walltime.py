@@ -1,92 +1,121 @@
 """Where the wall time of a rank went, by kind, without a hole: the kinds add up to the whole."""
 
+from typing import Final
+
 import msgspec
 
-from periflow_otel.records import Phase, StepEnded
+from periflow_otel.records import Phase, RankLost, StepEnded
+from periflow_otel.translate.values import text
 
-STEP, GAP, CHECKPOINT, STARTUP = "step", "gap", "checkpoint", "startup"
+STEP, GAP, CHECKPOINT, STARTUP, OTHER = "step", "gap", "checkpoint", "startup", "other"
+MAX_KINDS: Final = 100
+"""Phases of further names count as ``OTHER``, so that a name with a number in it makes no endless series."""
+_OPEN_STEP: Final = 0
+"""Stands for the open step where phases go by their number, which is 1 or more."""
+_CLOCK_SET_BACK_NS: Final = 1_000_000_000
+
+
+class Waiting(msgspec.Struct, array_like=True):
+    """Time that belongs to a step or a phase that has not ended, and that nothing within it explains."""
+
+    start_unix_ns: int
+    end_unix_ns: int
+    """The first stretch: a part of it may lie before the step or phase, when that began is not known yet."""
+    later_ns: int = 0
+    """All later stretches: they lie within it."""
 
 
 class WallTime(msgspec.Struct, array_like=True):
-    """A line that is followed from left to right; each record says what the stretch up to it was."""
+    """A line that is followed from left to right; each record says what the stretch up to its end was.
+
+    A step or phase has the time that nothing within it has. What lies before a step is a gap, whatever is around it.
+    """
 
     accounted_unix_ns: int = 0
-    """Everything up to here is counted."""
-    seconds: dict[str, float] = {}
-    """Seconds by kind: step, gap, checkpoint, startup, or the name of a phase, less what lies within it."""
+    """Everything up to here is counted, or is waiting."""
+    spent_ns: dict[str, int] = {}
+    """By kind: step, gap, checkpoint, startup (before the first step), other, or the name of a phase."""
+    ended_step: int = 0
+    """The last step that ended, in this attempt or before it."""
     has_stepped: bool = False
+    """A step ended in this attempt."""
     noted_unix_ns: int = 0
-    in_step_ns: int = 0
-    """Time that phases took in the step that is open."""
-    outer: dict[int, list[tuple[int, int]]] = {}
-    """Stretches that belong to a phase that has not ended, or to what was before it; by its number."""
-    in_step_by_parent: dict[int, int] = {}
-    """Time that inner phases of the open step took, by the number of the phase around them."""
+    waiting: dict[int, Waiting] = {}
+    """By the number of a phase, or ``_OPEN_STEP``."""
 
     def end_step(self, record: StepEnded) -> None:
-        """Count a step, less the phases in it, and what was between it and the record before as a gap."""
-        self._advance(record.start_unix_ns, GAP if self.has_stepped else STARTUP)
-        self.has_stepped = True
-        end_unix_ns = record.start_unix_ns + record.duration_ns
-        self._add(STEP, max(0, record.duration_ns - self.in_step_ns))
-        self.accounted_unix_ns = max(self.accounted_unix_ns, end_unix_ns)
-        self.in_step_ns = 0
-        self.in_step_by_parent.clear()
+        """Count a step, and what is between it and the record before as a gap."""
+        self._end(_OPEN_STEP, None, STEP, record.start_unix_ns, record.duration_ns)
+        self.ended_step, self.has_stepped = record.step, True
+
+    def end_phase(self, record: Phase) -> None:
+        """Count a phase."""
+        is_in_step = record.step is not None and record.step > self.ended_step
+        around = record.parent or (_OPEN_STEP if is_in_step else None)
+        self._end(record.number, around, text(record.name), record.start_unix_ns, record.duration_ns)
 
     def note(self, unix_ns: int) -> None:
-        """Remember a record outside steps: a checkpoint after it did not take the time before it."""
+        """Remember a metric: a checkpoint after it did not take the time before it."""
         self.noted_unix_ns = unix_ns
 
     def end_checkpoint(self, unix_ns: int) -> None:
         """Count the time since the record before as saving."""
-        self._advance(min(self.noted_unix_ns, unix_ns), GAP if self.has_stepped else STARTUP)
-        self._advance(unix_ns, CHECKPOINT)
+        self._advance(min(self.noted_unix_ns, unix_ns), None)
+        self._count(CHECKPOINT, unix_ns - self.accounted_unix_ns)
+        self.accounted_unix_ns = max(self.accounted_unix_ns, unix_ns)
 
-    def end_phase(self, record: Phase) -> None:
-        """Count a phase, less the phases in it."""
-        if record.step is not None:
-            self._end_phase_in_step(record)
-        else:
-            self._end_phase_outside(record)
+    def lose(self, record: RankLost) -> None:
+        """Count the step that was open when the process went as a step, and what is left as a gap."""
+        if record.last_started_step > self.ended_step:
+            started = record.last_started_unix_ns
+            duration_ns = max(0, record.time_unix_ns - started)
+            self.end_step(StepEnded(record.last_started_step, started, duration_ns))
+        self.close(record.time_unix_ns)
 
     def close(self, unix_ns: int) -> None:
         """Count what is left when the run is over."""
-        for start, end in [stretch for stretches in self.outer.values() for stretch in stretches]:
-            self._add(GAP, end - start)
-        self.outer.clear()
-        self._advance(unix_ns, GAP if self.has_stepped else STARTUP)
+        for waiting in self.waiting.values():
+            self._count(self._between, waiting.end_unix_ns - waiting.start_unix_ns + waiting.later_ns)
+        self.waiting.clear()
+        self._advance(unix_ns, None)
 
-    def _end_phase_in_step(self, record: Phase) -> None:
-        inner_ns = self.in_step_by_parent.pop(record.number, 0)
-        self._add(record.name, max(0, record.duration_ns - inner_ns))
-        if record.parent:
-            self.in_step_by_parent[record.parent] = self.in_step_by_parent.get(record.parent, 0) + record.duration_ns
-        else:
-            self.in_step_ns += record.duration_ns
+    @property
+    def _between(self) -> str:
+        return GAP if self.has_stepped else STARTUP
 
-    def _end_phase_outside(self, record: Phase) -> None:
-        before = GAP if self.has_stepped else STARTUP
-        for start, end in self.outer.pop(record.number, []):
-            middle = min(max(start, record.start_unix_ns), end)
-            self._leave_before(record, start, middle, before)
-            self._add(record.name, end - middle)
-        self._leave_before(record, self.accounted_unix_ns, record.start_unix_ns, before)
-        self.accounted_unix_ns = max(self.accounted_unix_ns, record.start_unix_ns)
-        self._advance(record.start_unix_ns + record.duration_ns, record.name)
+    def _end(self, number: int, around: int | None, kind: str, start_unix_ns: int, duration_ns: int) -> None:
+        """Count a stretch, less what is counted already; what is before it belongs to the phase ``around`` it."""
+        end_unix_ns = start_unix_ns + duration_ns
+        # Records come in the order of their ends, but for the time it takes to write them.
+        if end_unix_ns < self.accounted_unix_ns - _CLOCK_SET_BACK_NS:
+            self.accounted_unix_ns = start_unix_ns
+        if waiting := self.waiting.pop(number, None):
+            middle = min(max(waiting.start_unix_ns, start_unix_ns), waiting.end_unix_ns)
+            self._leave(waiting.start_unix_ns, middle, around)
+            self._count(kind, waiting.end_unix_ns - middle + waiting.later_ns)
+        self._advance(start_unix_ns, around)
+        self._count(kind, end_unix_ns - self.accounted_unix_ns)
+        self.accounted_unix_ns = max(self.accounted_unix_ns, end_unix_ns)
 
-    def _leave_before(self, record: Phase, start: int, end: int, kind: str) -> None:
-        """Count a stretch before a phase: it may be the phase's around it, which has not ended."""
-        if end <= start:
-            return
-        if record.parent:
-            self.outer.setdefault(record.parent, []).append((start, end))
-        else:
-            self._add(kind, end - start)
-
-    def _advance(self, unix_ns: int, kind: str) -> None:
-        self._add(kind, max(0, unix_ns - self.accounted_unix_ns))
+    def _advance(self, unix_ns: int, around: int | None) -> None:
+        """Go on to a time, with nothing that explains the stretch up to it."""
+        self._leave(self.accounted_unix_ns, unix_ns, around)
         self.accounted_unix_ns = max(self.accounted_unix_ns, unix_ns)
 
-    def _add(self, kind: str, duration_ns: int) -> None:
-        if duration_ns > 0:
-            self.seconds[kind] = self.seconds.get(kind, 0.0) + duration_ns / 1e9
+    def _leave(self, start_unix_ns: int, end_unix_ns: int, around: int | None) -> None:
+        """Let a stretch wait for the end of what is ``around`` it, or count it if that is nothing."""
+        if end_unix_ns <= start_unix_ns:
+            return
+        if around is None:
+            self._count(self._between, end_unix_ns - start_unix_ns)
+        elif waiting := self.waiting.get(around):
+            waiting.later_ns += end_unix_ns - start_unix_ns
+        else:
+            self.waiting[around] = Waiting(start_unix_ns, end_unix_ns)
+
+    def _count(self, kind: str, duration_ns: int) -> None:
+        if duration_ns <= 0:
+            return
+        if kind not in self.spent_ns and len(self.spent_ns) >= MAX_KINDS:
+            kind = OTHER
+        self.spent_ns[kind] = self.spent_ns.get(kind, 0) + duration_ns
