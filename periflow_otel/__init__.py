@@ -25,7 +25,7 @@ from periflow_otel.errors import (
     StepNotStartedError,
 )
 from periflow_otel.records import JSONValue
-from periflow_otel.run import TrainingRun
+from periflow_otel.run import StepContext, TrainingRun
 
 __all__ = [
     "CheckpointAlreadyUploadedError",
@@ -64,8 +64,8 @@ def init(
         total_train_steps: Number of the last step, where it is known: for progress and the time left.
         local_log_name: Local mode: file that metrics are appended to, one JSON object per line. Default:
             ``./periflow_trainer_{unix seconds}.log``, with ``_{rank}`` before ``.log`` if there are several ranks.
-        run_id: Identity of the run, the same on all ranks. Default: ``PERIFLOW_RUN_ID``, else what the launcher says,
-            else made up.
+        run_id: Identity of the run, the same on all ranks: at most 256 printable characters. Default:
+            ``PERIFLOW_RUN_ID``, else what the launcher says, else made up.
         initial_step: Steps that earlier attempts did; the first step of this one is the next. Default:
             ``PROCESSED_ITERS`` in cloud mode, else 0.
 
@@ -101,14 +101,14 @@ def end_step() -> None:
     (_default or _uninitialized("end_step")).end_step()
 
 
-def train_step() -> AbstractContextManager[None]:
-    """Return a context manager that starts a step and ends it, also when the body raises.
+def train_step() -> StepContext:
+    """Return a context manager that starts a step and ends it, also when the body raises; or a decorator.
 
     Raises:
-        NotInitializedError: ``init`` was not called.
+        NotInitializedError: On entry, if ``init`` was not called.
         StepAlreadyStartedError: On entry, if a step is open.
     """
-    return (_default or _uninitialized("train_step")).train_step()
+    return StepContext(start_step, _end_step)
 
 
 def metric(msg: Mapping[str, JSONValue]) -> None:
@@ -148,12 +148,13 @@ def span(name: str, **attributes: JSONValue) -> AbstractContextManager[None]:
     """Return a context manager that records a phase, such as ``"evaluation"``; see ``TrainingRun.span``.
 
     Args:
-        name: Name of the span.
+        name: Name of the span, at most 256 characters.
         attributes: What else to say of it.
 
     Raises:
         NotInitializedError: ``init`` was not called.
-        TypeError: On entry, if an attribute is no JSON value; the message names it.
+        TypeError: On entry: the name is no text, or an attribute is no JSON value; the message names it.
+        ValueError: On entry: the name is longer than 256 characters, or the whole larger than 4 MiB.
     """
     return (_default or _uninitialized("span")).span(name, **attributes)
 
@@ -179,9 +180,13 @@ def shutdown(timeout_s: float | None = None) -> bool:
     Raises:
         NotInitializedError: ``init`` was not called.
     """
-    global _default  # noqa: PLW0603  # the one default run
+    global _default  # the one default run
     run, _default = _default or _uninitialized("shutdown"), None
     return run.shutdown(timeout_s)
+
+
+def _end_step(error: str | None) -> None:
+    (_default or _uninitialized("end_step")).end_step(error)
 
 
 def _uninitialized(call: str) -> TrainingRun:

@@ -20,7 +20,7 @@ LAYERS = [
     {"messages"},
     {"exporters"},
     {"agent"},
-    {"launcher"},
+    {"launcher", "startup"},
     {"run"},
     {"__init__"},
     {"integrations", "cli", "testing"},

@@ -1,0 +1,154 @@
+"""What a run settles before its first step: its arguments, checked, and where its journals are."""
+
+import logging
+import operator
+import os
+import platform
+import secrets
+import socket
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from periflow_otel import names
+from periflow_otel.config import Environ, RunSettings, fallback_state_dir
+from periflow_otel.errors import ConfigurationError, PeriFlowError
+from periflow_otel.journal.folders import make_private, node_folder, run_folder
+from periflow_otel.ranks import Identity, require_cloud
+
+MAX_RUN_ID_CHARS: Final = 256
+_MAX_STEP: Final = 1 << 62
+
+_log = logging.getLogger("periflow_otel")
+
+
+def initial_step(environ: Environ, given: object, *, is_cloud: bool) -> int:
+    """Return how many steps are done already.
+
+    Raises:
+        ConfigurationError: ``given`` is no such number.
+        PeriFlowInternalError: Cloud mode lacks a variable that PeriFlow sets.
+    """
+    processed = require_cloud(environ).processed_iters if is_cloud else 0
+    if given is None:
+        return processed
+    steps = _integer(given)
+    if steps is None or steps < 0:
+        message = f"initial_step is {given!r}; give the number of steps already done, 0 or more"
+        raise ConfigurationError(message)
+    return steps
+
+
+def target_step(given: object, initial_step: int, *, is_cloud: bool) -> int | None:
+    """Return the number of the last step; in local mode a value that makes no sense is ignored, as ever.
+
+    Raises:
+        PeriFlowError: In cloud mode, ``given`` is no integer or not beyond the steps already done.
+    """
+    steps = _integer(given)
+    if is_cloud and given is not None:
+        if steps is None:
+            message = f"total_train_steps is {given!r}; give the number of the last step, an integer"
+            raise PeriFlowError(message)
+        if steps <= initial_step:
+            message = (
+                f"total_train_steps is {steps}, but {initial_step} steps are done already, as PROCESSED_ITERS or "
+                "initial_step says; give the number of the last step, counted from the beginning of the run"
+            )
+            raise PeriFlowError(message)
+    return steps if steps is not None and steps > 0 else None
+
+
+def local_log(given: str | os.PathLike[str] | None, identity: Identity) -> str:
+    """Return the absolute path of the metric log, in a folder that exists.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+    rank = f"_{identity.rank}" if identity.world_size > 1 else ""
+    name = os.path.expanduser(given or f"./periflow_trainer_{int(time.time())}{rank}.log")  # noqa: PTH111  # Path raises
+    path = Path(name).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
+        reason = None if is_writable else "not writable"
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason is None:
+        return str(path)
+    message = f"the metric log {str(path)!r} cannot be written ({reason}); give init() another local_log_name"
+    raise ConfigurationError(message)
+
+
+def checked_run_id(given: object) -> str:
+    """Return the identity of a run; made up if none is given.
+
+    Raises:
+        ConfigurationError: It is no text, too long, or has characters that cannot be shown.
+    """
+    run_id = _made_up_id() if given is None else given
+    if isinstance(run_id, str):
+        run_id = run_id.strip() or _made_up_id()
+        if len(run_id) <= MAX_RUN_ID_CHARS and run_id.isprintable():
+            return run_id
+    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
+    message = f"the run id is {shown}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
+    raise ConfigurationError(message)
+
+
+def usable_folder(state_dir: Path, run_id: str) -> Path:
+    """Return the folder of a run on this node: in the state directory, or in a temporary one if that cannot be used.
+
+    Raises nothing: where neither can be used, the journal finds that out and says so.
+    """
+    for candidate in (state_dir, fallback_state_dir()):
+        folder = node_folder(run_folder(candidate, run_id))
+        try:
+            _make_state_dir(candidate)
+            make_private(folder.parent)
+            make_private(folder)
+        except (OSError, ValueError) as error:
+            _log.warning("%s cannot hold the journal (%s)", candidate, getattr(error, "strerror", None) or error)
+        else:
+            return folder
+    return node_folder(run_folder(state_dir, run_id))
+
+
+def resource(settings: RunSettings) -> tuple[tuple[str, str | int], ...]:
+    """Return the resource attributes of the run, sorted by key. Never a command line or a variable: secrets."""
+    attributes = {
+        "service.name": settings.service_name,
+        "host.name": socket.gethostname(),
+        "host.arch": platform.machine(),
+        "os.type": sys.platform,
+        "process.runtime.name": sys.implementation.name,
+        "process.runtime.version": platform.python_version(),
+        "telemetry.distro.name": names.SCOPE,
+        **dict(settings.resource_attributes),
+    }
+    return tuple(sorted(attributes.items()))
+
+
+def _make_state_dir(folder: Path) -> None:
+    """Make a folder unless it is there. One that is there belongs to the user, who may share it: its mode stays."""
+    if not folder.exists():
+        make_private(folder)
+    if folder.stat().st_uid != os.geteuid():
+        message = f"{folder} belongs to somebody else"
+        raise PermissionError(message)
+
+
+def _integer(given: object) -> int | None:
+    """Return an integer, NumPy's too; None for anything else. True is a mistake, not a number of steps."""
+    try:
+        number = operator.index(given)  # type: ignore[arg-type]  # what has none raises
+    except TypeError:
+        return None
+    return None if isinstance(given, bool) or abs(number) > _MAX_STEP else number
+
+
+def _made_up_id() -> str:
+    """Return an identity that sorts by time and tells a person when the run began."""
+    return f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
