@@ -6,6 +6,7 @@ What a receiver does is its ``behaviour``, which may be changed at any time; tho
 import gzip
 import json
 import math
+import selectors
 import socket
 import ssl
 import struct
@@ -16,16 +17,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 from google.protobuf.json_format import MessageToJson, ParseDict
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as traces_grpc
 from programs import ReceivedPoint, ReceivedSpan, read_points, read_spans
 from typing_extensions import Self
 
@@ -112,14 +111,17 @@ class FaultyReceiver(_Receiver):
         port: int = 0,
         tls: ssl.SSLContext | None = None,
         max_body_bytes: float = math.inf,
+        read_interval_s: float = 0,
     ) -> None:
         """Listen on a loopback port; take everything unless ``behaviour`` says otherwise.
 
-        A body over ``max_body_bytes`` is not read but answered at once with 413, and the connection is closed.
+        A body over ``max_body_bytes`` is answered at once with 413, and the connection is closed.
+        With a ``read_interval_s``, a body is read 16 KiB at a time, with this pause after each.
         """
         super().__init__()
         self.behaviour = behaviour or ok
         self.max_body_bytes = max_body_bytes
+        self.read_interval_s = read_interval_s
         self._server = _Server(("127.0.0.1", port), type("_Exchange", (Exchange,), {"receiver": self}))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -176,6 +178,7 @@ class Exchange(BaseHTTPRequestHandler):
     """One request, and the means to answer it."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two packets
     receiver: FaultyReceiver
     received: Received
 
@@ -190,10 +193,11 @@ class Exchange(BaseHTTPRequestHandler):
         """Note the request and behave."""
         length = int(self.headers["content-length"])
         if length > self.receiver.max_body_bytes:
-            self.close_connection = True
-            status(413)(self)
+            status(413, {"connection": "close"})(self)
+            self.connection.shutdown(socket.SHUT_WR)
+            self.receiver.closing.wait(1)  # as servers in Go do, so that the answer comes before the reset
             return
-        body = self.rfile.read(length)
+        body = self._read_slowly(length) if self.receiver.read_interval_s else self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         plain = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
         request = traces.ExportTraceServiceRequest if "trace" in self.path else metrics.ExportMetricsServiceRequest
@@ -201,6 +205,19 @@ class Exchange(BaseHTTPRequestHandler):
         self.received = Received(time.monotonic(), self.path, headers, len(body), content)
         self.receiver.requests.append(self.received)
         self.receiver.behaviour(self)
+
+    def do_CONNECT(self) -> None:
+        """Note the request, which is to a proxy, and behave."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.received = Received(time.monotonic(), self.path, headers, 0, traces.ExportTraceServiceRequest())
+        self.receiver.requests.append(self.received)
+        self.receiver.behaviour(self)
+
+    def _read_slowly(self, length: int) -> bytes:
+        body = b""
+        while len(body) < length and not self.receiver.closing.wait(self.receiver.read_interval_s):
+            body += self.rfile.read(min(1 << 14, length - len(body)))
+        return body
 
     @property
     def is_json(self) -> bool:
@@ -350,6 +367,32 @@ def reset(exchange: Exchange) -> None:
     exchange.connection.close()
 
 
+class Tunnel:
+    """Connects the client to whoever it asks for, as an HTTP proxy does."""
+
+    def __init__(self) -> None:
+        """Begin to count."""
+        self.sent_bytes = 0
+        """From clients, after they were connected."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Pass bytes both ways until one side closes."""
+        host, _, port = exchange.path.rpartition(":")
+        with socket.create_connection((host, int(port))) as receiver, selectors.DefaultSelector() as selector:
+            exchange.send_response(200)
+            exchange.end_headers()
+            exchange.close_connection = True
+            selector.register(exchange.connection, selectors.EVENT_READ, receiver)
+            selector.register(receiver, selectors.EVENT_READ, exchange.connection)
+            while not exchange.receiver.closing.is_set():
+                for key, _ in selector.select(0.05):
+                    data = key.fileobj.recv(1 << 16)
+                    if not data:
+                        return
+                    key.data.sendall(data)
+                    self.sent_bytes += len(data) if key.data is receiver else 0
+
+
 def _response(content: Content, rejected: int = 0, message: str = "") -> Message:
     if isinstance(content, traces.ExportTraceServiceRequest):
         spans = traces.ExportTraceServiceResponse()
@@ -370,28 +413,39 @@ def _response(content: Content, rejected: int = 0, message: str = "") -> Message
 class FailureError(Exception):
     """Answer with a status code instead."""
 
-    def __init__(self, code: grpc.StatusCode, details: str = "", status: Status | None = None) -> None:
-        """Give the code, its text, and what goes into the trailing metadata."""
+    def __init__(self, code: grpc.StatusCode, details: str = "", status: bytes | None = None) -> None:
+        """Give the code, its text, and the status that goes into the trailing metadata."""
         super().__init__(code)
         self.code, self.details, self.status = code, details, status
 
 
-GrpcBehaviour = Callable[[Received], tuple[int, str] | None]
-"""Returns the number of rejected items and a message, or None; raises ``FailureError``."""
+GrpcBehaviour = Callable[[Received], tuple[int, str] | bytes | None]
+"""Returns the number of rejected items and a message, or the whole answer, or None; raises ``FailureError``."""
 
 
-class FaultyGrpcReceiver(_Receiver, traces_grpc.TraceServiceServicer):
+class FaultyGrpcReceiver(_Receiver):
     """An OTLP receiver over gRPC."""
 
-    def __init__(self, behaviour: GrpcBehaviour | None = None, tls: grpc.ServerCredentials | None = None) -> None:
+    def __init__(
+        self,
+        behaviour: GrpcBehaviour | None = None,
+        *,
+        port: int = 0,
+        tls: grpc.ServerCredentials | None = None,
+        max_body_bytes: int = 4 << 20,
+    ) -> None:
         """Listen on a loopback port; take everything unless ``behaviour`` says otherwise."""
         super().__init__()
         self.behaviour = behaviour or (lambda _: None)
         self._executor = ThreadPoolExecutor(4)
-        self._server = grpc.server(self._executor, options=[("grpc.so_reuseport", 0)])
-        traces_grpc.add_TraceServiceServicer_to_server(self, self._server)
-        metrics_grpc.add_MetricsServiceServicer_to_server(self, self._server)
-        address = "127.0.0.1:0"
+        options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", max_body_bytes))
+        self._server = grpc.server(self._executor, options=options)
+        services = (
+            (traces.DESCRIPTOR.services_by_name["TraceService"], traces.ExportTraceServiceRequest),
+            (metrics.DESCRIPTOR.services_by_name["MetricsService"], metrics.ExportMetricsServiceRequest),
+        )
+        self._server.add_generic_rpc_handlers([self._handler(*each) for each in services])
+        address = f"127.0.0.1:{port}"
         self.port = self._server.add_secure_port(address, tls) if tls else self._server.add_insecure_port(address)
         self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._server.start()
@@ -402,20 +456,35 @@ class FaultyGrpcReceiver(_Receiver, traces_grpc.TraceServiceServicer):
         self._server.stop(0).wait()
         self._executor.shutdown()
 
-    def Export(self, request: Content, context: grpc.ServicerContext) -> Message:  # noqa: N802  # the service's name
+    def _handler(self, service: Any, request: type[Content]) -> grpc.GenericRpcHandler:
+        export = grpc.unary_unary_rpc_method_handler(self._export, request.FromString)
+        return grpc.method_handlers_generic_handler(service.full_name, {"Export": export})
+
+    def _export(self, request: Content, context: grpc.ServicerContext) -> bytes:
         """Note the request and behave."""
         headers = {each.key: str(each.value) for each in context.invocation_metadata()}
         received = Received(time.monotonic(), "", headers, request.ByteSize(), request)
         self.requests.append(received)
         try:
-            rejected, message = self.behaviour(received) or (0, "")
+            answer = self.behaviour(received)
         except FailureError as failure:
             _fail(context, failure)
         self.accepted.append(received)
-        return _response(request, rejected, message)
+        return answer if isinstance(answer, bytes) else _response(request, *answer or ()).SerializeToString()
 
 
-def _fail(context: grpc.ServicerContext, failure: FailureError) -> None:
+def _fail(context: grpc.ServicerContext, failure: FailureError) -> NoReturn:
     if failure.status is not None:
-        context.set_trailing_metadata((("grpc-status-details-bin", failure.status.SerializeToString()),))
+        context.set_trailing_metadata((("grpc-status-details-bin", failure.status),))
     context.abort(failure.code, failure.details)
+    raise AssertionError  # abort raises
+
+
+def grpc_refuse(*names: str) -> GrpcBehaviour:
+    """Take no request that holds a span or a point with one of these names."""
+
+    def behave(received: Received) -> None:
+        if {item.name for item in (*received.spans(), *received.points())} & set(names):
+            raise FailureError(grpc.StatusCode.INVALID_ARGUMENT, "bad data")
+
+    return behave

@@ -68,7 +68,7 @@ def explanation(body: bytes, content_type: str, headers: Headers) -> str:
 def clean(text: str, headers: Headers) -> str:
     """Make foreign text fit for a log: one line of at most 200 characters, without the values of our headers."""
     for _, value in headers:
-        for secret in {value, value.rpartition(" ")[2]}:
+        for secret in (value, value.rpartition(" ")[2]):  # the longer first
             if len(secret) >= _MIN_SECRET_CHARS:
                 text = text.replace(secret, "***")
     line = " ".join("".join(each if each.isprintable() else " " for each in text).split())

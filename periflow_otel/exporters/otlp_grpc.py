@@ -89,7 +89,7 @@ class GrpcTransport:
         if code is grpc.StatusCode.INVALID_ARGUMENT or (code in _PERHAPS_TOO_LARGE and _TOO_LARGE.search(details)):
             text = clean(details, self._settings.headers)
             return Refused(f"{what}: {text}" if text else what)
-        if "CERTIFICATE_VERIFY_FAILED" in details:
+        if _BAD_CERTIFICATE.search(details):
             return Kept(f"the certificate was not accepted ({self._target})", HOLD_S)
         return Kept(what, HOLD_S if code in _LASTING else _retry_after(error))
 
@@ -126,9 +126,10 @@ _METHODS: Final[dict[Signal, str]] = {
 }
 _COMPRESSIONS: Final = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
 # A server has no status of its own for a request that is too large: these are what gRPC's own server and those written
-# in Go, Java and Rust say. An answer that is too large for us ends in "CLIENT: Received message larger than max".
+# in Go, Java and Rust say. Of an answer that is too large for us, gRPC says "CLIENT: Received message larger than max".
 _PERHAPS_TOO_LARGE: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE})
-_TOO_LARGE: Final = re.compile(r"^(?!CLIENT:).*(larger than max|exceeds maximum size|length too large)", re.DOTALL)
+_TOO_LARGE: Final = re.compile(r"^(?!.*CLIENT:).*(larger than max|exceeds maximum size|length too large)", re.DOTALL)
+_BAD_CERTIFICATE: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification Check failed")
 # Wrong until somebody mends it. Of the rest, the specification would drop data at those that it does not retry, such
 # as INTERNAL; here it is kept, for a failure of the receiver is not one of the data.
 _LASTING: Final = frozenset(
