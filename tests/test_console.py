@@ -253,8 +253,8 @@ def test_next_attempt_begins_anew(screen: Screen):
 def test_points_of_an_earlier_attempt_or_run_are_taken_unseen(screen: Screen, late: RunStarted):
     """What is left of earlier runs does not disturb the one that goes on."""
     screen.show(*at(5), of=run(attempt=2, started_unix_ns=9))
-    screen.show(*at(900), user("loss", 1.0), of=late)
-    assert screen.close() == ""
+    assert screen.show(*at(900), user("loss", 1.0), of=late) == ""
+    assert screen.show(*at(6), of=run(attempt=2, started_unix_ns=9)) == "step 6/1000  0%\n"
 
 
 def test_all_items_count_as_delivered():

@@ -394,3 +394,16 @@ def test_file_that_was_moved_away_keeps_its_lines(log: Path):
         path.rename(moved)
         assert [exporter.export([item]) for item in items[1:]] == [Outcome(1)] * 3
     assert (steps(moved), steps(path)) == ([1, 2], [3, 4])
+
+
+def test_file_of_another_writer_is_not_numbered(log: Path):
+    """When a file that was moved away is full, lines go on in the one that somebody has put in its place."""
+    path = log.with_name("train.traces.jsonl")
+    with closing(OtlpSpanFile(max_file_bytes=1)) as exporter:
+        exporter.export(spans(log, 2))
+        path.rename(log.with_name("moved"))
+        with closing(OtlpSpanFile()) as other:
+            other.export([(run(log, attempt=2), span(3))])
+        exporter.export([(run(log), span(4))])
+    assert steps(path) == [3, 4]
+    assert {each.name for each in log.parent.iterdir()} == {path.name, "moved"}

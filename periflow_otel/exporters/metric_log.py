@@ -11,7 +11,7 @@ from periflow_otel.exporters import Outcome
 from periflow_otel.records import Metric, RunStarted
 
 # The user named the file, so a symbolic link there is the user's too and is followed. Reading is for the last byte
-# only. A named pipe that nobody reads must be an error and not a wait.
+# only. A named pipe must not be waited for.
 _OPEN_FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 
 
