@@ -30,10 +30,10 @@ class Training:
     """A script that runs in the current folder, with its journals there too."""
 
     def __init__(self, *arguments: object, code: str = "", **environ: str) -> None:
-        """Start the trainer with arguments, or else ``code``, with further environment variables."""
+        """Start the trainer, or else ``code``, with arguments and further environment variables."""
         self.state = Path.cwd() / "state"
         self.process = subprocess.Popen(
-            [sys.executable, *(("-c", code) if code else (str(TRAINER), *map(str, arguments)))],
+            [sys.executable, *(("-c", code) if code else (str(TRAINER),)), *map(str, arguments)],
             env={
                 **os.environ,
                 "PERIFLOW_STATE_DIR": str(self.state),
