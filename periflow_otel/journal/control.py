@@ -12,6 +12,7 @@ ANY_STEP: Final = -1
 
 _REQUEST, _STEP, _UNIX_NS = range(3)
 _BYTES: Final = 64
+_FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Request(NamedTuple):
@@ -32,8 +33,8 @@ class Control:
         Raises:
             OSError: The file cannot be opened or mapped.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(folder / CONTROL_FILE, flags, 0o600)
+        self._path = folder / CONTROL_FILE
+        descriptor = os.open(self._path, _FLAGS | os.O_CREAT, 0o600)
         try:
             os.pwrite(descriptor, b"\0", _BYTES - 1)
             self._words = memoryview(mmap.mmap(descriptor, _BYTES)).cast("q")
@@ -41,11 +42,22 @@ class Control:
             os.close(descriptor)
 
     def request(self, step: int = ANY_STEP) -> None:
-        """Ask every rank on this node to save at ``step``, or at once."""
+        """Ask every rank on this node to save at ``step``, or at once.
+
+        Raises:
+            OSError: The file is gone.
+        """
+        import fcntl  # noqa: PLC0415  # Windows, which has no journal, has no such module
+
         words = self._words
-        words[_STEP] = step
-        words[_UNIX_NS] = time.time_ns()
-        words[_REQUEST] += 1
+        descriptor = os.open(self._path, _FLAGS)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # two at once get two numbers
+            words[_STEP] = step
+            words[_UNIX_NS] = time.time_ns()
+            words[_REQUEST] += 1
+        finally:
+            os.close(descriptor)
 
     def number(self) -> int:
         """Return the number of the last request: cheap enough to ask at every step."""

@@ -1,0 +1,143 @@
+"""Cursors: replaced in one step, and none at all rather than a wrong one."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from periflow_otel.journal.cursors import (
+    SUFFIX,
+    Cursor,
+    delivered_sequence,
+    load_cursor,
+    replace_file,
+    save_cursor,
+)
+from periflow_otel.journal.reader import Position
+
+SOMEWHERE = Cursor(Position(3, 4096, 1 << 40), b"state", 12, {"journal": 3, "rejected": 1}, is_complete=True)
+
+
+def at(sequence: int) -> Cursor:
+    """Return a cursor behind so many records."""
+    return Cursor(Position(1, 1, sequence))
+
+
+@settings(deadline=None)
+@given(
+    st.builds(
+        Cursor,
+        st.builds(Position, st.integers(0, 1 << 40), st.integers(0, 1 << 32), st.integers(0, 1 << 60)),
+        st.binary(max_size=1000),
+        st.integers(0, 1 << 60),
+        st.dictionaries(st.text(max_size=20), st.integers(0, 1 << 60), max_size=5),
+        st.booleans(),
+    )
+)
+def test_a_cursor_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, cursor: Cursor):
+    """What was saved is loaded."""
+    folder = tmp_path_factory.getbasetemp()
+    save_cursor(folder, "otlp.traces", cursor)
+    assert load_cursor(folder, "otlp.traces") == cursor
+
+
+def test_each_consumer_has_its_own(tmp_path: Path):
+    """Consumers are told apart by name, and one without a cursor is at the beginning."""
+    save_cursor(tmp_path, "otlp.traces", at(1))
+    save_cursor(tmp_path, "otlp.metrics", at(2))
+    assert load_cursor(tmp_path, "otlp.traces") == at(1)
+    assert load_cursor(tmp_path, "otlp.metrics") == at(2)
+    assert load_cursor(tmp_path, "metric_log") == Cursor()
+
+
+def test_a_journal_without_a_folder_has_no_cursor(tmp_path: Path):
+    """Nothing there is no error."""
+    assert load_cursor(tmp_path / "missing", "otlp.traces") == Cursor()
+
+
+def test_a_damaged_cursor_is_none(tmp_path: Path):
+    """A cursor with any byte wrong, or cut anywhere, would lead astray; the consumer begins again instead."""
+    save_cursor(tmp_path, "a", SOMEWHERE)
+    path = tmp_path / f"a{SUFFIX}"
+    content = path.read_bytes()
+    for offset in range(len(content)):
+        path.write_bytes(content[:offset])
+        assert load_cursor(tmp_path, "a") == Cursor()
+        for flip in (0x01, 0xFF):
+            path.write_bytes(content[:offset] + bytes([content[offset] ^ flip]) + content[offset + 1 :])
+            assert load_cursor(tmp_path, "a") == Cursor()
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_a_file_with_anything_in_it_is_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+    """Whatever is in the file of a cursor, loading it raises nothing."""
+    folder = tmp_path_factory.getbasetemp()
+    (folder / f"b{SUFFIX}").write_bytes(content)
+    assert load_cursor(folder, "b") == Cursor()
+
+
+def test_a_cursor_belongs_to_its_owner_alone(tmp_path: Path):
+    """Other users cannot read it, whatever the umask, and no draft stays behind."""
+    umask = os.umask(0)
+    try:
+        save_cursor(tmp_path, "a", SOMEWHERE)
+    finally:
+        os.umask(umask)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{SUFFIX}"]
+    assert stat.S_IMODE((tmp_path / f"a{SUFFIX}").stat().st_mode) == 0o600
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path):
+    """A failure leaves the old content and no draft."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "inside").write_text("old")
+    with pytest.raises(OSError, match="directory"):
+        replace_file(tmp_path / "target", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert (tmp_path / "target" / "inside").read_text() == "old"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from periflow_otel.journal.cursors import Cursor, save_cursor
+from periflow_otel.journal.reader import Position
+for sequence in range(1_000_000):
+    save_cursor(Path(sys.argv[1]), "a", Cursor(Position(1, 1, sequence), bytes(10_000)))
+    os.write(1, b"x")
+"""
+
+
+def test_a_cursor_survives_sigkill_whole(tmp_path: Path):
+    """A process killed while it saves leaves the last cursor or the one before, never a part."""
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        saved = len(process.stdout.read(50))
+        while saved < 500:
+            assert load_cursor(tmp_path, "a").state == bytes(10_000)  # at any moment
+            saved += len(process.stdout.read(50))
+        process.kill()
+        saved += len(process.stdout.read())
+    cursor = load_cursor(tmp_path, "a")
+    assert cursor.state == bytes(10_000)
+    assert saved - 1 <= cursor.position.sequence <= saved
+
+
+def test_delivered_is_what_every_consumer_has(tmp_path: Path):
+    """The slowest consumer counts; one that has not begun has nothing."""
+    save_cursor(tmp_path, "a", at(10))
+    save_cursor(tmp_path, "b", at(7))
+    assert delivered_sequence(tmp_path, ["a", "b"]) == 7
+    assert delivered_sequence(tmp_path, ["a", "b", "c"]) == 0
+
+
+def test_everything_is_delivered_where_nobody_waits(tmp_path: Path):
+    """Without consumers, or with the journal gone after its delivery, nothing is left."""
+    assert delivered_sequence(tmp_path, []) == float("inf")
+    assert delivered_sequence(tmp_path / "gone", ["a"]) == float("inf")

@@ -1,0 +1,358 @@
+"""The reader: exactly the whole records before any damage, an exact count of the others, and never an exception."""
+
+import contextlib
+import errno
+import resource
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from journals import SMALL, Everything, numbered, rank_of, read_all
+
+from periflow_otel.journal.reader import OPEN_SEGMENTS, READ_BYTES, JournalReader, Position
+from periflow_otel.journal.segment import (
+    COMMIT,
+    FIRST_SEQUENCE,
+    HEADER_BYTES,
+    WORD_BYTES,
+    Segment,
+    frame,
+    segment_indices,
+    segment_path,
+    split_commit,
+)
+from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.records import Metric, StepEnded, encode, encode_metric, encode_run
+
+COUNT = 8
+"""Records in the segment that is damaged."""
+DATA_OFFSET = HEADER_BYTES + len(encode_run(rank_of()))
+FRAME_BYTES = len(frame(numbered(0)))
+END = DATA_OFFSET + COUNT * FRAME_BYTES
+COMMIT_OFFSET = COMMIT * WORD_BYTES
+
+
+def filled(folder: Path, count: int, segment_bytes: int = SMALL) -> JournalWriter:
+    """Return a writer that has written numbered records."""
+    folder.mkdir(exist_ok=True)
+    writer = JournalWriter(folder, rank_of(), segment_bytes=segment_bytes)
+    for number in range(count):
+        writer.append(numbered(number))
+    return writer
+
+
+def two_segments(folder: Path) -> bytes:
+    """Fill a segment with ``COUNT`` records and begin another; return the content of the first."""
+    filled(folder, COUNT + 2, END)
+    assert segment_indices(folder) == [1, 2]
+    return segment_path(folder, 1).read_bytes()
+
+
+def whole_before(offset: int) -> int:
+    """Return how many records are whole if the byte at an offset, and what is behind it, is not as it was."""
+    return max(0, (offset - DATA_OFFSET) // FRAME_BYTES)
+
+
+def expect(everything: Everything, first: list[int]) -> None:
+    """Check that a segment gave some records, and that the one behind it and the counts are as they should be."""
+    assert everything.numbers == [*first, COUNT, COUNT + 1]
+    assert everything.lost == COUNT - len(first)
+    assert everything.position.sequence == COUNT + 2
+
+
+def test_a_segment_cut_at_any_byte_gives_what_is_before(tmp_path: Path):
+    """Wherever a segment ends, the whole records before that are read and the others counted."""
+    content = two_segments(tmp_path)
+    for length in range(len(content)):
+        segment_path(tmp_path, 1).write_bytes(content[:length])
+        expect(read_all(tmp_path), list(range(whole_before(length))))
+
+
+def test_a_last_segment_cut_at_any_byte_gives_what_is_before(tmp_path: Path):
+    """Where no other segment follows, the header says how many records there were, if it is whole."""
+    filled(tmp_path, COUNT, END)
+    content = segment_path(tmp_path, 1).read_bytes()
+    for length in range(len(content)):
+        segment_path(tmp_path, 1).write_bytes(content[:length])
+        everything = read_all(tmp_path)
+        assert everything.numbers == list(range(whole_before(length)))
+        assert everything.lost == (COUNT - len(everything.numbers) if length >= DATA_OFFSET else 0)
+        assert everything.position.sequence == len(everything.numbers) + everything.lost
+
+
+def is_checked_header(offset: int) -> bool:
+    """Say whether the checksum of the header covers a byte, or is in it."""
+    return offset < 6 * WORD_BYTES or HEADER_BYTES <= offset < DATA_OFFSET
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+def test_any_byte_flipped_costs_what_is_behind_it_and_no_more(tmp_path: Path, flip: int):
+    """Whichever byte is wrong, in the header too, nothing wrong is read and the counts are exact."""
+    content = two_segments(tmp_path)
+    for offset in range(END):
+        damaged = bytearray(content)
+        damaged[offset] ^= flip
+        segment_path(tmp_path, 1).write_bytes(damaged)
+        intact = COUNT
+        if is_checked_header(offset):
+            intact = 0
+        elif COMMIT_OFFSET <= offset < COMMIT_OFFSET + 4:
+            intact = min(COUNT, whole_before(split_commit(Segment(segment_path(tmp_path, 1)).words()[COMMIT])[1]))
+        elif offset >= DATA_OFFSET:
+            intact = whole_before(offset)
+        expect(read_all(tmp_path), list(range(intact)))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_damage_to_several_segments_gives_a_true_part(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    """Whatever happens to the bytes, what is read was written, in that order, once; nothing raises."""
+    folder = tmp_path_factory.mktemp("journal")
+    writer = filled(folder, 100, END)
+    indices = segment_indices(folder)
+    damage = st.tuples(st.sampled_from(indices), st.integers(0, END - 1), st.binary(min_size=1, max_size=40))
+    touched = set()
+    for index, offset, content in data.draw(st.lists(damage, min_size=1, max_size=10)):
+        with segment_path(folder, index).open("r+b") as file:
+            file.seek(offset)
+            file.write(content)
+        touched.add((index, offset, len(content)))
+    for index in data.draw(st.sets(st.sampled_from(indices), max_size=3)):
+        segment_path(folder, index).unlink()
+    everything = read_all(folder)
+    assert everything.numbers == sorted(set(everything.numbers))
+    assert set(everything.numbers) <= set(range(100))
+    is_commit_whole = all(
+        offset + size <= COMMIT_OFFSET or offset >= COMMIT_OFFSET + WORD_BYTES for _, offset, size in touched
+    )
+    if is_commit_whole:
+        assert everything.position.sequence == len(everything.numbers) + everything.lost <= writer.sequence
+
+
+def test_damage_in_the_middle_of_three_segments(tmp_path: Path):
+    """The segments before and behind are whole, and of the one between the beginning is."""
+    filled(tmp_path, 3 * COUNT, END)
+    with segment_path(tmp_path, 2).open("r+b") as file:
+        file.seek(DATA_OFFSET + 3 * FRAME_BYTES + 5)
+        file.write(b"\xff")
+    everything = read_all(tmp_path)
+    assert everything.numbers == [*range(COUNT + 3), *range(2 * COUNT, 3 * COUNT)]
+    assert (everything.lost, everything.position.sequence) == (COUNT - 3, 3 * COUNT)
+
+
+@pytest.mark.parametrize("missing", [[1], [2], [1, 2]])
+def test_segments_that_are_gone_are_counted(tmp_path: Path, missing: list[int]):
+    """Of three segments any may be deleted."""
+    filled(tmp_path, 3 * COUNT, END)
+    for index in missing:
+        segment_path(tmp_path, index).unlink()
+    everything = read_all(tmp_path)
+    assert len(everything.numbers) == (3 - len(missing)) * COUNT
+    assert (everything.lost, everything.position.sequence) == (len(missing) * COUNT, 3 * COUNT)
+
+
+def test_strange_things_in_the_place_of_segments_are_passed_over(tmp_path: Path):
+    """A folder, a link and an empty file are no segments; what follows is read."""
+    filled(tmp_path, COUNT, END)
+    segment_path(tmp_path, 1).rename(segment_path(tmp_path, 5))
+    segment_path(tmp_path, 1).mkdir()
+    segment_path(tmp_path, 2).symlink_to(segment_path(tmp_path, 5))
+    segment_path(tmp_path, 3).touch()
+    assert read_all(tmp_path).numbers == list(range(COUNT))
+    assert JournalReader(tmp_path).run() == rank_of()
+
+
+def test_a_whole_frame_that_is_no_record_costs_itself_alone(tmp_path: Path):
+    """A record of another version, say, is counted as lost; the ones behind it are read."""
+    writer = filled(tmp_path, 5)
+    for payload in (b"\xc1", b"\x92\x63\x01", encode(StepEnded("one", 1, 1)), b"\x91" * 5000):  # type: ignore[arg-type]
+        writer._segment_bytes = 2 * SMALL
+        writer.append(payload)
+    writer.append(numbered(5))
+    everything = read_all(tmp_path)
+    assert everything.numbers == list(range(6))
+    assert (everything.lost, everything.position.sequence) == (4, 10)
+
+
+def test_nothing_is_behind_the_last_record(tmp_path: Path):
+    """At the end there is nothing, and later what was appended since."""
+    writer = filled(tmp_path, 3)
+    reader = JournalReader(tmp_path)
+    everything = read_all(reader)
+    assert reader.read(everything.position, 10) == ([], everything.position, 0)
+    writer.append(numbered(3))
+    assert read_all(reader, everything.position).numbers == [3]
+
+
+def test_a_journal_that_is_not_there_is_empty(tmp_path: Path):
+    """Neither a missing folder nor an empty one is an error."""
+    for folder in (tmp_path, tmp_path / "missing"):
+        reader = JournalReader(folder)
+        assert reader.run() is None
+        assert reader.head() == (0, 0, 0, 0)
+        assert reader.read(Position(), 10) == ([], Position(), 0)
+        reader.forget(3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=40))
+def test_pieces_of_any_size_are_the_whole(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]):
+    """However many records are asked for at a time, and by however many readers, each comes once."""
+    folder = tmp_path_factory.mktemp("journal")
+    filled(folder, 3 * COUNT + 1, END)
+    position, numbers = Position(), []
+    for size in sizes:
+        chunk = JournalReader(folder).read(position, size)
+        assert len(chunk.records) == min(size, 3 * COUNT + 1 - len(numbers))
+        numbers += [each.values["n"] for each in chunk.records if isinstance(each, Metric)]
+        position = chunk.position
+        assert position.sequence == len(numbers)
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize("size", [READ_BYTES - 40, READ_BYTES, READ_BYTES + 1, 3_000_000])
+def test_a_record_may_be_larger_than_a_read(tmp_path: Path, size: int):
+    """Records about and beyond the size of a read come whole, among small ones."""
+    writer = JournalWriter(tmp_path, rank_of())
+    for text in ("a", "b" * size, "c", "d" * size):
+        writer.append(encode_metric(1, 1, {"text": text}))
+    texts = [each.values["text"] for each in read_all(tmp_path).records if isinstance(each, Metric)]
+    assert texts == ["a", "b" * size, "c", "d" * size]
+
+
+def test_an_end_beyond_the_file_reads_no_more_than_there_is(tmp_path: Path):
+    """A wrong end of four gigabytes takes neither that much memory nor a record that is there."""
+    filled(tmp_path, COUNT)
+    path = segment_path(tmp_path, 1)
+    content = bytearray(path.read_bytes())
+    content[COMMIT_OFFSET : COMMIT_OFFSET + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), hard))
+    try:
+        assert read_all(tmp_path).numbers == list(range(COUNT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_the_run_is_told_by_any_segment(tmp_path: Path):
+    """If the header of the first segment is damaged, the next one says who wrote."""
+    filled(tmp_path, 3 * COUNT, END)
+    with segment_path(tmp_path, 1).open("r+b") as file:
+        file.seek(FIRST_SEQUENCE * WORD_BYTES)
+        file.write(b"\xff")
+    assert JournalReader(tmp_path).run() == rank_of()
+
+
+def test_the_head_is_told_by_the_last_whole_segment(tmp_path: Path):
+    """The newest header that can be read says how far the rank has got."""
+    writer = filled(tmp_path, 2 * COUNT, END)
+    writer.begin_step(4, 5)
+    assert JournalReader(tmp_path).head() == (2 * COUNT, 0, 4, 5)
+    segment_path(tmp_path, 2).write_bytes(b"")
+    assert JournalReader(tmp_path).head() == (COUNT, 0, 0, 0)
+
+
+def test_what_is_forgotten_is_gone(tmp_path: Path):
+    """Segments before an index are deleted, and a reader that comes later begins behind them."""
+    filled(tmp_path, 4 * COUNT, END)
+    reader = JournalReader(tmp_path)
+    everything = read_all(reader)
+    reader.forget(3)
+    assert segment_indices(tmp_path) == [3, 4]
+    assert read_all(reader, everything.position) == ([], everything.position, 0)
+    assert read_all(tmp_path).numbers == list(range(2 * COUNT, 4 * COUNT))
+    assert read_all(tmp_path).lost == 2 * COUNT
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return the files in a folder that this process has open; those deleted meanwhile are marked so."""
+    links = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(descriptor.readlink()))
+    return [link for link in links if link.startswith(f"{folder}/")]
+
+
+def test_few_segments_are_kept_open(tmp_path: Path):
+    """However long the journal, a reader needs but a few open files."""
+    filled(tmp_path, 50 * COUNT, END)
+    reader = JournalReader(tmp_path)
+    assert len(read_all(reader).numbers) == 50 * COUNT
+    assert 0 < len(open_files(tmp_path)) <= OPEN_SEGMENTS
+
+
+def test_a_deleted_segment_is_not_kept_open(tmp_path: Path):
+    """The space of a segment that the writer has dropped is free as soon as the reader looks again."""
+    writer = JournalWriter(tmp_path, rank_of(), max_bytes=3 * END, segment_bytes=END)
+    reader = JournalReader(tmp_path)
+    for number in range(10 * COUNT):
+        writer.append(numbered(number))
+        read_all(reader)
+    assert [link for link in open_files(tmp_path) if link.endswith(" (deleted)")] == []
+
+
+def test_too_many_open_files_lose_nothing(tmp_path: Path):
+    """When no file can be opened, the reader says so instead of passing over what it cannot see."""
+    filled(tmp_path, 3 * COUNT, END)
+    reader = JournalReader(tmp_path)
+    chunk = reader.read(Position(), COUNT)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for ask in (reader.head, reader.run, lambda: reader.read(chunk.position, 100)):
+            with pytest.raises(OSError, match="Too many open files") as caught:
+                ask()
+            assert caught.value.errno == errno.EMFILE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_all(reader, chunk.position).numbers == list(range(COUNT, 3 * COUNT))
+
+
+def test_one_reader_serves_several_threads(tmp_path: Path):
+    """Consumers in threads of their own, while the journal grows, each get every record once."""
+    writer = filled(tmp_path, 0, END)
+    reader = JournalReader(tmp_path)
+    got: list[list[int]] = [[] for _ in range(4)]
+
+    def consume(numbers: list[int]) -> None:
+        position = Position()
+        while len(numbers) < 2000:
+            chunk = reader.read(position, 7)
+            numbers += [each.values["n"] for each in chunk.records if isinstance(each, Metric)]
+            position = chunk.position
+            assert chunk.lost == 0
+
+    threads = [threading.Thread(target=consume, args=(numbers,), daemon=True) for numbers in got]
+    for thread in threads:
+        thread.start()
+    for number in range(2000):
+        writer.append(numbered(number))
+    for thread in threads:
+        thread.join(60)
+    assert got == [list(range(2000))] * 4
+
+
+def test_a_step_is_never_seen_before_the_records_of_the_one_before(tmp_path: Path):
+    """Whenever the head shows a step, its sequence counts all records of the steps before."""
+    writer = filled(tmp_path, 0, SMALL)
+    reader = JournalReader(tmp_path)
+    is_over = threading.Event()
+
+    def train() -> None:
+        for step in range(1, 3000):
+            writer.begin_step(step, step)
+            writer.append(numbered(step))
+        is_over.set()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    while not is_over.is_set():
+        head = reader.head()
+        assert head.sequence >= head.step - 1
+    thread.join()
