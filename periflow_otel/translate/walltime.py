@@ -52,7 +52,7 @@ class WallTime(msgspec.Struct, array_like=True):
         """Count a phase."""
         is_in_step = record.step is not None and record.step > self.ended_step
         around = record.parent or (_OPEN_STEP if is_in_step else None)
-        self._end(record.number, around, text(record.name), record.start_unix_ns, record.duration_ns)
+        self._end(record.number, around, self._kind_of(record), record.start_unix_ns, record.duration_ns)
 
     def note(self, unix_ns: int) -> None:
         """Remember a metric: a checkpoint after it did not take the time before it."""
@@ -113,9 +113,10 @@ class WallTime(msgspec.Struct, array_like=True):
         else:
             self.waiting[around] = Waiting(start_unix_ns, end_unix_ns)
 
+    def _kind_of(self, record: Phase) -> str:
+        kind = text(record.name)
+        return kind if kind in self.spent_ns or len(self.spent_ns) < MAX_KINDS else OTHER
+
     def _count(self, kind: str, duration_ns: int) -> None:
-        if duration_ns <= 0:
-            return
-        if kind not in self.spent_ns and len(self.spent_ns) >= MAX_KINDS:
-            kind = OTHER
-        self.spent_ns[kind] = self.spent_ns.get(kind, 0) + duration_ns
+        if duration_ns > 0:
+            self.spent_ns[kind] = self.spent_ns.get(kind, 0) + duration_ns
