@@ -61,6 +61,10 @@ class OpenSpan(NonRecordingSpan):
         flags = TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT
         return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(flags))
 
+    def __repr__(self) -> str:
+        """Show the ids."""
+        return f"OpenSpan({self.get_span_context()!r})"
+
     def leave(self) -> None:
         """Make the span before current again, or, in another thread than it was begun in, parent nothing more."""
         if get_current() is self._inner:

@@ -89,9 +89,9 @@ class TrainingRun:
         self._settings = settings = RunSettings.from_environ(environ)
         self._environ = environ
         self._time_ns, self._monotonic_ns = clock or current_clock()
-        identity = find_identity(environ)
         initial = startup.initial_step(environ, initial_step, is_cloud=settings.is_cloud)
         target = startup.target_step(total_train_steps, initial, is_cloud=settings.is_cloud)
+        identity = find_identity(environ)
         self.run_id: str = startup.checked_run_id(run_id or settings.run_id or identity.run_id)
         """Identity of the run, the same on all ranks."""
         if identity.world_size > 1 and not (run_id or settings.run_id or identity.run_id):
