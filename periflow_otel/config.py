@@ -153,6 +153,9 @@ class RunSettings:
     sampling_ratio: float
     traceparent: str | None
     consumers: tuple[str, ...]
+    """Every one of these must have a record before the journal may forget it."""
+    awaited: tuple[str, ...]
+    """Every one of these must have a record before the process may end: those, and the console."""
 
     @classmethod
     def from_environ(cls, environ: Environ) -> "RunSettings":
@@ -164,6 +167,7 @@ class RunSettings:
         env = _Environ(environ)
         is_disabled = env.boolean("OTEL_SDK_DISABLED")
         attributes = dict(_resource_attributes(env))
+        export = None if is_disabled else ExportSettings.from_environ(environ)
         service_name = attributes.pop("service.name", None) or "periflow-training"
         return cls(
             is_disabled=is_disabled,
@@ -177,7 +181,8 @@ class RunSettings:
             resource_attributes=tuple(sorted(attributes.items())),
             sampling_ratio=_sampling_ratio(env),
             traceparent=env.text("TRACEPARENT"),
-            consumers=() if is_disabled else ExportSettings.from_environ(environ).consumers(),
+            consumers=export.consumers() if export else (),
+            awaited=(*export.consumers(), *(["console"] if export.shows_console else [])) if export else (),
         )
 
 

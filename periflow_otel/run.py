@@ -339,7 +339,7 @@ class TrainingRun:
             return False
         self._launcher.ensure()
         deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
-        while delivered_sequence(self._journal_folder, self.info.consumers) < sequence:
+        while delivered_sequence(self._journal_folder, self._settings.awaited) < sequence:
             if not time.monotonic() < deadline_s:
                 return False
             time.sleep(_POLL_INTERVAL_S)

@@ -103,6 +103,7 @@ class Agent:
                 consumer.stop(0)
             for consumer in consumers:
                 consumer.stop(_STOP_TIMEOUT_S)
+            self._become_quiet()
 
     def _watch(self) -> None:
         idle_since_s = time.monotonic()
@@ -113,10 +114,11 @@ class Agent:
             if is_alive or progress != self._progress():
                 idle_since_s, progress = time.monotonic(), self._progress()
             idle_s = time.monotonic() - idle_since_s
-            is_done = not is_alive and not self._has_work()
-            if is_done or (not is_alive and idle_s > QUIET_AFTER_S):
+            if not is_alive and not self._has_work():
+                return
+            if idle_s > QUIET_AFTER_S:
                 self._become_quiet()
-            if is_done or idle_s > max(self.linger_s, QUIET_AFTER_S):
+            if idle_s > max(self.linger_s, QUIET_AFTER_S):
                 return
             self._stopping.wait(LOOK_INTERVAL_S)
         self._look()

@@ -51,7 +51,7 @@ class Console:
             progress = self._progress_of(run)
             if progress is not None:
                 progress.update(run.rank, point)
-        if self._monotonic() >= self._due_s:
+        if self._monotonic() >= self._due_s or (self._progress and self._progress.reaches_target()):
             self._write()
         return Outcome(len(items))
 
@@ -99,6 +99,14 @@ class _Progress:
         """Of each key, first seen first: the lowest rank that reports it, and its latest point there."""
         self._total = self._recent = _Pace()
         self._checkpoint_shown = 0
+        self._is_at_target = False
+
+    def reaches_target(self) -> bool:
+        """Tell whether the last step has ended on all ranks; once."""
+        ended = [run_steps.count for run_steps in self._values[names.STEP_DURATION].values()]
+        steps = (self.run.total_steps or 0) - self.run.initial_step
+        was_at_target, self._is_at_target = self._is_at_target, bool(ended) and 0 < steps <= min(ended)
+        return self._is_at_target and not was_at_target
 
     def update(self, rank: int, point: Point) -> None:
         """Take note of a point."""
