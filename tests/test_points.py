@@ -1,0 +1,453 @@
+"""From records to points: every value at its time, and instruments that add up."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
+
+from periflow_otel import ids
+from periflow_otel.names import SECONDS_BOUNDS
+from periflow_otel.records import Metric, RankLost, RunStarted, decode, encode_metric
+from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
+from periflow_otel.translate.points import PointTranslator
+from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point
+from periflow_otel.translate.values import MAX_KEYS
+
+Stream = tuple[str, tuple[tuple[str, str | int], ...]]
+
+
+def translate(inputs: Sequence[Input], run: RunStarted | None = None, **options: bool) -> list[Point]:
+    """Return the points of records, with a snapshot at the end."""
+    translator = PointTranslator(run or make_run(), **options)
+    give(translator, inputs)
+    translator.snapshot()
+    return translator.take()
+
+
+def user_points(points: Iterable[Point], key: str = "loss") -> list[Point]:
+    """Return the points of a user's metric."""
+    return [point for point in points if ("key", key) in point.attributes and point.instrument.kind == "gauge"]
+
+
+def streams(points: Iterable[Point]) -> dict[Stream, list[Point]]:
+    """Return points by the stream that they belong to."""
+    found = defaultdict(list)
+    for point in points:
+        found[point.instrument.name, point.attributes].append(point)
+    return found
+
+
+def last_values(points: Iterable[Point]) -> dict[Any, Any]:
+    """Return the last value of each stream: by name, and by the attribute that tells its streams apart."""
+    found = {}
+    for (name, attributes), stream in streams(points).items():
+        labels = [value for key, value in attributes if key != "periflow.rank"]
+        found[(name, *labels) if labels else name] = stream[-1].value
+    return found
+
+
+def metrics(*values: Any, every_ns: int = MS) -> list[Input]:
+    """Return calls that record values of one key, one after the other."""
+    return [Metric(1, STARTED_NS + number * every_ns, {"loss": value}) for number, value in enumerate(values)]
+
+
+def run_of(*durations_s: float, gap_s: float = 1) -> Recorder:
+    """Return what steps of given durations have recorded."""
+    recorder = Recorder()
+    for duration_s in durations_s:
+        recorder.work(int(gap_s * S))
+        with recorder.step():
+            recorder.work(int(duration_s * S))
+    return recorder
+
+
+def test_every_call_is_a_point_of_its_own():
+    """At the time of the call in whole milliseconds, with rank and the user's spelling of the key."""
+    points = user_points(translate(metrics(3.0, 2.0, 1.0, every_ns=5 * MS), make_run(rank=4)))
+    assert [point.value for point in points] == [3.0, 2.0, 1.0]
+    assert [point.time_unix_ns - STARTED_NS // MS * MS for point in points] == [0, 5 * MS, 10 * MS]
+    assert {point.instrument.name for point in points} == {"periflow.metric.loss"}
+    assert {point.attributes for point in points} == {(("key", "loss"), ("periflow.rank", 4))}
+    assert {point.start_unix_ns for point in points} == {0}
+
+
+def test_calls_within_a_millisecond_are_points_of_different_ones():
+    """No two points of a stream share a time, and those of other streams do not matter."""
+    calls: list[Input] = [Metric(1, STARTED_NS + n, {"loss": n, "lr": n}) for n in range(5)]
+    points = translate(calls)
+    for key in ("loss", "lr"):
+        times = [point.time_unix_ns for point in user_points(points, key)]
+        assert [later - earlier for earlier, later in pairwise(times)] == [MS] * 4
+
+
+def test_a_clock_set_back_turns_no_stream_around():
+    """Points go on, a millisecond apart, until the clock is where it was."""
+    calls = [*metrics(1.0, 2.0), Metric(1, STARTED_NS - 60 * S, {"loss": 3.0}), Metric(1, STARTED_NS, {"loss": 4.0})]
+    times = [point.time_unix_ns for point in user_points(translate(calls))]
+    assert [later - earlier for earlier, later in pairwise(times)] == [MS] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(True, 1), (False, 0), (7, 7), (-(1 << 63), -(1 << 63)), (1 << 63, float(1 << 63)), (10**400, math.inf)],
+)
+def test_numbers_become_numbers(value: object, shown: float):
+    """A bool is an integer, and an integer beyond 64 bits is the nearest float."""
+    record = decode(encode_metric(1, STARTED_NS, {"loss": value}))
+    [point] = user_points(translate([record]))
+    assert (point.value, type(point.value)) == (shown, type(shown))
+
+
+@pytest.mark.parametrize("value", ["text", None, [1.0], {"a": 1.0}])
+def test_what_is_no_number_is_no_point(value: object):
+    """And takes no key away from those that are."""
+    translator = PointTranslator(make_run())
+    give(translator, metrics(value))
+    assert translator.take() == []
+    assert translator.state.last_ms == {}
+
+
+def test_values_that_are_not_finite_are_kept_and_counted():
+    """By key; an integer that only infinity is near to counts too."""
+    calls = metrics(math.nan, 1.0, -math.inf, 10**400)
+    points = translate([*calls, Metric(1, STARTED_NS, {"lr": math.nan})])
+    values = [point.value for point in user_points(points)]
+    assert values == pytest.approx([math.nan, 1.0, -math.inf, math.inf], nan_ok=True)
+    found = last_values(points)
+    assert found["periflow.metric.nonfinite", "loss"] == 3
+    assert found["periflow.metric.nonfinite", "lr"] == 1
+
+
+def test_there_are_a_thousand_keys():
+    """Values of further keys are counted and nothing else is; known keys go on."""
+    translator = PointTranslator(make_run())
+    for number in range(MAX_KEYS + 5):
+        translator.feed(Metric(1, STARTED_NS, {f"key {number}": math.nan}))
+    translator.feed(Metric(1, STARTED_NS, {"key 0": 1.0}))
+    assert len(translator.take()) == MAX_KEYS + 1
+    assert translator.dropped() == {"too_many_keys": 5}
+    translator.snapshot()
+    counted = [point for point in translator.take() if point.instrument.name == "periflow.metric.nonfinite"]
+    assert len(counted) == MAX_KEYS
+
+
+def test_nothing_is_dropped_but_that():
+    """A run with few keys drops nothing."""
+    translator = PointTranslator(make_run())
+    give(translator, metrics(1.0))
+    assert translator.dropped() == {}
+
+
+def test_a_snapshot_shows_every_instrument():
+    """All that is known of a run, under its name."""
+    recorder = Recorder(initial_step=10)
+    recorder.work(S)
+    for error in (None, "OSError", None):
+        recorder.work(500 * MS)
+        with recorder.step(error):
+            recorder.work(2 * S)
+    recorder.metric({"loss": math.nan})
+    recorder.checkpoint()
+    with recorder.step():
+        recorder.work(2 * S)
+    recorder.work(S)
+    recorder.checkpoint(request_delay_ns=1)
+    with recorder.phase("evaluate"):
+        recorder.work(4 * S)
+    found = last_values(translate(recorder.inputs, make_run(initial_step=10, total_steps=100)))
+    duration, gap = found.pop("periflow.step.duration"), found.pop("periflow.step.gap")
+    assert math.isnan(found.pop(("periflow.metric.loss", "loss")))
+    assert found == {
+        ("periflow.step.completed", "ok"): 3,
+        ("periflow.step.completed", "error"): 1,
+        "periflow.step.current": 14,
+        "periflow.step.target": 100,
+        "periflow.step.started_at": STARTED_NS / 1e9 + 8.5,
+        ("periflow.time", "startup"): 1.5,
+        ("periflow.time", "step"): 8.0,
+        ("periflow.time", "gap"): 1.0,
+        ("periflow.time", "checkpoint"): 1.0,
+        ("periflow.time", "evaluate"): 4.0,
+        ("periflow.checkpoint.uploads", "NORMAL"): 1,
+        ("periflow.checkpoint.uploads", "EMERGENCY"): 1,
+        "periflow.checkpoint.last_step": 14,
+        ("periflow.metric.nonfinite", "loss"): 1,
+    }
+    assert (duration.count, duration.sum, duration.min, duration.max) == (4, 8, 2, 2)
+    assert (gap.count, gap.sum, gap.min, gap.max) == (3, 1, 0, 0.5)
+    assert duration.bounds == gap.bounds == SECONDS_BOUNDS
+    assert duration.bucket_counts[SECONDS_BOUNDS.index(2.5)] == 4
+
+
+def test_a_new_run_shows_what_it_knows():
+    """The step that earlier attempts reached, and nothing that has not been."""
+    found = last_values(translate([], make_run(initial_step=7)))
+    assert found == {"periflow.step.current": 7}
+
+
+def test_a_checkpoint_before_the_first_step_is_shown():
+    """Step 0 is a step to resume from, not none."""
+    recorder = Recorder()
+    recorder.checkpoint()
+    assert last_values(translate(recorder.inputs))["periflow.checkpoint.last_step"] == 0
+
+
+def test_every_point_carries_the_rank():
+    """Whatever its instrument is."""
+    recorder = run_of(1, 1)
+    recorder.metric({"loss": math.nan})
+    recorder.checkpoint()
+    assert all(("periflow.rank", 5) in point.attributes for point in translate(recorder.inputs, make_run(rank=5)))
+
+
+def test_a_clock_set_back_makes_no_negative_gap():
+    """A step that seems to begin before the end of the last has a gap of nothing."""
+    recorder = run_of(1)
+    recorder.now_ns -= 10 * S
+    with recorder.step():
+        recorder.work(S)
+    assert last_values(translate(recorder.inputs))["periflow.step.gap"].min == 0
+
+
+def test_a_stuck_step_is_visible():
+    """It has no record, but when it began is known; an older step does not come back."""
+    translator = PointTranslator(make_run())
+    give(translator, run_of(1).inputs)
+    translator.step_began(2, STARTED_NS + 90 * S)
+    translator.step_began(1, STARTED_NS)
+    translator.snapshot()
+    found = last_values(translator.take())
+    assert (found["periflow.step.current"], found["periflow.step.started_at"]) == (2, STARTED_NS / 1e9 + 90)
+
+
+def test_a_killed_rank_shows_the_step_it_was_in():
+    """Also if nobody looked while it was open."""
+    found = last_values(translate([*run_of(1).inputs, RankLost(STARTED_NS + 9 * S, 2, STARTED_NS + 4 * S)]))
+    assert found["periflow.step.current"] == 2
+    assert found["periflow.time", "step"] == 6
+
+
+def test_settling_shows_only_what_is_new():
+    """Once at the start, then after a change, and whenever a time is given."""
+    translator = PointTranslator(make_run())
+    settled = []
+    for inputs in ([], [], run_of(1).inputs, [], metrics(1.0), metrics(math.nan), []):
+        give(translator, inputs)
+        translator.take()
+        translator.settle()
+        settled.append(bool(translator.take()))
+    assert settled == [True, False, True, False, False, True, False]
+    translator.settle(STARTED_NS + 60 * S)
+    assert {point.time_unix_ns for point in translator.take()} == {(STARTED_NS + 60 * S) // MS * MS}
+
+
+def test_a_change_that_was_not_shown_is_shown_after_a_restart():
+    """And one that was shown is not shown again."""
+    translator = PointTranslator(make_run())
+    give(translator, run_of(1).inputs)
+    for is_shown in (True, False):
+        translator = PointTranslator(make_run(), translator.encode_state())
+        translator.settle()
+        assert bool(translator.take()) == is_shown
+
+
+@given(st.lists(st.none() | st.integers(-10 * S, 10 * S), min_size=2))
+def test_times_of_snapshots_only_rise(offsets_ns: list[int | None]):
+    """Whatever the clock says, no two points of a stream share a time, and none is before the run."""
+    translator = PointTranslator(make_run())
+    give(translator, run_of(1, 2).inputs)
+    for offset_ns in offsets_ns:
+        translator.snapshot(None if offset_ns is None else STARTED_NS + offset_ns)
+    for stream in streams(translator.take()).values():
+        times = [point.time_unix_ns for point in stream]
+        assert all(earlier < later for earlier, later in pairwise(times))
+        assert all(point.start_unix_ns < point.time_unix_ns for point in stream)
+        assert all(time_ns % MS == 0 for time_ns in times)
+
+
+def test_cumulative_points_count_since_the_run_began():
+    """All of them have the same start, also after a restart; a gauge has none."""
+    translator = PointTranslator(make_run())
+    starts = set()
+    for _ in range(3):
+        give(translator, run_of(1).inputs)
+        translator.snapshot()
+        starts |= {(point.instrument.kind, point.start_unix_ns, point.is_delta) for point in translator.take()}
+        translator = PointTranslator(make_run(), translator.encode_state())
+    assert starts == {("counter", STARTED_NS, False), ("histogram", STARTED_NS, False), ("gauge", 0, False)}
+
+
+def test_delta_points_count_since_the_snapshot_before():
+    """The first since the run began; where nothing is new there is no point."""
+    translator = PointTranslator(make_run(), is_delta=True)
+    taken = []
+    for inputs in (run_of(1, 1).inputs, run_of(1).inputs, []):
+        give(translator, inputs)
+        translator.snapshot()
+        taken.append([point for point in translator.take() if point.instrument.kind != "gauge"])
+    first, second, third = taken
+    assert {point.start_unix_ns for point in first} == {STARTED_NS}
+    assert {point.start_unix_ns for point in second} == {point.time_unix_ns for point in first}
+    assert last_values(second)["periflow.step.completed", "ok"] == 1
+    assert all(point.is_delta for point in [*first, *second])
+    assert third == []
+
+
+def test_exemplars_lead_to_the_step():
+    """For each bucket the last step in it: its duration, its end, its trace and its span."""
+    recorder = run_of(1, 1, 9)
+    [point] = [p for p in translate(recorder.inputs, make_run(rank=3)) if p.instrument.name == "periflow.step.duration"]
+    found = {each.value: each for each in point.exemplars}
+    assert set(found) == {1, 9}
+    for value, step in ((1, 2), (9, 3)):
+        assert found[value].trace_id == ids.step_trace_id("run", 1, step)
+        assert found[value].span_id == ids.step_span_id("run", 1, step, 3)
+    assert found[9].time_unix_ns == recorder.now_ns
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_exemplars_lead_only_to_steps_that_are_kept(ratio: float):
+    """The slow step and the one with an error are kept, and others as the ratio says."""
+    run = make_run(sampling_ratio=ratio)
+    recorder = Recorder()
+    points, spans = PointTranslator(run), SpanTranslator(run)
+    led_to = set()
+    for number in range(1, 101):
+        with recorder.step("OSError" if number == 50 else None):
+            recorder.work(9 * S if number == 70 else S)
+        give(points, recorder.inputs[-2:])
+        points.snapshot()
+        led_to |= {each.span_id for point in points.take() for each in point.exemplars}
+    give(spans, recorder.inputs)
+    spans.step_began(101, 0)
+    kept = {span.span_id for span in spans.take() if span.name == "periflow.step"}
+    assert led_to == kept
+    assert {ids.step_span_id("run", 1, step, 0) for step in (50, 70)} <= kept
+
+
+def total(points: Iterable[Point], *, is_exponential: bool) -> dict[Stream, Any]:
+    """Return what deltas add up to: counts, and histograms without what cannot be added."""
+    found: dict[Stream, Any] = {}
+    for stream, (first, *others) in streams(points).items():
+        if first.instrument.kind == "gauge":
+            continue
+        values = [point.value for point in (first, *others)]
+        if isinstance(first.value, Histogram | ExponentialHistogram):
+            count = sum(each.count for each in values)  # type: ignore[union-attr]  # all are histograms
+            seconds = math.fsum(each.sum for each in values)  # type: ignore[union-attr]
+            extremes = min(each.min for each in values), max(each.max for each in values)  # type: ignore[union-attr]
+            buckets = [] if is_exponential else [sum(each) for each in zip(*(v.bucket_counts for v in values))]  # type: ignore[union-attr]  # noqa: B905
+            found[stream] = (count, pytest.approx(seconds), *extremes, buckets)
+        else:
+            found[stream] = pytest.approx(sum(values))  # type: ignore[arg-type]  # all are numbers
+    return found
+
+
+@settings(deadline=None)
+@given(SCRIPTS, st.booleans(), st.data())
+def test_deltas_add_up_to_the_whole(script: Script, is_exponential: bool, data: st.DataObject):  # noqa: FBT001
+    """Whenever snapshots are taken, and wherever a restart is between them."""
+    recorder = Recorder()
+    play(script, recorder)
+    recorder.finish()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(recorder.inputs)), max_size=4)))
+    deltas, state = [], b""
+    for start, stop in zip([0, *cuts], [*cuts, len(recorder.inputs)], strict=True):
+        translator = PointTranslator(make_run(), state, is_delta=True, is_exponential=is_exponential)
+        give(translator, recorder.inputs[start:stop])
+        translator.settle()
+        deltas += translator.take()
+        state = translator.encode_state()
+    whole = translate(recorder.inputs, is_exponential=is_exponential)
+    assert total(deltas, is_exponential=is_exponential) == total(whole, is_exponential=is_exponential)
+
+
+@settings(deadline=None)
+@given(SCRIPTS, st.booleans(), st.sampled_from([0.5, 1.0]), st.data())
+def test_a_restart_changes_no_point(script: Script, is_exponential: bool, ratio: float, data: st.DataObject):  # noqa: FBT001
+    """Cut anywhere and gone on with, values, totals, histograms and exemplars are those of one pass."""
+    recorder = Recorder()
+    play(script, recorder)
+    recorder.finish()
+    run = make_run(sampling_ratio=ratio)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(recorder.inputs)), max_size=3)))
+    points, state = [], b""
+    for start, stop in zip([0, *cuts], [*cuts, len(recorder.inputs)], strict=True):
+        translator = PointTranslator(run, state, is_exponential=is_exponential)
+        give(translator, recorder.inputs[start:stop])
+        points += translator.take()
+        state = translator.encode_state()
+    translator = PointTranslator(run, state, is_exponential=is_exponential)
+    translator.snapshot()
+    whole = translate(recorder.inputs, run, is_exponential=is_exponential)
+    assert repr([*points, *translator.take()]) == repr(whole)  # which finds NaN equal
+
+
+@settings(deadline=None)
+@given(SCRIPTS, st.lists(st.integers(0, 20)))
+def test_snapshots_between_change_no_total(script: Script, places: list[int]):
+    """Cumulative instruments show at the end what they would without."""
+    recorder = Recorder()
+    play(script, recorder)
+    translator = PointTranslator(make_run())
+    for place, each in enumerate(recorder.inputs):
+        give(translator, [each])
+        if place in places:
+            translator.snapshot()
+    translator.snapshot()
+    found, whole = last_values(translator.take()), last_values(translate(recorder.inputs))
+    assert sorted(map(repr, found.items())) == sorted(map(repr, whole.items()))
+
+
+@settings(deadline=None)
+@given(SCRIPTS)
+def test_the_time_by_kind_is_the_time_of_the_run(script: Script):
+    """The counter adds up to the age of the run."""
+    recorder = Recorder()
+    play(script, recorder)
+    recorder.finish()
+    times = [point.value for point in translate(recorder.inputs) if point.instrument.name == "periflow.time"]
+    assert sum(times) == pytest.approx((recorder.now_ns - STARTED_NS) / S, abs=1e-6)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.floats(0.0001, 700), max_size=20), st.booleans())
+def test_durations_are_counted_as_their_histogram_counts(durations_s: list[float], is_exponential: bool):  # noqa: FBT001
+    """The instrument has the buckets that were asked for."""
+    buckets = ExponentialBuckets() if is_exponential else ExplicitBuckets()
+    for duration_s in durations_s:
+        buckets.record(int(duration_s * S) / 1e9)
+    found = last_values(translate(run_of(*durations_s).inputs, is_exponential=is_exponential))
+    assert found.get("periflow.step.duration") == (buckets.snapshot() if durations_s else None)
+
+
+def test_the_state_does_not_grow():
+    """Twenty thousand steps leave no more behind than two hundred, and nothing is left to take."""
+    recorder, translator = Recorder(), PointTranslator(make_run(sampling_ratio=0.1))
+    sizes = {}
+    with recorder.phase("epoch"):
+        for number in range(20_000):
+            with recorder.phase("load"):
+                recorder.work(S)
+            with recorder.step():
+                recorder.work(S)
+            recorder.metric({"loss": 1.0})
+            give(translator, recorder.inputs)
+            recorder.inputs.clear()
+            translator.settle()
+            translator.take()
+            sizes[number] = len(translator.encode_state()) if number in (200, 19_999) else 0
+    assert sizes[19_999] < sizes[200] + 100
+
+
+def test_a_state_of_a_thousand_keys_stays_small():
+    """It is written at every commit."""
+    translator = PointTranslator(make_run())
+    translator.feed(Metric(1, STARTED_NS, {f"train/some/metric_{number}": 1.0 for number in range(MAX_KEYS)}))
+    assert len(translator.encode_state()) < 50_000
