@@ -24,7 +24,7 @@ class Name(str):
 
     meaning: str
 
-    def __new__(cls, name: str, meaning: str) -> "Name":
+    def __new__(cls, name: str, meaning: str) -> "Name":  # noqa: PYI034  # Self is newer than Python 3.10
         """Make a name that compares and hashes as plain text."""
         self = super().__new__(cls, name)
         self.meaning = meaning
@@ -138,14 +138,14 @@ SECONDS_BOUNDS: Final = (
 )  # fmt: skip
 """Bucket bounds of the time histograms, in seconds: the SDK's defaults are made for milliseconds."""
 
-# Environment: what PeriFlow sets in cloud mode
+# Variables that PeriFlow sets in cloud mode
 PERIFLOW_ENABLED: Final = Name("PERIFLOW_ENABLED", "1: cloud mode. Anything else: local mode.")
 WORLD_SIZE_VAR: Final = Name("WORLD_SIZE", "Number of ranks; required in cloud mode.")
 NODE_RANK_VAR: Final = Name("NODE_RANK", "Number of this node; required in cloud mode.")
 NUM_NODES_VAR: Final = Name("NUM_NODES", "Number of nodes; required in cloud mode.")
 PROCESSED_ITERS: Final = Name("PROCESSED_ITERS", "Steps done by earlier attempts; required in cloud mode.")
 CKPT_DIR: Final = Name("CKPT_DIR", "Cloud mode: where checkpoints are written; unset: no upload event.")
-# Environment: ours
+# Variables of our own
 STATE_DIR: Final = Name("PERIFLOW_STATE_DIR", "Folder of the journals. Default: ~/.local/state/periflow.")
 RUN_ID_VAR: Final = Name("PERIFLOW_RUN_ID", "Identity of the run. Default: from the launcher, else made up.")
 AGENT: Final = Name("PERIFLOW_AGENT", "process (default), thread, or off (journal only).")

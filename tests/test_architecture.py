@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "periflow_otel"
 
 LAYERS = [
-    {"names", "errors", "records", "ids", "clock"},
+    {"names", "errors", "logs", "records", "ids", "clock"},
     {"journal", "context"},
     {"ranks"},
     {"config", "translate"},
@@ -30,6 +30,7 @@ LAYERS = [
 FOREIGN = {
     "records": {"msgspec"},
     "journal": {"msgspec"},
+    "agent": {"msgspec"},
     "translate": {"msgspec"},
     "messages": {"msgspec", "opentelemetry.proto", "google.protobuf"},
     "exporters.otlp": {"requests", "urllib3", "grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},

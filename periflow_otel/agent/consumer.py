@@ -82,6 +82,7 @@ class Consumer:
         interval_s: float,
         refresh_s: float = float("inf"),
         reports: Callable[[], Sequence[Item]] = tuple,
+        forget: Callable[[RunStarted], None] = lambda _: None,
     ) -> None:
         """Prepare a consumer; ``start`` sets it going.
 
@@ -92,6 +93,7 @@ class Consumer:
             interval_s: How often it delivers what is there.
             refresh_s: How often it delivers the state of the instruments, and the reports, even if nothing is new.
             reports: Makes items on the agent itself.
+            forget: Told of each rank that is over and delivered everywhere.
         """
         self.name = name
         self._exporter = exporter
@@ -99,6 +101,7 @@ class Consumer:
         self._interval_s = interval_s
         self._refresh_s = refresh_s
         self._reports = reports
+        self._forget = forget
         self._tracks: dict[Path, _Track] = {}
         self._journals: list[RankJournal] = []
         self._wake = threading.Event()
@@ -180,6 +183,8 @@ class Consumer:
                 cursor = load_cursor(journal.folder, self.name)
                 track = _Track(journal, cursor, self._translator(journal.run, cursor.state))
             tracks[journal.folder] = track
+        for folder in self._tracks.keys() - tracks.keys():
+            self._forget(self._tracks[folder].journal.run)
         self._tracks = tracks
         waiting = [track for track in tracks.values() if not track.is_complete]
         self._turn += 1  # another rank comes first in each round, so that a busy one does not hold up the others

@@ -89,13 +89,9 @@ def durable_consumer(name: str, settings: ExportSettings, reports: Reports) -> C
 def live_consumers(settings: ExportSettings, folder: Path, reports: Reports) -> Iterator[Consumer]:
     """Make the consumers that show a run while it lasts."""
     if settings.serves_prometheus:
-        exporter = _load(
-            "prometheus",
-            "PrometheusExporter",
-            settings.prometheus_host,
-            settings.prometheus_port,
-            folder / DISCOVERY_FILE,
-        )
+        from periflow_otel.exporters.prometheus import PrometheusExporter  # noqa: PLC0415  # only where it is used
+
+        exporter = PrometheusExporter(settings.prometheus_host, settings.prometheus_port, folder / DISCOVERY_FILE)
         yield Consumer(
             "prometheus",
             exporter,
@@ -103,6 +99,7 @@ def live_consumers(settings: ExportSettings, folder: Path, reports: Reports) -> 
             interval_s=LOCAL_INTERVAL_S,
             refresh_s=LIVE_REFRESH_S,
             reports=reports,
+            forget=exporter.forget,
         )
     if settings.shows_console:
         console = _load("console", "Console")

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from periflow_otel.records import RunStarted
 
-Item = TypeVar("Item", contravariant=True)
+Item_contra = TypeVar("Item_contra", contravariant=True)
 
 
 class Outcome(NamedTuple):
@@ -23,14 +23,14 @@ class Outcome(NamedTuple):
     """How long the receiver asks to be left alone; None leaves it to the caller's backoff."""
 
 
-class Exporter(Protocol[Item]):
+class Exporter(Protocol[Item_contra]):
     """One destination of one signal.
 
     An exporter is used by one thread. It raises nothing for a fault of the world: that is an ``Outcome``.
     """
 
-    def export(self, items: Sequence[tuple[RunStarted, Item]]) -> Outcome:
-        """Deliver items, oldest first, each with the rank that it comes from; at most 512 a call."""
+    def export(self, items: Sequence[tuple[RunStarted, Item_contra]]) -> Outcome:
+        """Deliver items, oldest first, each with the rank that it comes from: what up to 512 records hold."""
 
     def close(self) -> None:
         """Release files and connections."""
