@@ -149,7 +149,7 @@ def test_long_text_does_not_fill_the_state():
     """Text is cut when it comes in, not only when it leaves."""
     recorder = one_step()
     recorder.metric({"text": "x" * 10 * MAX_TEXT_CHARS})
-    assert len(only_step(recorder).attributes["periflow.metric.text"]) < 2 * MAX_TEXT_CHARS  # type: ignore[arg-type]
+    assert len(str(only_step(recorder).attributes["periflow.metric.text"])) < 2 * MAX_TEXT_CHARS
 
 
 def test_a_step_with_endless_keys_has_a_thousand():
@@ -174,7 +174,7 @@ def test_values_that_are_not_finite_mark_the_step():
     recorder.metric({"loss": math.nan, "norm": -math.inf})
     attributes = only_step(recorder).attributes
     assert attributes["periflow.metric.nonfinite"] == ["loss", "norm"]
-    assert math.isnan(attributes["periflow.metric.loss"])  # type: ignore[arg-type]  # a float
+    assert repr(attributes["periflow.metric.loss"]) == "nan"
     assert attributes["periflow.metric.norm"] == -math.inf
 
 
