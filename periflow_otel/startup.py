@@ -72,8 +72,8 @@ def local_log(given: str | os.PathLike[str] | None, identity: Identity) -> str:
     path = Path(name).absolute()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_writable = os.access(path if path.exists() else path.parent, os.W_OK) and not path.is_dir()
-        reason = None if is_writable else "not writable"
+        is_writable = os.access(path, os.W_OK) or (not path.exists() and os.access(path.parent, os.W_OK))
+        reason = None if is_writable and not path.is_dir() else "not writable"
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = getattr(error, "strerror", None) or str(error)
     if reason is None:
