@@ -223,7 +223,7 @@ _T = TypeVar("_T")
 class _Environ:
     """Variables with a type, and an error that names the variable."""
 
-    environ: Environ = field(repr=False)
+    environ: Environ
 
     def text(self, name: str) -> str | None:
         value = self.environ.get(name, "").strip()

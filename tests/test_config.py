@@ -726,13 +726,15 @@ def test_the_service_name_comes_from_its_own_variable_first(name: str, attribute
 
 def test_a_disabled_run_does_not_stumble_over_an_exporter():
     """Who turns telemetry off has no use for an error about where it goes."""
-    assert run(OTEL_SDK_DISABLED="true", OTEL_TRACES_EXPORTER="missing").consumers == ()
+    settings = run(OTEL_SDK_DISABLED="true", OTEL_TRACES_EXPORTER="missing")
+    assert settings.consumers == settings.awaited == ()
 
 
 def test_a_run_knows_who_must_have_its_records():
-    """The consumers of the agent, to the letter."""
+    """The consumers of the agent, to the letter; at the end of the process, also the console."""
     environ = {"PERIFLOW_ENABLED": "1", "OTEL_TRACES_EXPORTER": "otlp,console"}
-    assert run(**environ).consumers == export(**environ).consumers()
+    assert run(**environ).consumers == run(**environ).awaited == export(**environ).consumers()
+    assert run(**environ, PERIFLOW_CONSOLE="1").awaited == (*export(**environ).consumers(), "console")
 
 
 @pytest.mark.parametrize(("value", "mode"), [("1", "cloud"), ("0", "local"), ("", "local"), ("true", "local")])
