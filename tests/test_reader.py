@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -169,13 +171,19 @@ def test_strange_things_in_the_place_of_segments_are_passed_over(tmp_path: Path)
 def test_a_whole_frame_that_is_no_record_costs_itself_alone(tmp_path: Path):
     """A record of another version, say, is counted as lost; the ones behind it are read."""
     writer = filled(tmp_path, 5)
-    for payload in (b"\xc1", b"\x92\x63\x01", encode(StepEnded("one", 1, 1)), b"\x91" * 5000):  # type: ignore[arg-type]
-        writer._segment_bytes = 2 * SMALL
+    metric = b"\x94\x02\x01\x01\x81\xa1a"  # up to the value of its only key
+    for payload in (
+        b"\xc1",
+        b"\x92\x63\x01",
+        encode(StepEnded("one", 1, 1)),  # type: ignore[arg-type]
+        metric + b"\xd4\x02\xff",  # text in no encoding
+        metric + b"\x91" * 3000 + b"\xc0",  # a list in a list in a list
+    ):
         writer.append(payload)
     writer.append(numbered(5))
     everything = read_all(tmp_path)
     assert everything.numbers == list(range(6))
-    assert (everything.lost, everything.position.sequence) == (4, 10)
+    assert (everything.lost, everything.position.sequence) == (5, 11)
 
 
 def test_nothing_is_behind_the_last_record(tmp_path: Path):
@@ -305,7 +313,7 @@ def test_too_many_open_files_lose_nothing(tmp_path: Path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        for ask in (reader.head, reader.run, lambda: reader.read(chunk.position, 100)):
+        for ask in (reader.head, reader.run, lambda: reader.read(chunk.position, 100), lambda: reader._segment(3)):
             with pytest.raises(OSError, match="Too many open files") as caught:
                 ask()
             assert caught.value.errno == errno.EMFILE
@@ -336,6 +344,34 @@ def test_one_reader_serves_several_threads(tmp_path: Path):
     for thread in threads:
         thread.join(60)
     assert got == [list(range(2000))] * 4
+
+
+FAST = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from journals import numbered, rank_of
+from periflow_otel.journal.writer import JournalWriter
+writer = JournalWriter(Path(sys.argv[1]), rank_of(), segment_bytes=512)
+for number in range(6000):
+    writer.append(numbered(number))
+"""
+
+
+def test_a_reader_beside_a_fast_writer_misses_nothing(tmp_path: Path):
+    """A reader that looks at every moment, while segments come and go, gets each record once."""
+    reader = JournalReader(tmp_path)
+    position, numbers = Position(), []
+    command = [sys.executable, "-c", FAST, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            chunk = reader.read(position, 5)
+            numbers += [each.values["n"] for each in chunk.records if isinstance(each, Metric)]
+            position = chunk.position
+            assert chunk.lost == 0
+            reader.forget(position.segment)
+    numbers += read_all(reader, position).numbers
+    assert numbers == list(range(6000))
 
 
 def test_a_step_is_never_seen_before_the_records_of_the_one_before(tmp_path: Path):

@@ -42,8 +42,8 @@ def test_zeros_reserve_space_where_the_system_has_no_call_for_it(tmp_path: Path)
     assert path.stat().st_blocks * 512 >= 1 << 20
 
 
-def test_zeros_are_written_although_the_system_takes_few_at_a_time(tmp_path: Path):
-    """A write that is cut short by a limit on the size of files goes on, and then says what is wrong."""
+def test_zeros_that_find_no_room_are_an_error(tmp_path: Path):
+    """Where the room ends, after a write that was cut short, the error says so."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:

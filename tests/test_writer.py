@@ -134,6 +134,27 @@ def test_progress_is_shown_at_once_and_in_every_segment(tmp_path: Path):
     assert JournalReader(tmp_path).head() == (500, 10, 5, 123)
 
 
+def test_a_step_that_begins_while_a_segment_is_made_is_shown(tmp_path: Path):
+    """One thread begins steps while another's records need new segments all the time: every step is seen."""
+    writer = JournalWriter(tmp_path, rank_of(), max_bytes=1024, segment_bytes=512)
+    reader = JournalReader(tmp_path)
+    is_over = threading.Event()
+
+    def record() -> None:
+        while not is_over.is_set():
+            writer.append(numbered(0))
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        for step in range(1, 1000):
+            writer.begin_step(step, step)
+            wait_until(lambda step=step: reader.head().step == step)
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def test_threads_may_append_at_once(tmp_path: Path):
     """Four threads lose nothing, repeat nothing, and each one's records stay in order."""
     writer = small_writer(tmp_path)
@@ -318,7 +339,7 @@ def test_a_child_forked_while_another_thread_writes_does_not_hang(tmp_path: Path
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_handler_that_forks_in_the_middle_of_append_disturbs_nothing(tmp_path: Path):
     """The call that the handler interrupted goes on in both processes, and counts in the parent alone."""
-    writer = small_writer(tmp_path)
+    writer = JournalWriter(tmp_path, rank_of(), segment_bytes=1024)
     forks = count = 0
     parent = os.getpid()
 
@@ -330,7 +351,7 @@ def test_a_handler_that_forks_in_the_middle_of_append_disturbs_nothing(tmp_path:
             signal.setitimer(signal.ITIMER_REAL, 0.001)
 
     with alarms(fork, 0):
-        while forks < 30:
+        while forks < 40:
             writer.append(numbered(count))
             count += 1
             if os.getpid() != parent:
