@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.records import RankLost, RunStarted, StepEnded, decode, encode_metric
+from periflow_otel.records import Metric, RankLost, RunStarted, StepEnded, decode, encode_metric
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Link, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
@@ -189,14 +189,15 @@ def test_a_metric_before_the_first_step_is_on_no_span():
 
 def test_a_metric_of_a_step_that_has_left_is_on_no_span():
     """A thread may be late; the step that is open now does not get what is not its own."""
+    late = Metric(1, STARTED_NS, {"late": 1.0})
     recorder = one_step()
     recorder.start_step()
-    late = one_step()
-    late.metric({"late": 1.0})
-    inputs = [*recorder.inputs, late.inputs[-1]]
+    recorder.inputs.append(late)
+    recorder.metric({"loss": 1.0})
+    recorder.inputs.append(late)
     recorder.end_step()
     recorder.finish()
-    found = steps(translate([*inputs, *recorder.inputs[-2:]]))
+    found = steps(translate(recorder.inputs))
     assert [span.attributes["periflow.step"] for span in found] == [1, 2]
     assert not any("periflow.metric.late" in span.attributes for span in found)
 
@@ -276,14 +277,15 @@ def test_a_checkpoint_in_an_open_step_leaves_at_once_and_once():
     assert (carrier.parent_span_id, step.events) == (step.span_id, ())
 
 
-def test_a_checkpoint_before_the_first_step_belongs_to_the_run():
+@pytest.mark.parametrize("initial_step", [0, 7])
+def test_a_checkpoint_before_the_first_step_belongs_to_the_run(initial_step: int):
     """There is no step to be a child of."""
-    recorder = Recorder(initial_step=7)
+    recorder = Recorder(initial_step)
     recorder.checkpoint()
     recorder.finish()
-    carrier, run = translate(recorder.inputs, make_run(initial_step=7))
+    carrier, run = translate(recorder.inputs, make_run(initial_step=initial_step))
     assert (carrier.trace_id, carrier.parent_span_id) == (run.trace_id, run.span_id)
-    assert run.attributes["periflow.run.last_checkpoint"] == 7
+    assert run.attributes["periflow.run.last_checkpoint"] == initial_step
 
 
 def test_an_emergency_save_says_how_long_it_took():
@@ -530,13 +532,16 @@ def test_a_step_that_is_sampled_out_takes_its_phases_along():
 
 
 def test_a_step_that_is_kept_keeps_its_phases():
-    """Phases wait until it is known whether the step is remarkable."""
+    """Phases wait until it is known whether the step is remarkable, also one that ends after the step."""
     recorder = Recorder()
-    with recorder.step("OSError"), recorder.phase("load"):
+    recorder.start_step()
+    with recorder.phase("load"):
         recorder.work(S)
+    with recorder.phase("outlasts"):
+        recorder.end_step("OSError")
     recorder.finish()
     spans, dropped = sampled(recorder, SAMPLED_OUT)
-    assert [span.name for span in spans] == ["periflow.run.start", "load", "periflow.step", "periflow.run"]
+    assert [span.name for span in spans][1:] == ["load", "outlasts", "periflow.step", "periflow.run"]
     assert dropped == {}
 
 
@@ -556,6 +561,20 @@ def test_remarkable_steps_are_always_kept():
     spans, dropped = sampled(recorder, SAMPLED_OUT)
     assert [span.attributes["periflow.step"] for span in steps(spans)] == [30, 31, 32, 33, 34]
     assert dropped == {"sampled_out": 35}
+
+
+def test_what_is_slow_is_remembered_through_a_restart():
+    """The durations of the steps before are part of the state."""
+    recorder = Recorder()
+    for number in range(1, 31):
+        with recorder.step():
+            recorder.work(10 * S if number == 30 else S)
+    translator = SpanTranslator(SAMPLED_OUT)
+    give(translator, recorder.inputs[:-2])
+    translator = SpanTranslator(SAMPLED_OUT, translator.encode_state())
+    give(translator, recorder.inputs[-2:])
+    translator.step_began(31, 0)
+    assert [span.attributes["periflow.step"] for span in translator.take()] == [30]
 
 
 def test_a_ratio_keeps_the_same_steps_on_every_rank():

@@ -35,8 +35,8 @@ def _feed(wall_time: WallTime, record: Record) -> None:
             wall_time.end_phase(record)
         case Metric():
             wall_time.note(record.time_unix_ns)
-        case Checkpoint(is_step_open=False):
-            wall_time.end_checkpoint(record.time_unix_ns)
+        case Checkpoint():
+            wall_time.end_checkpoint(record)
         case RunFinished():
             wall_time.close(record.time_unix_ns)
         case RankLost():

@@ -196,8 +196,7 @@ class PointTranslator:
         kind = save_type(record)
         self.state.uploads[kind] = self.state.uploads.get(kind, 0) + 1
         self.state.last_checkpoint = record.step
-        if not record.is_step_open:
-            self.state.wall_time.end_checkpoint(record.time_unix_ns)
+        self.state.wall_time.end_checkpoint(record)
         self._seen(record.time_unix_ns)
 
     def _seen(self, unix_ns: int) -> None:

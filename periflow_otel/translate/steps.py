@@ -40,8 +40,6 @@ class SpanState(msgspec.Struct, array_like=True):
     """Everything that the translation of the next record depends on."""
 
     draft: StepDraft | None = None
-    left_step: int = 0
-    """The spans of all steps up to this one have left, or never will."""
     ended_step: int = 0
     last_end_unix_ns: int = 0
     steps: int = 0
@@ -71,7 +69,7 @@ class SpanTranslator:
         if state:
             self.state = msgspec.msgpack.decode(state, type=SpanState)
         else:
-            self.state = SpanState(left_step=run.initial_step, ended_step=run.initial_step)
+            self.state = SpanState(ended_step=run.initial_step)
             self._spans.append(self._run_start_span())
         self._sampler = StepSampler(self.state.sampler)
 
@@ -115,14 +113,14 @@ class SpanTranslator:
                 self._lose(record)
 
     def _draft(self, step: int) -> StepDraft | None:
-        """Return the draft of a step, or None if its span has left already."""
+        """Return the draft of a step, or None if there is one of a later step."""
         draft = self.state.draft
         if draft and draft.step < step:
             self._release(draft)
             draft = None
-        if draft is None and step > self.state.left_step:
+        if draft is None:
             draft = self.state.draft = StepDraft(step)
-        return draft if draft and draft.step == step else None
+        return draft if draft.step == step else None
 
     def _end_step(self, record: StepEnded) -> None:
         self._close(record)
@@ -175,7 +173,6 @@ class SpanTranslator:
     def _release(self, draft: StepDraft, checkpoint: Checkpoint | None = None) -> None:
         """Emit a step with its phases, or neither."""
         self.state.draft = None
-        self.state.left_step = draft.step
         if self._is_kept(draft, has_checkpoint=draft.has_checkpoint or checkpoint is not None):
             self._spans += map(self._phase_span, draft.phases)
             if draft.ended:
@@ -184,7 +181,7 @@ class SpanTranslator:
             self._drop(SAMPLED_OUT, len(draft.phases) + (draft.ended is not None))
 
     def _is_kept(self, draft: StepDraft, *, has_checkpoint: bool) -> bool:
-        if draft.ended is None:  # its end was lost: it has no span, but its phases may have
+        if draft.ended is None:  # it has left already, or its end was lost; its phases are shown all the same
             return self._is_sampled(draft.step)
         return self._sampler.keep(
             self._step_trace_id(draft.step),

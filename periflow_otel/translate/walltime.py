@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from periflow_otel.records import Phase, RankLost, StepEnded
+from periflow_otel.records import Checkpoint, Phase, RankLost, StepEnded
 from periflow_otel.translate.values import text
 
 STEP, GAP, CHECKPOINT, STARTUP, OTHER = "step", "gap", "checkpoint", "startup", "other"
@@ -58,8 +58,11 @@ class WallTime(msgspec.Struct, array_like=True):
         """Remember a metric: a checkpoint after it did not take the time before it."""
         self.noted_unix_ns = unix_ns
 
-    def end_checkpoint(self, unix_ns: int) -> None:
-        """Count the time since the record before as saving."""
+    def end_checkpoint(self, record: Checkpoint) -> None:
+        """Count the time since the record before as saving; within an open step it is a part of that."""
+        if record.is_step_open:
+            return
+        unix_ns = record.time_unix_ns
         self._advance(min(self.noted_unix_ns, unix_ns), None)
         self._count(CHECKPOINT, unix_ns - self.accounted_unix_ns)
         self.accounted_unix_ns = max(self.accounted_unix_ns, unix_ns)
