@@ -47,7 +47,10 @@ SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN)
 # Events
 CHECKPOINT_UPLOAD: Final = Name("periflow.checkpoint.upload", "A checkpoint is complete and should be uploaded.")
 EXCEPTION: Final = Name("exception", "An exception ended the step, the phase or the run.")
-EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION)
+RUN_RESTART: Final = Name(
+    "periflow.run.restart", "This attempt goes on from an earlier one. On the run.start span of each rank."
+)
+EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART)
 
 # Attributes
 STEP: Final = Name("periflow.step", "Number of the step within the run, from 1. Never a metric attribute.")
@@ -70,16 +73,20 @@ SAVE_TYPE: Final = Name("periflow.checkpoint.save_type", "NORMAL or EMERGENCY.")
 TRIGGER_TIME: Final = Name("periflow.checkpoint.trigger_time", "When upload_checkpoint was called, ISO 8601 in UTC.")
 CHECKPOINT_ID: Final = Name("periflow.checkpoint.id", "run/attempt/step/rank: the same in every repetition.")
 REQUEST_DELAY: Final = Name("periflow.checkpoint.request_delay", "Seconds from the emergency request to the upload.")
+RESTART_GAP: Final = Name("periflow.restart.gap", "Seconds from the last sign of the attempt before to the start.")
+REDONE_STEPS: Final = Name("periflow.restart.redone_steps", "Steps of the attempt before that are done once more.")
+LAST_RANK: Final = Name("periflow.last_rank", "The rank of the node that ended a step last. Metric attribute.")
 EXCEPTION_TYPE: Final = Name("exception.type", "Type of the exception; its message may hold secrets and stays out.")
 METRIC_KEY: Final = Name("key", "The user's spelling of a metric key. Metric attribute.")
-TIME_KIND: Final = Name("kind", "step, gap, checkpoint, startup, or the name of a phase. Metric attribute.")
+TIME_KIND: Final = Name("kind", "step, gap, checkpoint, startup, restart, or the name of a phase. Metric.")
 STEP_OUTCOME: Final = Name("outcome", "ok or error. Metric attribute.")
 DROP_REASON: Final = Name("reason", "Why something was dropped. Metric attribute.")
 CONSUMER: Final = Name("consumer", "Which exporter and signal. Metric attribute.")
 ATTRIBUTES: Final = (
     STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
     LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, SAVE_TYPE, TRIGGER_TIME, CHECKPOINT_ID,
-    REQUEST_DELAY, EXCEPTION_TYPE, METRIC_KEY, TIME_KIND, STEP_OUTCOME, DROP_REASON, CONSUMER,
+    REQUEST_DELAY, RESTART_GAP, REDONE_STEPS, LAST_RANK, EXCEPTION_TYPE, METRIC_KEY, TIME_KIND, STEP_OUTCOME,
+    DROP_REASON, CONSUMER,
 )  # fmt: skip
 
 # Instruments
@@ -92,6 +99,12 @@ STEP_CURRENT: Final = Instrument("periflow.step.current", "gauge", "{step}", "Nu
 STEP_TARGET: Final = Instrument("periflow.step.target", "gauge", "{step}", "Last step of the run, as given to init.")
 STEP_STARTED_AT: Final = Instrument(
     "periflow.step.started_at", "gauge", "s", "Unix time at which the last step started; a stuck rank is time() - x."
+)
+STEP_SKEW: Final = Instrument(
+    "periflow.step.skew", "histogram", "s", "From the first rank of a node to end a step to the last, by that one."
+)
+STEP_REDONE: Final = Instrument(
+    "periflow.step.redone", "counter", "{step}", "Steps that an earlier attempt had done already."
 )
 TIME: Final = Instrument("periflow.time", "counter", "s", "Wall time by kind; goodput is a ratio of these.")
 CHECKPOINT_UPLOADS: Final = Instrument(
@@ -122,9 +135,9 @@ TELEMETRY_SINCE_SUCCESS: Final = Instrument(
     "periflow.telemetry.since_success", "gauge", "s", "Seconds since a consumer last delivered something."
 )
 INSTRUMENTS: Final = (
-    STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_TARGET, STEP_STARTED_AT, TIME, CHECKPOINT_UPLOADS,
-    CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED,
-    TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
+    STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW, STEP_REDONE, TIME,
+    CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS, TELEMETRY_EXPORTED,
+    TELEMETRY_DROPPED, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
 )  # fmt: skip
 
 
@@ -155,7 +168,10 @@ AGENT_LINGER: Final = Name(
 )
 JOURNAL_MAX_BYTES: Final = Name("PERIFLOW_JOURNAL_MAX_BYTES", "Bound of the journal, per rank. Default: 268435456.")
 CONSOLE: Final = Name("PERIFLOW_CONSOLE", "1: a progress line on stderr every few seconds.")
+EMERGENCY_SIGNALS: Final = Name(
+    "PERIFLOW_EMERGENCY_SIGNALS", "Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."
+)
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE,
+    RUN_ID_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, EMERGENCY_SIGNALS,
 )  # fmt: skip

@@ -14,6 +14,18 @@ JSONValue = float | int | bool | str | None | list["JSONValue"] | dict[str, "JSO
 """What a metric value may be, besides a NumPy or tensor scalar."""
 
 
+class Earlier(msgspec.Struct, frozen=True, array_like=True):
+    """What is known on this node of the attempt of a rank before this one."""
+
+    attempt: int
+    last_step: int
+    """Number of the last step that began."""
+    last_checkpoint: int
+    """Step of the last checkpoint that was announced; 0: there was none."""
+    last_seen_unix_ns: int
+    """When it was certainly still there."""
+
+
 class RunStarted(msgspec.Struct, frozen=True, array_like=True):
     """One rank of one attempt of a run. Written in the header of every segment of its journal."""
 
@@ -44,6 +56,10 @@ class RunStarted(msgspec.Struct, frozen=True, array_like=True):
     """Share of step traces to keep, 0 to 1."""
     resource: tuple[tuple[str, str | int], ...]
     """Resource attributes, sorted by key."""
+    local_world_size: int = 1
+    """Number of ranks on this node."""
+    earlier: Earlier | None = None
+    """The attempt before this one, if there was one."""
 
 
 class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):

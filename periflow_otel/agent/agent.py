@@ -92,7 +92,9 @@ class Agent:
         self._durable, self._live = {}, []
         self._look()
         if self._is_live:
-            self._live = list(live_consumers(self._settings, self.folder, self._report))
+            has_ranks = any(journal.run.local_world_size > 1 for journal in self._journals.values())
+            skew = self._reporter.skew if has_ranks else None
+            self._live = list(live_consumers(self._settings, self.folder, self._report, skew))
         for consumer in self._live:
             consumer.start()
         try:

@@ -110,6 +110,7 @@ class Consumer:
         self._backoff_s = MIN_BACKOFF_S
         self._reported_at_s = time.monotonic()
         self._turn = 0
+        self._is_delivering = False
         self.last_success_s = time.monotonic()
         """On the monotonic clock; when nothing is left to deliver, that is a success too."""
 
@@ -157,6 +158,8 @@ class Consumer:
             if not has_more:
                 self._wake.wait(self._interval_s)
                 self._wake.clear()
+        if self._is_delivering:
+            self._report()
         self._exporter.close()
 
     def _round(self) -> bool:
@@ -170,9 +173,11 @@ class Consumer:
             budget -= track.position.sequence - before.sequence
             if track.position != before or track.is_complete:
                 moved.append(track)
-        if self._deliver(items):
+        self._is_delivering = self._deliver(items)
+        if self._is_delivering:
             self._commit(moved)
-            self._report(is_last=any(track.is_complete for track in moved))
+            if time.monotonic() - self._reported_at_s >= self._refresh_s:
+                self._report()
         return (budget <= 0 or len(items) >= ITEMS_PER_ROUND) and not self._stopping.is_set()
 
     def _open_tracks(self) -> list[_Track]:
@@ -249,13 +254,11 @@ class Consumer:
         self.last_success_s = time.monotonic()
         return True
 
-    def _report(self, *, is_last: bool) -> None:
-        """Deliver what there is to say of the agent itself, if it is time; the next report makes up for a lost one."""
-        now_s = time.monotonic()
-        if is_last or now_s - self._reported_at_s >= self._refresh_s:
-            self._reported_at_s = now_s
-            if reports := self._reports():
-                self._exporter.export(reports)
+    def _report(self) -> None:
+        """Deliver what there is to say of the agent itself; the next report makes up for a lost one."""
+        self._reported_at_s = time.monotonic()
+        if reports := self._reports():
+            self._exporter.export(reports)
 
     def _account(self, run: RunStarted, outcome: Outcome) -> None:
         _log.warning("%s: %d items were refused: %s", self.name, outcome.rejected, outcome.message)

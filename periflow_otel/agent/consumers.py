@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from periflow_otel.agent.consumer import Consumer, Item, Translator
+from periflow_otel.agent.skew import StepSkew, StepTranslator
 from periflow_otel.config import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
@@ -86,8 +87,10 @@ def durable_consumer(name: str, settings: ExportSettings, reports: Reports) -> C
     )
 
 
-def live_consumers(settings: ExportSettings, folder: Path, reports: Reports) -> Iterator[Consumer]:
-    """Make the consumers that show a run while it lasts."""
+def live_consumers(
+    settings: ExportSettings, folder: Path, reports: Reports, skew: StepSkew | None
+) -> Iterator[Consumer]:
+    """Make the consumers that show a run while it lasts, and feed ``skew`` where there are several ranks."""
     if settings.serves_prometheus:
         from periflow_otel.exporters.prometheus import PrometheusExporter  # noqa: PLC0415  # only where it is used
 
@@ -101,6 +104,8 @@ def live_consumers(settings: ExportSettings, folder: Path, reports: Reports) -> 
             reports=reports,
             forget=exporter.forget,
         )
+    if skew is not None:
+        yield Consumer("skew", skew, StepTranslator, interval_s=LOCAL_INTERVAL_S)
     if settings.shows_console:
         console = _load("console", "Console")
         yield Consumer("console", console, PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LIVE_REFRESH_S)

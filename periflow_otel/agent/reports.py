@@ -1,4 +1,4 @@
-"""What the agent says of itself: the ``periflow.telemetry.*`` instruments."""
+"""What the agent adds to what ranks record: how far apart they are, and the ``periflow.telemetry.*`` instruments."""
 
 import time
 from collections import Counter
@@ -8,8 +8,10 @@ from typing import Final
 
 from periflow_otel import names
 from periflow_otel.agent.consumer import Consumer, Item
+from periflow_otel.agent.skew import StepSkew
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.names import Instrument
+from periflow_otel.records import RunStarted
 from periflow_otel.translate.telemetry import Point
 
 _MS: Final = 1_000_000
@@ -21,6 +23,8 @@ class Reporter:
 
     def __init__(self) -> None:
         """Begin with nothing."""
+        self.skew = StepSkew()
+        self._run: RunStarted | None = None
         self._done: _Counts = Counter()
         self._started_unix_ns = time.time_ns()
 
@@ -30,16 +34,16 @@ class Reporter:
             self._done.update(_counts(journal, consumer))
 
     def report(self, journals: list[RankJournal], consumers: Iterable[Consumer]) -> list[Item]:
-        """Return the present points; none if there is no journal, whose run they would belong to."""
-        if not journals:
+        """Return the present points; none if there never was a journal, whose run they would belong to."""
+        run = self._run = journals[0].run if journals else self._run
+        if run is None:
             return []
-        run = journals[0].run
         node = ((names.NODE_RANK, run.node_rank),)
         time_unix_ns = time.time_ns() // _MS * _MS
         return [
             (run, Point(instrument, attributes + node, time_unix_ns, value, start_unix_ns))
             for instrument, attributes, value, start_unix_ns in self._values(journals, list(consumers))
-        ]
+        ] + self.skew.report(run)
 
     def _values(
         self, journals: list[RankJournal], consumers: list[Consumer]

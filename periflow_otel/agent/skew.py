@@ -1,0 +1,98 @@
+"""How far apart the ranks of a node end a step, and which of them is the last."""
+
+import time
+from collections.abc import Sequence
+from threading import Lock
+from typing import Final
+
+from periflow_otel import names
+from periflow_otel.agent.consumer import Item
+from periflow_otel.exporters import Outcome
+from periflow_otel.records import Record, RunStarted, StepEnded
+from periflow_otel.translate.histograms import ExplicitBuckets
+from periflow_otel.translate.telemetry import Point
+
+MAX_OPEN_STEPS: Final = 1000
+"""Steps that some rank has not ended yet; the oldest is given up when there are more, as its rank may be gone."""
+_MS: Final = 1_000_000
+
+
+class StepTranslator:
+    """Passes the ends of steps on as they are."""
+
+    def __init__(self, run: RunStarted, state: bytes) -> None:
+        """Begin; there is nothing to remember."""
+        del run, state
+        self._ended: list[StepEnded] = []
+
+    def feed(self, record: Record) -> None:
+        """Keep the end of a step, and nothing else."""
+        if isinstance(record, StepEnded):
+            self._ended.append(record)
+
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Do nothing: only ends count."""
+
+    def settle(self, now_unix_ns: int | None = None) -> None:
+        """Do nothing: steps do not add up."""
+
+    def take(self) -> list[StepEnded]:
+        """Return the steps that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def encode_state(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def dropped(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+
+class StepSkew:
+    """An exporter that compares the ranks of this node step by step, and keeps the result for reports.
+
+    It counts from the start of the agent. Steps that only a part of the ranks ends are left out.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._started_unix_ns = time.time_ns() // _MS * _MS
+        self._ends: dict[tuple[int, int], dict[int, int]] = {}
+        """By attempt and step: when each rank ended it, Unix ns."""
+        self._skews: dict[int, ExplicitBuckets] = {}
+        """By the rank that was last."""
+        self._lock = Lock()
+
+    def export(self, items: Sequence[tuple[RunStarted, StepEnded]]) -> Outcome:
+        """Take the ends of steps of any ranks."""
+        with self._lock:
+            for run, ended in items:
+                self._add(run, ended)
+        return Outcome(len(items))
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def report(self, run: RunStarted) -> list[Item]:
+        """Return a point for each rank that was ever the last one."""
+        time_unix_ns = time.time_ns() // _MS * _MS
+        node = (names.NODE_RANK, run.node_rank)
+        with self._lock:
+            return [
+                (run, Point(names.STEP_SKEW, ((names.LAST_RANK, rank), node), time_unix_ns, skew.snapshot(),
+                            self._started_unix_ns))
+                for rank, skew in self._skews.items()
+            ]  # fmt: skip
+
+    def _add(self, run: RunStarted, ended: StepEnded) -> None:
+        ends = self._ends.setdefault((run.attempt, ended.step), {})
+        ends[run.rank] = ended.start_unix_ns + ended.duration_ns
+        if len(ends) == run.local_world_size:
+            del self._ends[run.attempt, ended.step]
+            last = max(ends, key=ends.__getitem__)
+            skew_s = (ends[last] - min(ends.values())) / 1e9
+            self._skews.setdefault(last, ExplicitBuckets()).record(skew_s)
+        elif len(self._ends) > MAX_OPEN_STEPS:
+            del self._ends[next(iter(self._ends))]
