@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from journals import read_all
+from opentelemetry.trace import get_current_span
 from programs import wait_until
 from recorded import (
     Ended,
@@ -615,11 +616,12 @@ def test_calls_after_shutdown_do_nothing(begin: Begin):
     for _ in range(2):
         run.start_step()
         run.start_step()
+        assert not get_current_span().get_span_context().is_valid
         run.metric({"n": 1})
         run.upload_checkpoint()
         run.upload_checkpoint()
         with run.span("evaluation"):
-            pass
+            assert not get_current_span().get_span_context().is_valid
         run.end_step()
         run.end_step()
         with run.train_step():
@@ -736,6 +738,13 @@ def test_a_script_that_ends_in_a_step_says_how(ending: str, status: int, step_er
 def test_an_exception_that_was_caught_is_no_failure():
     """Only what ends the script counts."""
     ended = run_script(f"{SCRIPT}\ntry:\n    raise ValueError\nexcept ValueError:\n    pass\n")
+    assert (ended.status, ended.errors) == (0, "")
+    assert _finish(_one()) == [None]
+
+
+def test_an_exception_from_before_the_run_is_no_failure():
+    """As in a shell, where one statement failed and the next begins a run."""
+    ended = run_script(f"import sys\nsys.last_value = ValueError()\n{SCRIPT}")
     assert (ended.status, ended.errors) == (0, "")
     assert _finish(_one()) == [None]
 
