@@ -339,9 +339,10 @@ def test_a_child_forked_while_another_thread_writes_does_not_hang(tmp_path: Path
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_handler_that_forks_in_the_middle_of_append_disturbs_nothing(tmp_path: Path):
     """The call that the handler interrupted goes on in both processes, and counts in the parent alone."""
-    writer = JournalWriter(tmp_path, rank_of(), segment_bytes=1024)
+    writer = JournalWriter(tmp_path, rank_of(), segment_bytes=2048)
     forks = count = 0
     parent = os.getpid()
+    has_failed = True
 
     def fork(*_: object) -> None:
         nonlocal forks
@@ -350,12 +351,15 @@ def test_a_handler_that_forks_in_the_middle_of_append_disturbs_nothing(tmp_path:
             assert os.waitpid(pid, 0)[1] == 0
             signal.setitimer(signal.ITIMER_REAL, 0.001)
 
-    with alarms(fork, 0):
-        while forks < 40:
-            writer.append(numbered(count))
-            count += 1
-            if os.getpid() != parent:
-                os._exit(0)
+    try:
+        with alarms(fork, 0):
+            while forks < 30 and os.getpid() == parent:
+                writer.append(numbered(count))
+                count += 1
+        has_failed = False
+    finally:
+        if os.getpid() != parent:
+            os._exit(has_failed)
     retry_now(writer)  # a child that was forked while a segment was made has taken it away
     writer.close()
     everything = read_all(tmp_path)

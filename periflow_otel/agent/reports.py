@@ -30,12 +30,13 @@ class Reporter:
 
     def keep(self, journal: RankJournal, consumers: Iterable[Consumer]) -> None:
         """Remember the final counts of a journal that is about to go."""
+        self._run = journal.run
         for consumer in consumers:
             self._done.update(_counts(journal, consumer))
 
     def report(self, journals: list[RankJournal], consumers: Iterable[Consumer]) -> list[Item]:
         """Return the present points; none if there never was a journal, whose run they would belong to."""
-        run = self._run = journals[0].run if journals else self._run
+        run = journals[0].run if journals else self._run
         if run is None:
             return []
         node = ((names.NODE_RANK, run.node_rank),)
