@@ -50,8 +50,7 @@ class WallTime(msgspec.Struct, array_like=True):
 
     def end_phase(self, record: Phase) -> None:
         """Count a phase."""
-        is_in_step = record.step is not None and record.step > self.ended_step
-        around = record.parent or (_OPEN_STEP if is_in_step else None)
+        around = record.parent or (None if record.step is None else _OPEN_STEP)
         self._end(record.number, around, self._kind_of(record), record.start_unix_ns, record.duration_ns)
 
     def note(self, unix_ns: int) -> None:
@@ -62,10 +61,8 @@ class WallTime(msgspec.Struct, array_like=True):
         """Count the time since the record before as saving; within an open step it is a part of that."""
         if record.is_step_open:
             return
-        unix_ns = record.time_unix_ns
-        self._advance(min(self.noted_unix_ns, unix_ns), None)
-        self._count(CHECKPOINT, unix_ns - self.accounted_unix_ns)
-        self.accounted_unix_ns = max(self.accounted_unix_ns, unix_ns)
+        self._advance(self.noted_unix_ns, None)
+        self._spend(CHECKPOINT, record.time_unix_ns)
 
     def lose(self, record: RankLost) -> None:
         """Count the step that was open when the process went as a step, and what is left as a gap."""
@@ -97,12 +94,16 @@ class WallTime(msgspec.Struct, array_like=True):
             self._leave(waiting.start_unix_ns, middle, around)
             self._count(kind, waiting.end_unix_ns - middle + waiting.later_ns)
         self._advance(start_unix_ns, around)
-        self._count(kind, end_unix_ns - self.accounted_unix_ns)
-        self.accounted_unix_ns = max(self.accounted_unix_ns, end_unix_ns)
+        self._spend(kind, end_unix_ns)
 
     def _advance(self, unix_ns: int, around: int | None) -> None:
         """Go on to a time, with nothing that explains the stretch up to it."""
         self._leave(self.accounted_unix_ns, unix_ns, around)
+        self.accounted_unix_ns = max(self.accounted_unix_ns, unix_ns)
+
+    def _spend(self, kind: str, unix_ns: int) -> None:
+        """Go on to a time, and count the stretch up to it."""
+        self._count(kind, unix_ns - self.accounted_unix_ns)
         self.accounted_unix_ns = max(self.accounted_unix_ns, unix_ns)
 
     def _leave(self, start_unix_ns: int, end_unix_ns: int, around: int | None) -> None:
