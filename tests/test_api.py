@@ -4,8 +4,10 @@ import inspect
 import json
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -337,6 +339,17 @@ def test_train_step_decorates():
 
 
 @both_modes
+def test_what_train_step_returns_may_be_entered_again():
+    """The original's worked once: a row of the compatibility page."""
+    pf.init(10)
+    step = pf.train_step()
+    for _ in range(2):
+        with step:
+            pass
+    assert [each.step for each in recorded(default_run(), StepEnded)] == [1, 2]
+
+
+@both_modes
 def test_end_step_waits_for_nobody():
     """There is no agent here that could answer: the original would wait for ever in cloud mode."""
     pf.init(10)
@@ -407,6 +420,21 @@ def test_values_that_are_not_finite_are_kept(value: float):
     pf.init(10)
     pf.metric({"loss": value})
     assert repr(metrics_of(default_run())) == repr([{"loss": value}])
+
+
+@both_modes
+@pytest.mark.parametrize(
+    "given",
+    [MappingProxyType({"a": 1}), OrderedDict(b=2, a=1), {1: 0.5, None: 1, 2.5: 2}, {"tuple": (1, 2)}, {"\udc80": 1}],
+    ids=repr,
+)
+def test_what_json_writes_differently_comes_back_as_json_spells_it(given: Any):
+    """Keys that are no text, tuples, and other mappings; a key that is no Unicode has a question mark."""
+    pf.init(10)
+    pf.metric(given)
+    expected = json.loads(json.dumps(dict(given)).replace("\\udc80", "?"))
+    (back,) = metrics_of(default_run())
+    assert (back, list(back)) == (expected, list(expected))
 
 
 @both_modes

@@ -159,6 +159,13 @@ def test_a_given_log_name_is_used_as_it_is(begin: Begin, tmp_path: Path, monkeyp
     assert (tmp_path / "logs" / "deep").is_dir()
 
 
+def test_a_log_name_may_begin_with_the_home_directory(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What looks like the home of a user who does not exist is a name like any other."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert begin(10, "~/train.log").info.local_log == str(tmp_path / "home" / "train.log")
+    assert begin(10, "~nobody-of-this-name.log").info.local_log == str(tmp_path / "~nobody-of-this-name.log")
+
+
 def test_ranks_have_log_names_of_their_own(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where none is given."""
     monkeypatch.setenv("RANK", "1")
