@@ -145,24 +145,25 @@ class PointTranslator:
             self._start_over()
 
     def _add_values(self, record: Metric) -> None:
-        state = self.state
         time_ms = record.time_unix_ns // _MS
         for key, value in record.values.items():
-            if not isinstance(value, int | float):
-                continue
-            if len(state.last_ms) >= MAX_KEYS and key not in state.last_ms:
-                state.dropped_values += 1
-                continue
-            self._add_value(key, number(value), time_ms)
-        state.wall_time.note(record.time_unix_ns)
-        state.last_unix_ns = max(state.last_unix_ns, record.time_unix_ns)
+            if isinstance(value, float):
+                self._add_value(key, value, time_ms)
+            elif isinstance(value, int):
+                self._add_value(key, number(value), time_ms)
+        self.state.wall_time.note(record.time_unix_ns)
+        self.state.last_unix_ns = max(self.state.last_unix_ns, record.time_unix_ns)
 
     def _add_value(self, key: str, value: float, time_ms: int) -> None:
         state = self.state
+        previous_ms = state.last_ms.get(key, 0)
+        if not previous_ms and len(state.last_ms) >= MAX_KEYS:
+            state.dropped_values += 1
+            return
         if not math.isfinite(value):
             state.nonfinite[key] = state.nonfinite.get(key, 0) + 1
             state.is_changed = True
-        state.last_ms[key] = time_ms = max(time_ms, state.last_ms.get(key, 0) + 1)
+        state.last_ms[key] = time_ms = max(time_ms, previous_ms + 1)
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = (names.user_instrument(key), ((names.METRIC_KEY, key), *self._rank))

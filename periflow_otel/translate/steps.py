@@ -165,7 +165,7 @@ class SpanTranslator:
         draft = None if record.step is None else self._draft(record.step)
         if draft and self._run.sampling_ratio < 1:
             draft.phases.append(phase)
-        elif record.step is None or self._is_sampled(record.step):
+        elif record.step is None or ids.is_sampled(self._step_trace_id(record.step), self._run.sampling_ratio):
             self._spans.append(self._phase_span(phase))
         else:
             self._drop(SAMPLED_OUT, 1)
@@ -173,25 +173,20 @@ class SpanTranslator:
     def _release(self, draft: StepDraft, checkpoint: Checkpoint | None = None) -> None:
         """Emit a step with its phases, or neither."""
         self.state.draft = None
-        if self._is_kept(draft, has_checkpoint=draft.has_checkpoint or checkpoint is not None):
+        trace_id = self._step_trace_id(draft.step)
+        if self._is_kept(draft, trace_id, has_checkpoint=draft.has_checkpoint or checkpoint is not None):
             self._spans += map(self._phase_span, draft.phases)
             if draft.ended:
-                self._spans.append(self._step_span(draft, draft.ended, checkpoint))
+                self._spans.append(self._step_span(draft, draft.ended, trace_id, checkpoint))
         else:
             self._drop(SAMPLED_OUT, len(draft.phases) + (draft.ended is not None))
 
-    def _is_kept(self, draft: StepDraft, *, has_checkpoint: bool) -> bool:
+    def _is_kept(self, draft: StepDraft, trace_id: ids.TraceId, *, has_checkpoint: bool) -> bool:
+        ratio = self._run.sampling_ratio
         if draft.ended is None:  # it has left already, or its end was lost; its phases are shown all the same
-            return self._is_sampled(draft.step)
-        return self._sampler.keep(
-            self._step_trace_id(draft.step),
-            self._run.sampling_ratio,
-            draft.ended.duration_ns / 1e9,
-            is_marked=bool(draft.ended.error or draft.nonfinite or has_checkpoint),
-        )
-
-    def _is_sampled(self, step: int) -> bool:
-        return ids.is_sampled(self._step_trace_id(step), self._run.sampling_ratio)
+            return ids.is_sampled(trace_id, ratio)
+        is_marked = bool(draft.ended.error or draft.nonfinite or has_checkpoint)
+        return self._sampler.keep(trace_id, ratio, draft.ended.duration_ns / 1e9, is_marked=is_marked)
 
     def _drop(self, reason: str, count: int) -> None:
         if count:
@@ -211,7 +206,9 @@ class SpanTranslator:
     def _step_trace_id(self, step: int) -> ids.TraceId:
         return ids.step_trace_id(self._run.run_id, self._run.attempt, step)
 
-    def _step_span(self, draft: StepDraft, ended: StepEnded, checkpoint: Checkpoint | None) -> Span:
+    def _step_span(
+        self, draft: StepDraft, ended: StepEnded, trace_id: ids.TraceId, checkpoint: Checkpoint | None
+    ) -> Span:
         run = self._run
         attributes: dict[str, AttributeValue] = {**draft.values, names.STEP: draft.step, **self._who}
         if draft.gap_ns is not None:
@@ -221,7 +218,7 @@ class SpanTranslator:
         end_unix_ns = ended.start_unix_ns + ended.duration_ns
         return Span(
             name=names.STEP_SPAN,
-            trace_id=self._step_trace_id(draft.step),
+            trace_id=trace_id,
             span_id=ids.step_span_id(run.run_id, run.attempt, draft.step, run.rank),
             parent_span_id=ids.step_span_id(run.run_id, run.attempt, draft.step, 0) if run.rank else None,
             start_unix_ns=ended.start_unix_ns,

@@ -44,11 +44,11 @@ def to_attribute(value: object) -> AttributeValue:
         ValueError: An integer within a list or dict has thousands of digits.
     """
     match value:
+        case float() | bool():
+            return value
         case str():
             return text(value)
-        case bool():
-            return value
-        case int() | float():
+        case int():
             return number(value)
         case _:
             return text(json.dumps(value))
