@@ -111,43 +111,50 @@ def test_the_last_attempt_is_that_of_the_rank(tmp_path: Path):
     assert [last_attempt(tmp_path, rank) for rank in (0, 1, 2)] == [3, 5, 0]
 
 
-def test_the_first_claim_is_the_first_attempt(tmp_path: Path):
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """Return the folder of a run on this node."""
+    (tmp_path / "run" / "node").mkdir(parents=True)
+    return tmp_path / "run" / "node"
+
+
+def test_the_first_claim_is_the_first_attempt(node: Path):
     """A rank that was never there begins with attempt 1, in a folder that only its owner may enter."""
     with umask(0):
-        assert claim_journal(tmp_path, 7) == (1, tmp_path / "a001-r00007")
-    assert mode(tmp_path / "a001-r00007") == 0o700
+        assert claim_journal(node, 7) == (1, node / "a001-r00007")
+    assert mode(node / "a001-r00007") == 0o700
 
 
-def test_each_claim_is_one_more_than_the_last(tmp_path: Path):
+def test_each_claim_is_one_more_than_the_last(node: Path):
     """Without a number from the launcher, attempts count up, also over those that are over."""
-    journal_folder(tmp_path / LEDGER, 3, 0).mkdir(parents=True)
-    assert [claim_journal(tmp_path, 0)[0] for _ in range(3)] == [4, 5, 6]
-    assert claim_journal(tmp_path, 1)[0] == 1
+    journal_folder(node / LEDGER, 3, 0).mkdir(parents=True)
+    assert [claim_journal(node, 0)[0] for _ in range(3)] == [4, 5, 6]
+    assert claim_journal(node, 1)[0] == 1
 
 
-def test_a_claim_begins_at_the_number_of_the_launcher(tmp_path: Path):
+def test_a_claim_begins_at_the_number_of_the_launcher(node: Path):
     """The launcher's count of restarts is believed where that attempt is free, though others are later."""
-    assert claim_journal(tmp_path, 0, 5)[0] == 5
-    assert claim_journal(tmp_path, 0, 3)[0] == 3
+    assert claim_journal(node, 0, 5)[0] == 5
+    assert claim_journal(node, 0, 3)[0] == 3
 
 
-def test_an_attempt_that_is_taken_is_passed_over(tmp_path: Path):
+def test_an_attempt_that_is_taken_is_passed_over(node: Path):
     """A launcher that begins to count anew meets journals and lines in the ledger; neither is touched."""
-    journal_folder(tmp_path, 1, 0).mkdir()
-    (tmp_path / LEDGER).mkdir()
-    journal_folder(tmp_path / LEDGER, 2, 0).touch()
-    journal_folder(tmp_path, 3, 0).touch()
-    journal_folder(tmp_path, 4, 1).mkdir()
-    assert claim_journal(tmp_path, 0, 1) == (4, tmp_path / "a004-r00000")
+    journal_folder(node, 1, 0).mkdir()
+    (node / LEDGER).mkdir()
+    journal_folder(node / LEDGER, 2, 0).touch()
+    journal_folder(node, 3, 0).touch()
+    journal_folder(node, 4, 1).mkdir()
+    assert claim_journal(node, 0, 1) == (4, node / "a004-r00000")
 
 
-def test_a_claim_where_nothing_can_be_made_is_refused(tmp_path: Path):
+def test_a_claim_where_nothing_can_be_made_is_refused(node: Path):
     """Without the folder of the run there is no journal."""
     with pytest.raises(FileNotFoundError):
-        claim_journal(tmp_path / "missing", 0)
-    (tmp_path / "file").touch()
+        claim_journal(node / "missing", 0)
+    (node / "file").touch()
     with pytest.raises(NotADirectoryError):
-        claim_journal(tmp_path / "file", 0, 1)
+        claim_journal(node / "file", 0, 1)
 
 
 CLAIM = """
@@ -163,9 +170,9 @@ print([claim_journal(Path(sys.argv[1]), 0, attempt)[0] for _ in range(20)])
 
 
 @pytest.mark.parametrize("attempt", ["-", "1"])
-def test_processes_that_claim_at_once_get_different_journals(tmp_path: Path, attempt: str):
+def test_processes_that_claim_at_once_get_different_journals(node: Path, attempt: str):
     """Eight processes of the same rank never share a journal, and no number is left out."""
-    command = [sys.executable, "-c", CLAIM, str(tmp_path), attempt]
+    command = [sys.executable, "-c", CLAIM, str(node), attempt]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(8)]  # type: ignore[call-overload]
     for process in processes:

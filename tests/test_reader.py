@@ -201,7 +201,7 @@ def test_a_journal_that_is_not_there_is_empty(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "missing"):
         reader = JournalReader(folder)
         assert reader.run() is None
-        assert reader.head() == (0, 0, 0, 0)
+        assert reader.head()[:4] == (0, 0, 0, 0)
         assert reader.read(Position(), 10) == ([], Position(), 0)
         reader.forget(3)
 
@@ -261,9 +261,9 @@ def test_the_head_is_told_by_the_last_whole_segment(tmp_path: Path):
     """The newest header that can be read says how far the rank has got."""
     writer = filled(tmp_path, 2 * COUNT, END)
     writer.begin_step(4, 5)
-    assert JournalReader(tmp_path).head() == (2 * COUNT, 0, 4, 5)
+    assert JournalReader(tmp_path).head()[:4] == (2 * COUNT, 0, 4, 5)
     segment_path(tmp_path, 2).write_bytes(b"")
-    assert JournalReader(tmp_path).head() == (COUNT, 0, 0, 0)
+    assert JournalReader(tmp_path).head()[:4] == (COUNT, 0, 0, 0)
 
 
 def test_what_is_forgotten_is_gone(tmp_path: Path):

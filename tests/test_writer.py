@@ -129,9 +129,9 @@ def test_progress_is_shown_at_once_and_in_every_segment(tmp_path: Path):
     writer.begin_step(5, 123)
     append_numbers(writer, 0, 10)
     writer.ask_for_delivery()
-    assert JournalReader(tmp_path).head() == (10, 10, 5, 123)
+    assert JournalReader(tmp_path).head()[:4] == (10, 10, 5, 123)
     append_numbers(writer, 10, 500)
-    assert JournalReader(tmp_path).head() == (500, 10, 5, 123)
+    assert JournalReader(tmp_path).head()[:4] == (500, 10, 5, 123)
 
 
 def test_a_step_that_begins_while_a_segment_is_made_is_shown(tmp_path: Path):
@@ -291,7 +291,7 @@ def test_a_forked_child_leaves_the_journal_alone(tmp_path: Path):
         assert writer.sequence == 10
 
     assert in_child(work) == 0
-    assert JournalReader(tmp_path).head() == (10, 0, 1, 2)
+    assert JournalReader(tmp_path).head()[:4] == (10, 0, 1, 2)
     append_numbers(writer, 10, 20)
     assert read_all(tmp_path).numbers == list(range(20))
 
@@ -414,7 +414,7 @@ def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path):
     retry_now(writer)
     append_numbers(writer, 10, 20)
     assert read_all(tmp_path).numbers == list(range(20))
-    assert JournalReader(tmp_path).head() == (20, 0, 3, 4)
+    assert JournalReader(tmp_path).head()[:4] == (20, 0, 3, 4)
 
 
 def test_memory_has_a_bound_and_what_goes_is_counted(tmp_path: Path):
@@ -466,7 +466,7 @@ def test_a_closed_writer_does_nothing(tmp_path: Path):
     writer.ask_for_delivery()
     writer.close()
     assert read_all(tmp_path).numbers == list(range(10))
-    assert JournalReader(tmp_path).head() == (10, 0, 0, 0)
+    assert JournalReader(tmp_path).head()[:4] == (10, 0, 0, 0)
     assert writer.sequence == 10
 
 

@@ -162,9 +162,9 @@ class JournalWriter:
         except OSError as error:
             self._give_up_for_now(error)
             return False
+        words = memoryview(mapping)[:HEADER_BYTES].cast("Q")
         if self._is_inert:  # a signal handler forked meanwhile, and this is the child
             return False
-        words = memoryview(mapping)[:HEADER_BYTES].cast("Q")
         # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
         words[STEP:COMMIT] = self._words[STEP:COMMIT]
         self._map, self._words, self._capacity = mapping, words, self._segment_bytes
