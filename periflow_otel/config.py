@@ -6,6 +6,7 @@
 import math
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,6 +153,7 @@ class RunSettings:
     resource_attributes: tuple[tuple[str, str], ...]
     sampling_ratio: float
     traceparent: str | None
+    emergency_signals: tuple[signal.Signals, ...]
     consumers: tuple[str, ...]
     """Every one of these must have a record before the journal may forget it."""
     awaited: tuple[str, ...]
@@ -181,6 +183,7 @@ class RunSettings:
             resource_attributes=tuple(sorted(attributes.items())),
             sampling_ratio=_sampling_ratio(env),
             traceparent=env.text("TRACEPARENT"),
+            emergency_signals=tuple(_signals(env)),
             consumers=export.consumers() if export else (),
             awaited=(*export.consumers(), *(["console"] if export.shows_console else [])) if export else (),
         )
@@ -456,6 +459,16 @@ def _resource_attributes(env: _Environ) -> Iterator[tuple[str, str]]:
             raise _bad(name, entry, "write key=value,key=value")
 
 
+def _signals(env: _Environ) -> Iterator[signal.Signals]:
+    for entry in (env.text(names.EMERGENCY_SIGNALS) or "").split(","):
+        name = entry.strip().upper().removeprefix("SIG")
+        number = getattr(signal, f"SIG{name}", None)
+        if isinstance(number, signal.Signals) and number not in _UNCATCHABLE:
+            yield number
+        elif name:
+            raise _bad(names.EMERGENCY_SIGNALS, entry, "name signals such as SIGUSR1,SIGTERM")
+
+
 def _sampling_ratio(env: _Environ) -> float:
     sampler = env.choice("OTEL_TRACES_SAMPLER", "parentbased_always_on", _SAMPLERS).removeprefix("parentbased_")
     ratio = env.number("OTEL_TRACES_SAMPLER_ARG", 1, 0, 1)
@@ -475,6 +488,7 @@ _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _GRPC_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
 _GRPC_VALUE: Final = re.compile(r"[ -~]*")
+_UNCATCHABLE: Final = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
 _SAMPLERS: Final = tuple(
     prefix + name for prefix in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")
 )

@@ -50,9 +50,9 @@ def phase_span_id(run_id: str, attempt: int, rank: int, number: int) -> SpanId:
     return _hash(f"{run_id}\0{attempt}\0phase\0{rank}\0{number}", 8)
 
 
-def checkpoint_span_id(run_id: str, attempt: int, rank: int, step: int) -> SpanId:
+def checkpoint_span_id(run_id: str, attempt: int, rank: int, step: int, save_type: str) -> SpanId:
     """Return the id of the span of a checkpoint that was announced in an open step."""
-    return _hash(f"{run_id}\0{attempt}\0checkpoint\0{rank}\0{step}", 8)
+    return _hash(f"{run_id}\0{attempt}\0checkpoint\0{rank}\0{step}\0{save_type}", 8)
 
 
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ContextDecorator, contextmanager
+from contextlib import ContextDecorator, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -17,11 +17,13 @@ from periflow_otel.clock import Clock, current_clock
 from periflow_otel.config import Environ, RunSettings
 from periflow_otel.context import OpenSpan, SpanIdentity, current_phase
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
-from periflow_otel.journal.control import ANY_STEP, Control, Request
+from periflow_otel.journal.control import Control, Request
 from periflow_otel.journal.cursors import delivered_sequence
 from periflow_otel.journal.folders import claim_journal, journal_folder, node_folder, run_folder
+from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.writer import JournalWriter, NoJournal
+from periflow_otel.preemption import SignalWatch
 from periflow_otel.ranks import describe, find_identity
 from periflow_otel.records import (
     MAX_KEY_CHARS,
@@ -43,6 +45,8 @@ AGENT_CHECK_INTERVAL_NS: Final = 5_000_000_000
 """How often ``end_step`` looks whether the agent is alive."""
 _POLL_INTERVAL_S: Final = 0.005
 _STOP_TIMEOUT_S: Final = 1.0
+_UNFINISHED: Final = "unfinished"
+"""Why a step is not complete that was open when its run was ended."""
 _NO_COMMON_ID: Final = (
     "the ranks have no identity in common, so each is shown as a run of its own; set PERIFLOW_RUN_ID to the same text "
     "on all ranks"
@@ -126,6 +130,8 @@ class TrainingRun:
             traceparent=settings.traceparent,
             sampling_ratio=settings.sampling_ratio,
             resource=startup.resource(settings),
+            local_world_size=identity.local_world_size,
+            earlier=find_earlier(self.folder.parent, identity.rank, attempt or 1),
         )
         """Who this process is."""
         self._step = initial
@@ -144,6 +150,7 @@ class TrainingRun:
             self._open()
         # A request that an earlier attempt got is none of ours.
         self._answered_request = self._control.number() if self._control else 0
+        self._signals = SignalWatch(signals, self._ask_for_save) if (signals := settings.emergency_signals) else None
         self._agent_check_due_ns = 0
         self._ensure_agent()
         _call_at_exit(self._at_exit)
@@ -245,6 +252,7 @@ class TrainingRun:
             delay_ns = max(0, now - request.unix_ns)
         is_open = self._started_ns is not None
         self._journal.append(encode(Checkpoint(self._step, now, is_open, request is not None, delay_ns)))
+        self._journal.note_checkpoint(self._step)
         self._journal.ask_for_delivery()
         self._ensure_agent()
 
@@ -325,12 +333,19 @@ class TrainingRun:
             return SpanIdentity(trace_id, ids.phase_span_id(run.run_id, run.attempt, run.rank, phase), is_sampled)
         return SpanIdentity(trace_id, ids.step_span_id(run.run_id, run.attempt, step or 0, run.rank), is_sampled)
 
+    def _ask_for_save(self) -> None:
+        """Ask for an emergency save on all ranks of this node, at a step that none of them can have passed."""
+        if self._control is not None and self._is_own_process():
+            not_before = self._step + 2 if self.info.local_world_size > 1 else 0
+            with suppress(OSError):  # the folder is gone, and nobody can be asked
+                self._control.request(not_before=not_before, is_repeated=False)
+
     def _open_request(self) -> Request | None:
         """Return the request for an emergency save at this step that no checkpoint has answered."""
         if self._control is None or self._control.number() == self._answered_request:
             return None
         request = self._control.last()
-        return request if request.step in (ANY_STEP, self._step) else None
+        return request if request.is_for(self._step) else None
 
     def _wait_for_delivery(self, sequence: int, timeout_s: float | None) -> bool:
         if self._launcher is None:  # nothing is recorded
@@ -376,10 +391,12 @@ class TrainingRun:
     def _shutdown(self, error: str | None, timeout_s: float | None) -> bool:
         if self._is_over or not self._is_own_process():
             return True
+        if self._started_ns is not None:
+            self.end_step(error or _UNFINISHED)
         self._is_over = True
+        if self._signals is not None:
+            self._signals.close()
         atexit.unregister(self._at_exit)
-        if self._span is not None:
-            self._span.leave()
         # From here on start_step() finds a step open and end_step() finds none; both then see that all is over.
         self._started_ns, self._span, self._control = 0, None, None
         self._journal.append(encode(RunFinished(self._time_ns(), error)))

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from periflow_otel.journal.folders import (
     LEDGER,
+    attempts,
     claim_journal,
     journal_folder,
     journal_folders,
-    last_attempt,
     make_private,
     node_folder,
     node_folders,
@@ -99,16 +99,17 @@ def test_journals_are_found_the_oldest_attempt_first(tmp_path: Path):
 def test_a_run_without_a_folder_has_no_journals(tmp_path: Path):
     """Nothing there is no error."""
     assert list(journal_folders(tmp_path / "missing")) == []
-    assert last_attempt(tmp_path / "missing", 0) == 0
+    assert list(attempts(tmp_path / "missing", 0)) == []
     assert node_folders(tmp_path / "missing") == []
 
 
-def test_the_last_attempt_is_that_of_the_rank(tmp_path: Path):
-    """Attempts of other ranks do not count; those that are over and only in the ledger do."""
-    journal_folder(tmp_path, 2, 0).mkdir()
-    journal_folder(tmp_path, 5, 1).mkdir()
-    journal_folder(tmp_path / LEDGER, 3, 0).mkdir(parents=True)
-    assert [last_attempt(tmp_path, rank) for rank in (0, 1, 2)] == [3, 5, 0]
+def test_attempts_are_those_of_the_rank_on_all_nodes(tmp_path: Path):
+    """Attempts of other ranks do not count; those that are over, and only in a ledger, do."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    journal_folder(one, 2, 0).mkdir(parents=True)
+    journal_folder(one, 5, 1).mkdir()
+    journal_folder(other / LEDGER, 3, 0).mkdir(parents=True)
+    assert [sorted(attempts(tmp_path, rank)) for rank in (0, 1, 2)] == [[(2, one), (3, other)], [(5, one)], []]
 
 
 @pytest.fixture

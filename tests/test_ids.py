@@ -26,7 +26,7 @@ def all_ids(run_id: str, attempt: int, rank: int, number: int) -> list[int]:
         ids.run_span_id(run_id, attempt, rank),
         ids.run_start_span_id(run_id, attempt, rank),
         ids.phase_span_id(run_id, attempt, rank, number),
-        ids.checkpoint_span_id(run_id, attempt, rank, number),
+        ids.checkpoint_span_id(run_id, attempt, rank, number, "NORMAL"),
     ]
 
 
@@ -39,7 +39,7 @@ def test_ids_are_these_for_good():
         "65d9616e06546402",
         "6ea5119031160140",
         "560fc47d83e12524",
-        "4eab523c911269f7",
+        "c361680d02140068",
     ]
 
 

@@ -640,13 +640,15 @@ def test_calls_after_shutdown_do_nothing(begin: Begin):
     assert isinstance(before[-1], RunFinished)
 
 
-def test_a_step_that_is_open_at_shutdown_is_left_to_the_agent(begin: Begin):
-    """Its end is not made up."""
+def test_a_step_that_is_open_at_shutdown_is_recorded_as_unfinished(begin: Begin):
+    """It is not lost, and does not pass for a whole one."""
     run = begin(10)
     run.start_step()
     run.shutdown()
     run.end_step()
-    assert [type(each) for each in records_of(run)] == [RunFinished]
+    ended, _ = records_of(run)
+    assert isinstance(ended, StepEnded)
+    assert ended.error == "unfinished"
 
 
 def test_threads_may_record_while_the_run_ends(begin: Begin):

@@ -10,6 +10,7 @@ from typing import Final
 
 from periflow_otel.agent.consumer import Consumer, Item
 from periflow_otel.agent.consumers import durable_consumer, live_consumers
+from periflow_otel.agent.emergency import take_request_file
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
@@ -21,6 +22,7 @@ LOOK_INTERVAL_S: Final = 0.1
 QUIET_AFTER_S: Final = 2.0
 """How long after the last rank, and the last success, the agent may still say something to whoever reads along."""
 _STOP_TIMEOUT_S: Final = 1.0
+_FINISH_TIMEOUT_S: Final = 0.3
 
 _log = logging.getLogger("periflow_otel")
 
@@ -123,7 +125,15 @@ class Agent:
             if idle_s > max(self.linger_s, QUIET_AFTER_S):
                 return
             self._stopping.wait(LOOK_INTERVAL_S)
+        self._finish()
+
+    def _finish(self) -> None:
+        """See a run to its end that was over when somebody said stop, if that takes no time."""
+        deadline_s = time.monotonic() + _FINISH_TIMEOUT_S
         self._look()
+        while self._has_work() and time.monotonic() < deadline_s:
+            time.sleep(LOOK_INTERVAL_S / 10)
+            self._look()
 
     def _progress(self) -> int:
         """Return a number that changes when something is delivered."""
@@ -140,6 +150,7 @@ class Agent:
         )
 
     def _look(self) -> None:
+        take_request_file(self.folder)
         self._journals = find_journals(self.folder, self._journals)
         is_urgent = [journal.look() for journal in self._journals.values()]
         for journal in list(self._journals.values()):

@@ -26,7 +26,7 @@ class Reporter:
         self.skew = StepSkew()
         self._run: RunStarted | None = None
         self._done: _Counts = Counter()
-        self._started_unix_ns = time.time_ns()
+        self._started_unix_ns = time.time_ns() // _MS * _MS
 
     def keep(self, journal: RankJournal, consumers: Iterable[Consumer]) -> None:
         """Remember the final counts of a journal that is about to go."""

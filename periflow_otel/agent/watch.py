@@ -1,24 +1,15 @@
 """The journals of a run on this node, and what is known of the ranks that write them."""
 
-import contextlib
-import json
 import shutil
 import time
 from pathlib import Path
-from typing import Final
 
-import msgspec
-
-from periflow_otel.journal.cursors import replace_file
-from periflow_otel.journal.folders import LEDGER, journal_folders, make_private
+from periflow_otel.journal.folders import journal_folders
+from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
 from periflow_otel.journal.processes import is_process_alive
-from periflow_otel.journal.reader import Head, JournalReader
+from periflow_otel.journal.reader import JournalReader
+from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.records import RankLost, RunStarted
-
-LOST_FILE: Final = "lost"
-"""When the agent noticed that the rank was gone: noted once, so that every consumer tells the same story."""
-
-_decode = msgspec.msgpack.Decoder(RankLost).decode
 
 
 class RankJournal:
@@ -34,7 +25,8 @@ class RankJournal:
         self.folder = folder
         self.run = run
         self.reader = JournalReader(folder)
-        self.lost = self._noted_loss()
+        self.lost = noted_loss(folder)
+        self._was_alive = False
         self._urgent_sequence = -1
         self._first_segment = 0
 
@@ -47,11 +39,20 @@ class RankJournal:
         """Look at the rank; return whether something should be delivered at once."""
         head = self.reader.head()
         if self.lost is None and not is_process_alive(self.run.pid, self.run.process_start, self.run.boot_id):
-            self.lost = self._note_loss()
+            head = self.reader.head()  # asked again: only now it says nothing more
+            gone_unix_ns = time.time_ns() if self._was_alive else self._last_write_unix_ns()
+            self.lost = RankLost(max(gone_unix_ns, head.step_started_unix_ns), head.step, head.step_started_unix_ns)
+            note_loss(self.folder, self.lost)
             return True
+        self._was_alive = True
         is_urgent = head.urgent_sequence != self._urgent_sequence
         self._urgent_sequence = head.urgent_sequence
         return is_urgent
+
+    def _last_write_unix_ns(self) -> int:
+        """Return when the journal was written last, as the file system knows it: to half a minute or so."""
+        times = [entry.stat().st_mtime_ns for entry in self.folder.glob(f"*{SUFFIX}")]
+        return max(times, default=self.run.started_unix_ns)
 
     def forget(self, before: int) -> None:
         """Delete the segments before index ``before``: everybody has had them."""
@@ -61,25 +62,8 @@ class RankJournal:
 
     def retire(self) -> None:
         """Delete the journal: everybody has had it. A line in the ledger of the run stays."""
-        line = {"rank": self.run.rank, "attempt": self.run.attempt, "last_started_step": self.reader.head().step}
-        ledger = self.folder.parent / LEDGER
-        with contextlib.suppress(OSError):
-            make_private(ledger)
-            replace_file(ledger / self.folder.name, json.dumps(line).encode() + b"\n")
+        note_end(self.folder, self.run.attempt, self.lost.time_unix_ns if self.lost else time.time_ns())
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _noted_loss(self) -> RankLost | None:
-        try:
-            return _decode((self.folder / LOST_FILE).read_bytes())
-        except (OSError, msgspec.DecodeError):
-            return None
-
-    def _note_loss(self) -> RankLost:
-        head: Head = self.reader.head()  # asked again: only now it says nothing more
-        lost = RankLost(time.time_ns(), head.step, head.step_started_unix_ns)
-        with contextlib.suppress(OSError):  # without the note, repetitions differ in one time
-            replace_file(self.folder / LOST_FILE, msgspec.msgpack.encode(lost))
-        return lost
 
 
 def find_journals(folder: Path, known: dict[Path, RankJournal]) -> dict[Path, RankJournal]:

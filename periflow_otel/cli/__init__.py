@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from periflow_otel import names
 from periflow_otel.config import ExportSettings, find_state_dir
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.logs import keep_quiet
+from periflow_otel.ranks import describe, find_identity
 
 REPLAY_TIMEOUT_S = 60.0
 
@@ -20,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     keep_quiet()
     try:
-        return replay(options.folders, options.timeout)
+        return int(options.run(options))
     except ConfigurationError as error:
         print(f"periflow-otel: {error}", file=sys.stderr)
         return 2
@@ -43,6 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--timeout", type=float, default=REPLAY_TIMEOUT_S, metavar="S", help="seconds to try, per run (default 60)"
     )
+    command.set_defaults(run=lambda options: replay(options.folders, options.timeout))
+    command = commands.add_parser(
+        "emergency-save",
+        help="ask a run on this node to save a checkpoint now",
+        description="Ask all ranks of a run on this node to save: pf.is_emergency_save() is true until they have. "
+        "A run over several nodes is asked on each, best for the same --step.",
+    )
+    command.add_argument("--run-id", metavar="ID", help="which run; needed where several are going on")
+    command.add_argument("--step", type=int, metavar="N", help="at which step (default: the next)")
+    command.set_defaults(run=lambda options: emergency_save(options.run_id, options.step))
+    command = commands.add_parser("ranks", help="show who this process is among the ranks of a run, and what said so")
+    command.set_defaults(run=lambda _: show_identity())
     return parser
 
 
@@ -77,3 +91,34 @@ _OUTCOMES = {
     False: "not everything could be delivered; the rest stays there",
     None: "left alone, its agent is at work",
 }
+
+
+def emergency_save(run_id: str | None, step: int | None) -> int:
+    """Ask a run on this node to save.
+
+    Args:
+        run_id: Which run. Default: the only one that is going on.
+        step: When. Default: at the next step.
+
+    Returns:
+        0 if its ranks were asked, 1 if there is no such run, or several.
+    """
+    from periflow_otel.agent.emergency import live_runs, request_save  # noqa: PLC0415  # takes a while
+
+    found = [each for each in live_runs(find_state_dir(os.environ)) if run_id in (None, each.run_id)]
+    if len(found) != 1:
+        known = f": {', '.join(each.run_id for each in found)}; give one as --run-id" if found else ""
+        print(f"periflow-otel: {len(found) or 'no'} such runs are going on here{known}", file=sys.stderr)
+        return 1
+    count = request_save(found[0].folder, step)
+    when = "the next step" if step is None else f"step {step}"
+    print(f"run {found[0].run_id}: {count} ranks were asked to save at {when}")
+    return 0
+
+
+def show_identity() -> int:
+    """Say who a training process in this place would be."""
+    identity = find_identity(os.environ)
+    print(describe(identity))
+    print(f"run id: {os.environ.get(names.RUN_ID_VAR) or identity.run_id or 'made up by each run'}")
+    return 0

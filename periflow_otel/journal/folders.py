@@ -4,6 +4,7 @@
                                     /agent.log       what it had to say
                                     /control         the emergency-save word
                                     /prometheus.json where to scrape
+                                    /emergency-save  put here by somebody who wants one
                                     /ledger/         one line per rank and attempt that is over
                                     /a001-r00000/    the journal of rank 0 in attempt 1: segments and cursors
 
@@ -24,6 +25,7 @@ LOCK_FILE: Final = "agent.lock"
 AGENT_LOG: Final = "agent.log"
 DISCOVERY_FILE: Final = "prometheus.json"
 LEDGER: Final = "ledger"
+EMERGENCY_FILE: Final = "emergency-save"
 
 _MAX_NAME_CHARS: Final = 200
 _JOURNAL: Final = re.compile(r"a(\d+)-r(\d+)")
@@ -60,9 +62,15 @@ def journal_folders(folder: Path) -> Iterator[Path]:
     yield from (entry for numbers, entry in sorted(found) if numbers)
 
 
-def last_attempt(folder: Path, rank: int) -> int:
-    """Return the number of the last attempt in which a rank took part on this node; 0 if there was none."""
-    return max(_attempts(folder, rank), default=0)
+def attempts(run_folder: Path, rank: int) -> Iterator[tuple[int, Path]]:
+    """Yield the attempts in which a rank took part, over or not, with the node folder that each was in.
+
+    Home directories are often shared: then this sees the other nodes too.
+    """
+    for node in _entries(run_folder):
+        for entry in (*_entries(node), *_entries(node / LEDGER)):
+            if (numbers := _numbers(entry)) and numbers[1] == rank:
+                yield numbers[0], node
 
 
 def claim_journal(folder: Path, rank: int, attempt: int | None = None) -> tuple[int, Path]:
@@ -77,7 +85,7 @@ def claim_journal(folder: Path, rank: int, attempt: int | None = None) -> tuple[
     Raises:
         OSError: It cannot be created.
     """
-    taken = _attempts(folder, rank)
+    taken = {number for number, _ in attempts(folder.parent, rank)}
     number = max(taken, default=0) + 1 if attempt is None else attempt
     while number in taken or not _create(journal_folder(folder, number, rank)):
         number += 1
@@ -108,12 +116,6 @@ def _create(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def _attempts(folder: Path, rank: int) -> set[int]:
-    """Return the numbers of the attempts in which a rank took part on this node, over or not."""
-    entries = (entry for place in (folder, folder / LEDGER) for entry in _entries(place))
-    return {numbers[0] for entry in entries if (numbers := _numbers(entry)) and numbers[1] == rank}
 
 
 def _numbers(entry: Path) -> tuple[int, ...]:

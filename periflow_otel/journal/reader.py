@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from periflow_otel.journal.segment import (
+    CHECKPOINT_STEP,
     COMMIT,
     SCARCE,
     STEP,
@@ -49,6 +50,8 @@ class Head(NamedTuple):
     step: int
     """The last step that began; 0 before the first."""
     step_started_unix_ns: int
+    checkpoint_step: int
+    """Step of the last checkpoint that was announced; 0: there was none."""
 
 
 class Chunk(NamedTuple):
@@ -90,8 +93,10 @@ class JournalReader:
                 words = segment.words()
                 count, _ = split_commit(words[COMMIT])
                 sequence = segment.first_sequence + count
-                return Head(sequence, words[URGENT_SEQUENCE], words[STEP], words[STEP_STARTED_UNIX_NS])
-        return Head(0, 0, 0, 0)
+                return Head(
+                    sequence, words[URGENT_SEQUENCE], words[STEP], words[STEP_STARTED_UNIX_NS], words[CHECKPOINT_STEP]
+                )
+        return Head(0, 0, 0, 0, 0)
 
     def read(self, position: Position, max_records: int) -> Chunk:
         """Return the records after ``position``: at most ``max_records``, none if there are no more yet.

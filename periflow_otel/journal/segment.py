@@ -25,7 +25,7 @@ SUFFIX: Final = ".segment"
 # Header words. The first ones never change; CHECKSUM covers them and the run.
 MAGIC, FIRST_SEQUENCE, RUN_BYTES, CREATED_UNIX_NS, CREATED_MONOTONIC_NS, CHECKSUM = range(6)
 # A reader copies the words in order: it may see an old step with a new commit, but never the reverse.
-STEP, STEP_STARTED_UNIX_NS, URGENT_SEQUENCE, COMMIT = range(8, 12)
+STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, COMMIT = range(8, 13)
 WORDS: Final = 16
 WORD_BYTES: Final = 8
 HEADER_BYTES: Final = WORDS * WORD_BYTES
@@ -84,7 +84,7 @@ def segment_indices(folder: Path) -> list[int]:
 
 
 def create_segment(
-    path: Path, run: RunStarted, first_sequence: int, size_bytes: int, progress: Sequence[int] = (0, 0, 0)
+    path: Path, run: RunStarted, first_sequence: int, size_bytes: int, progress: Sequence[int] = (0,) * (COMMIT - STEP)
 ) -> mmap.mmap:
     """Create a segment with its space reserved and its header written; return its mapping.
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.segment import (
+    CHECKPOINT_STEP,
     COMMIT,
     HEADER_BYTES,
     OFFSET_MASK,
@@ -106,6 +107,10 @@ class JournalWriter:
         words = self._words
         words[STEP_STARTED_UNIX_NS] = unix_ns
         words[STEP] = step
+
+    def note_checkpoint(self, step: int) -> None:
+        """Keep the step of the last checkpoint where the next attempt finds it."""
+        self._words[CHECKPOINT_STEP] = step
 
     def ask_for_delivery(self) -> None:
         """Ask the agent to deliver at once what was appended so far."""
@@ -215,6 +220,9 @@ class NoJournal:
 
     def begin_step(self, step: int, unix_ns: int) -> None:
         """Show nobody anything."""
+
+    def note_checkpoint(self, step: int) -> None:
+        """Keep nothing."""
 
     def ask_for_delivery(self) -> None:
         """Ask nobody."""

@@ -15,10 +15,10 @@ from periflow_otel.names import Instrument
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.steps import save_type
+from periflow_otel.translate.steps import restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Exemplar, Point
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, number
-from periflow_otel.translate.walltime import WallTime
+from periflow_otel.translate.walltime import RESTART, WallTime
 
 _MS: Final = 1_000_000
 
@@ -39,6 +39,7 @@ class PointState(msgspec.Struct, array_like=True):
     step: int = 0
     step_started_unix_ns: int = 0
     completed: dict[str, int] = {}
+    redone: int = 0
     uploads: dict[str, int] = {}
     last_checkpoint: int | None = None
     nonfinite: dict[str, int] = {}
@@ -81,6 +82,8 @@ class PointTranslator:
             last_unix_ns=started,
             wall_time=WallTime(accounted_unix_ns=started, ended_step=self._run.initial_step),
         )
+        if self._run.earlier:
+            state.wall_time.spent_ns[RESTART] = restart_gap_ns(self._run)
         if is_exponential:
             state.duration, state.gap = ExponentialBuckets(), ExponentialBuckets()
         return state
@@ -175,6 +178,8 @@ class PointTranslator:
         duration_s = record.duration_ns / 1e9
         outcome = "error" if record.error else "ok"
         state.completed[outcome] = state.completed.get(outcome, 0) + 1
+        if self._run.earlier and record.step <= self._run.earlier.last_step:
+            state.redone += 1
         bucket = state.duration.record(duration_s)
         if self._has_span(record, duration_s):
             state.examples[bucket] = (record.step, end_unix_ns, duration_s)
@@ -222,9 +227,10 @@ class PointTranslator:
             (names.METRIC_KEY, names.METRIC_NONFINITE, state.nonfinite),
         ):
             for key, count in sums.items():
-                self._sum(instrument, attribute, key, count)
+                self._sum(instrument, count, (attribute, key))
         for kind, spent_ns in state.wall_time.spent_ns.items():
-            self._sum(names.TIME, names.TIME_KIND, kind, spent_ns / 1e9)
+            self._sum(names.TIME, spent_ns / 1e9, (names.TIME_KIND, kind))
+        self._sum(names.STEP_REDONE, state.redone)
 
     def _snapshot_histograms(self) -> None:
         state = self.state
@@ -266,14 +272,13 @@ class PointTranslator:
     def _gauge(self, instrument: Instrument, value: float) -> None:
         self._points.append(Point(instrument, self._rank, self._snapshot_unix_ns, value))
 
-    def _sum(self, instrument: Instrument, attribute: str, key: str, value: float) -> None:
+    def _sum(self, instrument: Instrument, value: float, *attributes: tuple[str, str]) -> None:
         if not value:  # nothing new since the last snapshot
             return
-        attributes = ((attribute, key), *self._rank)
         self._points.append(
             Point(
                 instrument,
-                attributes,
+                (*attributes, *self._rank),
                 self._snapshot_unix_ns,
                 value,
                 self._start_unix_ns,
@@ -286,6 +291,7 @@ class PointTranslator:
         state.delta_start_unix_ns = self._snapshot_unix_ns
         for sums in (state.completed, state.uploads, state.nonfinite, state.wall_time.spent_ns):
             sums.update(dict.fromkeys(sums, 0))
+        state.redone = 0
         state.examples.clear()
         state.duration.reset()
         state.gap.reset()

@@ -258,7 +258,7 @@ class SpanTranslator:
         return Span(
             name=names.CHECKPOINT_SPAN,
             trace_id=trace_id,
-            span_id=ids.checkpoint_span_id(run.run_id, run.attempt, run.rank, record.step),
+            span_id=ids.checkpoint_span_id(run.run_id, run.attempt, run.rank, record.step, save_type(record)),
             parent_span_id=parent,
             start_unix_ns=record.time_unix_ns,
             end_unix_ns=record.time_unix_ns,
@@ -298,7 +298,23 @@ class SpanTranslator:
             start_unix_ns=run.started_unix_ns,
             end_unix_ns=run.started_unix_ns,
             attributes=self._who | self._target,
+            events=self._restarts(),
         )
+
+    def _restarts(self) -> tuple[Event, ...]:
+        """Tell of the attempt before this one, if it is known."""
+        run, earlier = self._run, self._run.earlier
+        if earlier is None:
+            return ()
+        attributes: dict[str, AttributeValue] = {
+            names.ATTEMPT: earlier.attempt,
+            names.LAST_STEP: earlier.last_step,
+            names.LAST_CHECKPOINT: earlier.last_checkpoint,
+            names.RESTART_GAP: restart_gap_ns(run) / 1e9,
+            names.REDONE_STEPS: max(0, earlier.last_step - run.initial_step),
+            **self._who,
+        }
+        return (Event(names.RUN_RESTART, run.started_unix_ns, attributes),)
 
     def _run_span(self, outcome: str, time_unix_ns: int, error: str | None) -> Span:
         run, state = self._run, self.state
@@ -324,6 +340,11 @@ class SpanTranslator:
             events=_exceptions(error, end_unix_ns),
             error=error,
         )
+
+
+def restart_gap_ns(run: RunStarted) -> int:
+    """Return the time from the last sign of the attempt before to the start of this one; 0 if there was none."""
+    return max(0, run.started_unix_ns - run.earlier.last_seen_unix_ns) if run.earlier else 0
 
 
 def save_type(record: Checkpoint) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from periflow_otel.records import Checkpoint, Phase, RankLost, StepEnded
 from periflow_otel.translate.values import text
 
-STEP, GAP, CHECKPOINT, STARTUP, OTHER = "step", "gap", "checkpoint", "startup", "other"
+STEP, GAP, CHECKPOINT, STARTUP, RESTART, OTHER = "step", "gap", "checkpoint", "startup", "restart", "other"
 MAX_KINDS: Final = 100
 """Phases of further names count as ``OTHER``, so that a name with a number in it makes no endless series."""
 _OPEN_STEP: Final = 0
@@ -34,7 +34,8 @@ class WallTime(msgspec.Struct, array_like=True):
     accounted_unix_ns: int = 0
     """Everything up to here is counted, or is waiting."""
     spent_ns: dict[str, int] = {}
-    """By kind: step, gap, checkpoint, startup (before the first step), other, or the name of a phase."""
+    """By kind: step, gap, checkpoint, startup (before the first step), restart (since the attempt before), other, or the
+    name of a phase."""
     ended_step: int = 0
     """The last step that ended, in this attempt or before it."""
     has_stepped: bool = False

@@ -1,0 +1,72 @@
+"""What stays known of an attempt of a rank when its process is gone, and when its journal is gone too."""
+
+import contextlib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.folders import LEDGER, attempts, journal_folder, make_private
+from periflow_otel.journal.reader import JournalReader
+from periflow_otel.records import Earlier, RankLost
+
+LOST_FILE: Final = "lost"
+
+_decode_loss = msgspec.msgpack.Decoder(RankLost).decode
+_decode_entry = msgspec.json.Decoder(Earlier).decode
+
+
+def note_loss(journal: Path, loss: RankLost) -> None:
+    """Write down that the process of a journal is gone: once, so that every consumer tells the same story."""
+    with contextlib.suppress(OSError):  # without the note, repetitions differ in one time
+        replace_file(journal / LOST_FILE, msgspec.msgpack.encode(loss))
+
+
+def noted_loss(journal: Path) -> RankLost | None:
+    """Return what was written down of the loss of a process, if it was."""
+    try:
+        return _decode_loss((journal / LOST_FILE).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def note_end(journal: Path, attempt: int, ended_unix_ns: int) -> None:
+    """Write down how far an attempt came, before its journal goes.
+
+    Args:
+        journal: Folder of the journal.
+        attempt: Its number.
+        ended_unix_ns: When its process was last there.
+    """
+    ledger = journal.parent / LEDGER
+    with contextlib.suppress(OSError):  # the next attempt then knows less
+        make_private(ledger)
+        replace_file(ledger / journal.name, msgspec.json.encode(_look(journal, attempt, ended_unix_ns)) + b"\n")
+
+
+def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
+    """Return what is known of the last attempt of a rank before ``attempt``, on whichever node; None if there was none.
+
+    Args:
+        run_folder: Folder of the run, with one folder per node.
+        rank: Whose attempt.
+        attempt: Number of the present one.
+    """
+    found = [(number, node) for number, node in attempts(run_folder, rank) if number < attempt]
+    if not found:
+        return None
+    number, node = max(found)
+    journal = journal_folder(node, number, rank)
+    if journal.is_dir():
+        loss = noted_loss(journal)
+        return _look(journal, number, loss.time_unix_ns if loss else 0)
+    try:
+        return _decode_entry((node / LEDGER / journal.name).read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _look(journal: Path, attempt: int, ended_unix_ns: int) -> Earlier:
+    head = JournalReader(journal).head()
+    return Earlier(attempt, head.step, head.checkpoint_step, ended_unix_ns or head.step_started_unix_ns)
