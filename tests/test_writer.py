@@ -1,6 +1,7 @@
 """The writer: what a call recorded is not lost, whatever happens, and no trouble with the disk reaches training."""
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -53,12 +54,14 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
 def alarms(handler: Callable[[int, FrameType | None], Any], interval_s: float = 0.001) -> Iterator[None]:
     """Run a signal handler after a millisecond and then again and again, or only once if the interval is 0."""
     before = signal.signal(signal.SIGALRM, handler)
+    gc.disable()  # Python ignores an exception of the handler where it interrupts a finalizer
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.001, interval_s)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
 
 
 def retry_now(writer: JournalWriter) -> None:
