@@ -1,13 +1,16 @@
 """Makes the current step or phase the parent of spans that the user's own tracers start in it.
 
-Needs no SDK in the process. Ids are derived only when somebody asks for them, so a step costs less than 1 µs here.
+Needs no SDK in the process. Ids are derived only when somebody asks for them, and where no other span is current a step
+costs nothing here: one span stands in the context of the run for whatever step is open.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from opentelemetry.context import attach, get_current
+from opentelemetry.context.context import Context
 from opentelemetry.trace import (
+    INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
@@ -29,6 +32,44 @@ class SpanIdentity(NamedTuple):
 
 Identify = Callable[[int | None, int], SpanIdentity]
 """Derives the identity of a step, or of a phase in it, from their numbers; see ``OpenSpan``."""
+
+
+class StandingSpan(NonRecordingSpan):
+    """Whatever step is open, as the current span of the thread or task that began the run.
+
+    It stands there only if no other span was current then: it would hide that between steps.
+    """
+
+    def __init__(self, identify_open_step: Callable[[], SpanIdentity | None]) -> None:
+        """Make this the current span, until ``leave``.
+
+        Args:
+            identify_open_step: Derives the ids of the step that is open; None if there is none.
+        """
+        self._identify_open_step = identify_open_step
+        self._outer = outer = get_current()
+        self._inner: Context | None = None
+        if get_current_span(outer) is INVALID_SPAN:
+            self._inner = set_span_in_context(self, outer)
+            attach(self._inner)
+
+    def is_current(self) -> bool:
+        """Tell whether spans that are started here and now become children of the step that is open."""
+        return get_current() is self._inner
+
+    def get_span_context(self) -> SpanContext:
+        """Return the ids of the step that is open; invalid ones if there is none."""
+        identity = self._identify_open_step()
+        return INVALID_SPAN_CONTEXT if identity is None else _span_context(identity)
+
+    def __repr__(self) -> str:
+        """Show the ids."""
+        return f"StandingSpan({self.get_span_context()!r})"
+
+    def leave(self) -> None:
+        """Make nothing current again, where this is."""
+        if self.is_current():
+            attach(self._outer)
 
 
 class OpenSpan(NonRecordingSpan):
@@ -57,9 +98,7 @@ class OpenSpan(NonRecordingSpan):
         """Return the ids; invalid ones if the step ended where this context could not be taken back."""
         if self._is_stale:
             return INVALID_SPAN_CONTEXT
-        trace_id, span_id, is_sampled = self._identify(self._step, self.phase)
-        flags = TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT
-        return SpanContext(trace_id, span_id, is_remote=False, trace_flags=TraceFlags(flags))
+        return _span_context(self._identify(self._step, self.phase))
 
     def __repr__(self) -> str:
         """Show the ids."""
@@ -76,6 +115,11 @@ class OpenSpan(NonRecordingSpan):
     def belongs_to(self, identify: Identify) -> bool:
         """Tell whether ``identify`` derives the ids of this span."""
         return self._identify == identify
+
+
+def _span_context(identity: SpanIdentity) -> SpanContext:
+    flags = TraceFlags.SAMPLED if identity.is_sampled else TraceFlags.DEFAULT
+    return SpanContext(identity.trace_id, identity.span_id, is_remote=False, trace_flags=TraceFlags(flags))
 
 
 def current_phase(identify: Identify) -> int:

@@ -5,7 +5,7 @@ integers beyond 64 bits, and text that is not valid Unicode.
 """
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -134,9 +134,14 @@ MAX_RECORD_BYTES: Final = 4 << 20
 _BIG_INTEGER: Final = 1
 _BROKEN_TEXT: Final = 2
 _MAX_DEPTH: Final = 32
+_MAX_KNOWN_KEYS: Final = 10_000
 _SCALARS: Final = frozenset({float, int, bool, str, type(None)})
 
 _encode = msgspec.msgpack.Encoder().encode
+encode_end: Callable[[StepEnded], bytes] = _encode
+"""Encode the end of a step, which is never too large."""
+_known_keys: set[str] = set()
+"""Keys that were looked at before; never more than ``_MAX_KNOWN_KEYS``."""
 
 
 def encode(record: Record) -> bytes:
@@ -160,9 +165,8 @@ def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any]) -> by
         ValueError: A key or the whole is too long.
     """
     try:
-        # Joining is the cheapest check that all keys are text, and mostly tells that none is too long.
         if _SCALARS.issuperset(map(type, dict.values(values))) and (  # type: ignore[arg-type]  # no dict: TypeError
-            len("".join(values)) <= MAX_KEY_CHARS or max(map(len, values)) <= MAX_KEY_CHARS
+            _known_keys.issuperset(values) or _are_plain(values)
         ):
             payload = _encode(Metric(step, time_unix_ns, values))  # type: ignore[arg-type]  # a dict, as just seen
             if len(payload) <= MAX_RECORD_BYTES:
@@ -170,6 +174,14 @@ def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any]) -> by
     except (TypeError, OverflowError, UnicodeEncodeError):
         pass  # The slow way either finds a way to record it or says what is wrong.
     return encode(Metric(step, time_unix_ns, plain_mapping(values)))
+
+
+def _are_plain(keys: Iterable[object]) -> bool:
+    """Tell whether keys can be recorded as they are, and remember them if so."""
+    are_plain = all(type(key) is str and len(key) <= MAX_KEY_CHARS for key in keys)
+    if are_plain and len(_known_keys) < _MAX_KNOWN_KEYS:
+        _known_keys.update(keys)  # type: ignore[arg-type]  # text, as just seen
+    return are_plain
 
 
 def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:

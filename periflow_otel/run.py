@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from periflow_otel import ids, names, startup
 from periflow_otel.clock import Clock, current_clock
 from periflow_otel.config import Environ, RunSettings
-from periflow_otel.context import OpenSpan, SpanIdentity, current_phase
+from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.journal.control import Control, Request
 from periflow_otel.journal.cursors import delivered_sequence
@@ -34,6 +34,7 @@ from periflow_otel.records import (
     RunStarted,
     StepEnded,
     encode,
+    encode_end,
     encode_metric,
     plain_mapping,
 )
@@ -137,6 +138,7 @@ class TrainingRun:
         self._step = initial
         self._started_ns: int | None = None
         self._started_unix_ns = 0
+        self._standing_span = StandingSpan(self._identify_open_step)
         self._span: OpenSpan | None = None
         self._phases = itertools.count(1)
         self._checkpoint_step: int | None = None
@@ -182,7 +184,8 @@ class TrainingRun:
         self._step = step = self._step + 1
         self._started_unix_ns = now = self._time_ns()
         self._journal.begin_step(step, now)
-        self._span = OpenSpan(self._identify, step)
+        if not self._standing_span.is_current():
+            self._span = OpenSpan(self._identify, step)
         self._started_ns = self._monotonic_ns()
 
     def end_step(self, error: str | None = None) -> None:
@@ -195,15 +198,17 @@ class TrainingRun:
             StepNotStartedError: No step is open.
         """
         now_ns = self._monotonic_ns()
-        started_ns, span = self._started_ns, self._span
-        if started_ns is None or span is None:
-            if self._is_over:
-                return
+        started_ns = self._started_ns
+        if self._is_over:
+            return
+        if started_ns is None:
             message = f"end_step() was called, but no step is open (the last was {self._step}); call start_step() first"
             raise StepNotStartedError(message)
-        self._started_ns = self._span = None
-        span.leave()
-        self._journal.append(encode(StepEnded(self._step, self._started_unix_ns, now_ns - started_ns, error)))
+        self._started_ns = None
+        if self._span is not None:
+            self._span.leave()
+            self._span = None
+        self._journal.append(encode_end(StepEnded(self._step, self._started_unix_ns, now_ns - started_ns, error)))
         if now_ns > self._agent_check_due_ns:
             self._ensure_agent()
 
@@ -340,6 +345,9 @@ class TrainingRun:
             with suppress(OSError):  # the folder is gone, and nobody can be asked
                 self._control.request(not_before=not_before, is_repeated=False)
 
+    def _identify_open_step(self) -> SpanIdentity | None:
+        return None if self._started_ns is None or self._is_over else self._identify(self._step, 0)
+
     def _open_request(self) -> Request | None:
         """Return the request for an emergency save at this step that no checkpoint has answered."""
         if self._control is None or self._control.number() == self._answered_request:
@@ -398,7 +406,8 @@ class TrainingRun:
             self._signals.close()
         atexit.unregister(self._at_exit)
         # From here on start_step() finds a step open and end_step() finds none; both then see that all is over.
-        self._started_ns, self._span, self._control = 0, None, None
+        self._standing_span.leave()
+        self._started_ns, self._control = 0, None
         self._journal.append(encode(RunFinished(self._time_ns(), error)))
         self._journal.ask_for_delivery()
         sequence = self._journal.sequence

@@ -246,8 +246,8 @@ def test_a_thread_has_its_own_context(run: pf.TrainingRun, user: User):
     assert exported(run)["1"].attributes["periflow.metric.n"] == 1
 
 
-def test_asyncio_tasks_inherit_the_step_they_are_made_in(run: pf.TrainingRun, user: User):
-    """Also when they go on after it has ended; the steps of the loop itself are not disturbed."""
+def test_spans_of_asyncio_tasks_belong_to_the_step_that_is_open(run: pf.TrainingRun, user: User):
+    """Whichever step a task was made in, what it begins belongs to the step in which it begins."""
 
     async def background(go_on: asyncio.Event) -> None:
         await go_on.wait()
@@ -267,7 +267,7 @@ def test_asyncio_tasks_inherit_the_step_they_are_made_in(run: pf.TrainingRun, us
 
     asyncio.run(main())
     steps = exported(run)
-    assert is_below(user.span("in the background"), steps["1"])
+    assert is_below(user.span("in the background"), steps["2"])
     assert is_below(user.span("in step 1"), steps["1"])
     assert is_below(user.span("in step 2"), steps["2"])
     assert is_root(user.span("between"))
@@ -410,9 +410,29 @@ def test_a_training_process_needs_no_sdk():
         "carrier = {}\n"
         "with pf.train_step(), trace.get_tracer('user').start_as_current_span('x') as span:\n"
         "    inject(carrier)\n"
-        "assert span.get_span_context().is_valid\n"
-        "assert carrier['traceparent'] == f'00-{span.get_span_context().trace_id:032x}-'"
-        " f'{span.get_span_context().span_id:016x}-01'\n"
+        "    context = span.get_span_context()\n"
+        "assert context.is_valid\n"
+        "assert carrier['traceparent'] == f'00-{context.trace_id:032x}-{context.span_id:016x}-01'\n"
         "assert 'opentelemetry.sdk' not in sys.modules\n"
     )
     assert (ended.status, ended.errors) == (0, "")
+
+
+def test_a_span_around_the_run_stays_the_parent_between_steps(user: User):
+    """What the run puts into the context hides nothing that was there before, and steps are parents all the same."""
+    with user.tracer.start_as_current_span("around"):
+        run = pf.TrainingRun(2)
+        with run.train_step():
+            user.work("in a step")
+        user.work("between")
+        run.shutdown()
+    assert user.span("between").parent.span_id == user.span("around").context.span_id
+    assert is_below(user.span("in a step"), exported(run)["1"])
+
+
+def test_the_context_is_as_before_when_a_run_is_over(run: pf.TrainingRun):
+    """Nothing of the run stays behind."""
+    with run.train_step():
+        pass
+    run.shutdown()
+    assert trace.get_current_span() is trace.INVALID_SPAN

@@ -23,6 +23,7 @@ _log = logging.getLogger(LOGGER)
 
 def main(folder: Path, lock: int) -> None:
     """Serve a run, and deliver what earlier runs have left behind."""
+    os.nice(10)
     _close_all_beyond(lock)
     log = os.open(folder / AGENT_LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     _set_up_logging(log)

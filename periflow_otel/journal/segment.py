@@ -40,6 +40,7 @@ SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that say nothing about a file: there were too many others."""
 
 frame_head: Final = struct.Struct("<II")
+pack_head: Final = frame_head.pack
 _words: Final = struct.Struct(f"={WORDS}Q")
 _PIECE_BYTES: Final = 256 << 10
 

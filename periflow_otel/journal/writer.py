@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.segment import (
@@ -23,7 +24,7 @@ from periflow_otel.journal.segment import (
     STEP_STARTED_UNIX_NS,
     URGENT_SEQUENCE,
     create_segment,
-    frame,
+    pack_head,
     segment_indices,
     segment_path,
     split_commit,
@@ -96,7 +97,7 @@ class JournalWriter:
                 return
             self._is_writing = True
             try:
-                self._write(frame(payload))
+                self._write(pack_head(len(payload), crc32(payload)) + payload)
             finally:
                 self._is_writing = False
                 while self._interrupting:

@@ -34,8 +34,8 @@ class WallTime(msgspec.Struct, array_like=True):
     accounted_unix_ns: int = 0
     """Everything up to here is counted, or is waiting."""
     spent_ns: dict[str, int] = {}
-    """By kind: step, gap, checkpoint, startup (before the first step), restart (since the attempt before), other, or the
-    name of a phase."""
+    """By kind: step, gap, checkpoint, startup (before the first step), restart (since the attempt before), other, or
+    the name of a phase."""
     ended_step: int = 0
     """The last step that ended, in this attempt or before it."""
     has_stepped: bool = False
