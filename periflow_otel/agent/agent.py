@@ -150,6 +150,12 @@ class Agent:
         )
 
     def _look(self) -> None:
+        try:
+            self._look_at_journals()
+        except OSError as error:  # too many files are open: the next look may succeed
+            _log.warning("the agent cannot look at the journals in %s: %s", self.folder, error.strerror)
+
+    def _look_at_journals(self) -> None:
         take_request_file(self.folder)
         self._journals = find_journals(self.folder, self._journals)
         is_urgent = [journal.look() for journal in self._journals.values()]

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, Outcome
 from periflow_otel.journal.cursors import Cursor, load_cursor, save_cursor
 from periflow_otel.journal.reader import Position
 from periflow_otel.records import Record, RunFinished, RunStarted
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS
 
 RECORDS_PER_ROUND: Final = 512
 """Records that are read, delivered and committed together: what a dead agent may deliver twice."""
@@ -185,8 +188,7 @@ class Consumer:
         for journal in self._journals:
             track = self._tracks.get(journal.folder)
             if track is None:
-                cursor = load_cursor(journal.folder, self.name)
-                track = _Track(journal, cursor, self._translator(journal.run, cursor.state))
+                track = self._open_track(journal)
             tracks[journal.folder] = track
         for folder in self._tracks.keys() - tracks.keys():
             self._forget(self._tracks[folder].journal.run)
@@ -195,6 +197,16 @@ class Consumer:
         self._turn += 1  # another rank comes first in each round, so that a busy one does not hold up the others
         start = self._turn % len(waiting) if waiting else 0
         return waiting[start:] + waiting[:start]
+
+    def _open_track(self, journal: RankJournal) -> _Track:
+        """Go on where the cursor is."""
+        cursor = load_cursor(journal.folder, self.name)
+        try:
+            translator = self._translator(journal.run, cursor.state)
+        except msgspec.DecodeError as error:  # another version of this package wrote it
+            _log.warning("%s cannot go on from what it remembers (%s); what adds up begins anew", self.name, error)
+            translator = self._translator(journal.run, b"")
+        return _Track(journal, cursor, translator)
 
     def _read(self, track: _Track, max_records: int, max_items: int) -> list[Item]:
         """Translate the next records of a journal; mark it complete if they are the last."""
@@ -243,7 +255,7 @@ class Consumer:
     def _deliver(self, items: list[Item]) -> bool:
         """Deliver all items, however long it takes; return False if told to stop before."""
         while items:
-            outcome = self._exporter.export(items)
+            outcome = self._export(items)
             done = outcome.delivered + outcome.rejected
             if outcome.rejected:
                 self._account(items[0][0], outcome)
@@ -253,6 +265,16 @@ class Consumer:
         self._backoff_s = MIN_BACKOFF_S
         self.last_success_s = time.monotonic()
         return True
+
+    def _export(self, items: list[Item]) -> Outcome:
+        """Give items to the exporter; where one makes it fail unexpectedly, only that one is lost."""
+        try:
+            return self._exporter.export(items)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others may pass
+            if len(items) > 1:
+                return self._export(items[: len(items) // 2])._replace(retry_after_s=0.0)
+            _log.exception("%s cannot export an item; it is dropped", self.name)
+            return Outcome(0, 1, f"{type(error).__name__} in the exporter")
 
     def _report(self) -> None:
         """Deliver what there is to say of the agent itself; the next report makes up for a lost one."""
@@ -268,6 +290,8 @@ class Consumer:
 
     def _wait_to_retry(self, outcome: Outcome, *, is_progress: bool) -> bool:
         """Wait as long as the receiver wants, or a little longer at each failure; return False if told to stop."""
+        if outcome.retry_after_s == 0:  # it only had enough for once
+            return not self._stopping.is_set()
         _log.warning("%s: cannot deliver now, nothing is lost: %s", self.name, outcome.message)
         if is_progress:
             self._backoff_s = MIN_BACKOFF_S
@@ -282,7 +306,9 @@ class Consumer:
 
     def _commit(self, tracks: Iterable[_Track]) -> None:
         for track in tracks:
-            track.cursor = track.snapshot()
+            before, track.cursor = track.cursor, track.snapshot()
+            if TOO_MANY_KEYS in track.cursor.dropped.keys() - before.dropped.keys():
+                _log.warning("%s: there are more than %d metric keys; other values are dropped", self.name, MAX_KEYS)
             try:
                 save_cursor(track.journal.folder, self.name, track.cursor)
             except OSError as error:
