@@ -91,10 +91,12 @@ def live_consumers(
     settings: ExportSettings, folder: Path, reports: Reports, skew: StepSkew | None
 ) -> Iterator[Consumer]:
     """Make the consumers that show a run while it lasts, and feed ``skew`` where there are several ranks."""
+    url = None
     if settings.serves_prometheus:
         from periflow_otel.exporters.prometheus import PrometheusExporter  # noqa: PLC0415  # only where it is used
 
         exporter = PrometheusExporter(settings.prometheus_host, settings.prometheus_port, folder / DISCOVERY_FILE)
+        url = exporter.url
         yield Consumer(
             "prometheus",
             exporter,
@@ -107,7 +109,9 @@ def live_consumers(
     if skew is not None:
         yield Consumer("skew", skew, StepTranslator, interval_s=LOCAL_INTERVAL_S)
     if settings.shows_console:
-        console = _load("console", "Console")
+        from periflow_otel.exporters.console import Console  # noqa: PLC0415  # only where it is used
+
+        console = Console(first_line=f"metrics for Prometheus are at {url}" if url else "")
         yield Consumer("console", console, PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LIVE_REFRESH_S)
 
 

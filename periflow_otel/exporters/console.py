@@ -29,13 +29,16 @@ class Console:
     def __init__(
         self,
         stream: TextIO | None = None,
+        *,
+        first_line: str = "",
         interval_s: float = 5.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Write nothing yet.
+        """Write the first line, if there is one.
 
         Args:
             stream: Where lines go; None for what ``sys.stderr`` is when a line is written.
+            first_line: What to say before the progress.
             interval_s: Shortest time between two lines.
             monotonic: Tells the time in seconds.
         """
@@ -44,6 +47,7 @@ class Console:
         self._monotonic = monotonic
         self._due_s = monotonic()
         self._progress: _Progress | None = None
+        self._write_line(first_line)
 
     def export(self, items: Sequence[tuple[RunStarted, Point]]) -> Outcome:
         """Take points of any ranks, and write a line if one is due and has something new to say."""
@@ -71,9 +75,13 @@ class Console:
 
     def _write(self) -> None:
         line = self._progress.take_line() if self._progress else ""
+        if line:
+            self._due_s = self._monotonic() + self._interval_s
+            self._write_line(line)
+
+    def _write_line(self, line: str) -> None:
         stream = sys.stderr if self._stream is None else self._stream
         if line and stream is not None:  # a process may have no stderr
-            self._due_s = self._monotonic() + self._interval_s
             with suppress(OSError, ValueError):  # ValueError: it is closed, or cannot encode a key
                 stream.write(line + "\n")
                 stream.flush()
