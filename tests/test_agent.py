@@ -140,7 +140,7 @@ def test_the_exit_of_a_script_is_bounded(fault: str):
 
 
 def test_a_checkpoint_is_announced_within_a_second(collector: Collector):
-    """Of 50 uploads in a running training, all are at the receiver within a second; 20 ms of it are polling."""
+    """Each of 50 uploads in a running training is at the receiver within a second."""
     delays_s = []
     with Training(code=_CHECKPOINTS, **cloud(collector.http_endpoint)) as training:
         for number in range(1, 51):
@@ -150,7 +150,7 @@ def test_a_checkpoint_is_announced_within_a_second(collector: Collector):
             training.process.send_signal(signal.SIGUSR1)
         training.wait()
         training.wait_for_agent()
-    assert sorted(delays_s)[-2] < 1
+    assert max(delays_s) < 1
 
 
 def test_a_burst_is_delivered_whole(collector: Collector):
