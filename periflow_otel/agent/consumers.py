@@ -17,13 +17,13 @@ from periflow_otel.records import Metric, Record, RunStarted
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 
-LOCAL_INTERVAL_S: Final = 0.25
-"""How often the metric log, the Prometheus endpoint and the console are brought up to date."""
+LOG_INTERVAL_S: Final = 0.25
+"""How often the metric log grows: somebody may be watching it."""
 NETWORK_INTERVAL_S: Final = 1.0
 """How often a request is sent: one costs about 2 ms of CPU, whatever its size."""
 FILE_INTERVAL_S: Final = 5.0
 """How often the OTLP JSON files grow: each time by the state of all instruments, some 4 KiB per rank."""
-LIVE_REFRESH_S: Final = 1.0
+LIVE_INTERVAL_S: Final = 1.0
 """How often the Prometheus endpoint and the console see the state of the instruments, new or not."""
 
 Reports = Callable[[], Sequence[Item]]
@@ -81,7 +81,7 @@ def durable_consumer(name: str, settings: ExportSettings, reports: Reports) -> C
         name,
         exporter,
         _translator(stem, signal, settings),
-        interval_s={"": LOCAL_INTERVAL_S, "otlp_file": FILE_INTERVAL_S}.get(stem, NETWORK_INTERVAL_S),
+        interval_s={"": LOG_INTERVAL_S, "otlp_file": FILE_INTERVAL_S}.get(stem, NETWORK_INTERVAL_S),
         refresh_s=settings.metric_interval_s if signal == "metrics" else float("inf"),
         reports=reports if signal == "metrics" else tuple,
     )
@@ -101,18 +101,18 @@ def live_consumers(
             "prometheus",
             exporter,
             PointTranslator,
-            interval_s=LOCAL_INTERVAL_S,
-            refresh_s=LIVE_REFRESH_S,
+            interval_s=LIVE_INTERVAL_S,
+            refresh_s=LIVE_INTERVAL_S,
             reports=reports,
             forget=exporter.forget,
         )
     if skew is not None:
-        yield Consumer("skew", skew, StepTranslator, interval_s=LOCAL_INTERVAL_S)
+        yield Consumer("skew", skew, StepTranslator, interval_s=LIVE_INTERVAL_S)
     if settings.shows_console:
         from periflow_otel.exporters.console import Console  # noqa: PLC0415  # only where it is used
 
         console = Console(first_line=f"metrics for Prometheus are at {url}" if url else "")
-        yield Consumer("console", console, PointTranslator, interval_s=LOCAL_INTERVAL_S, refresh_s=LIVE_REFRESH_S)
+        yield Consumer("console", console, PointTranslator, interval_s=LIVE_INTERVAL_S, refresh_s=LIVE_INTERVAL_S)
 
 
 def _translator(stem: str, signal: str, settings: ExportSettings) -> Callable[[RunStarted, bytes], Translator]:
