@@ -1,6 +1,7 @@
 """Signals that ask for an emergency save, such as those of a job manager that is about to take the machine away."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -14,31 +15,42 @@ class SignalWatch:
     """Calls a function when one of some signals comes, before the handler that was there already."""
 
     def __init__(self, signals: Iterable[signal.Signals], ask: Callable[[], None]) -> None:
-        """Watch signals. One whose default is to end the process ends it no more.
+        """Watch signals. One whose default is to end the process ends it no more; a forked child it ends as ever.
 
         Args:
             signals: Which.
             ask: Called in the main thread, between any two instructions.
         """
         self._ask = ask
+        self._pid = os.getpid()
         self._before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
             _log.warning("signals can ask for an emergency save only if init() is called in the main thread")
             return
-        for number in signals:
+        for number in set(signals):
             self._before[number] = signal.getsignal(number)
             signal.signal(number, self._handle)
 
     def close(self) -> None:
         """Put the handlers back that were there before, unless somebody has put in others."""
         if threading.current_thread() is threading.main_thread():
-            for number, handler in self._before.items():
-                if signal.getsignal(number) == self._handle and handler is not None:
-                    signal.signal(number, handler)
-        self._before = {}
+            for number in self._before:
+                self._restore(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._ask()
-        before = self._before.get(number)
+        is_own_process = os.getpid() == self._pid
+        if is_own_process:
+            self._ask()
+        before = self._before[number]
         if callable(before):
             before(number, frame)
+        elif not is_own_process and self._restore(number):
+            signal.raise_signal(number)
+
+    def _restore(self, number: int) -> bool:
+        """Put a handler back, and return whether it is there now."""
+        before = self._before[number]
+        if signal.getsignal(number) != self._handle or before is None:  # None: one that is not of Python
+            return False
+        signal.signal(number, before)
+        return True

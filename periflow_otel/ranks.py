@@ -1,4 +1,4 @@
-"""Who this process is among the ranks of a run, told by what started it: no rank asks another.
+"""Who this process is among the ranks of a run, told by what started it.
 
 Sources are asked in turn, and the first that knows wins. The order matters where one launcher runs inside another:
 ``torchrun`` or ``mpirun`` inside a SLURM job find SLURM's variables beside their own, and those count something else.
@@ -7,6 +7,7 @@ Sources are asked in turn, and the first that knows wins. The order matters wher
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -16,6 +17,9 @@ from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
 
 Environ = Mapping[str, str]
 Modules = Mapping[str, Any]
+
+AGREE_TIMEOUT_S: Final = 10.0
+"""How long ranks wait for rank 0 to say what the run is called."""
 
 
 class Identity(NamedTuple):
@@ -55,6 +59,44 @@ def find_identity(environ: Environ = os.environ, modules: Modules = sys.modules)
         ConfigurationError: A launcher's variables are malformed, contradict each other, or are not all there.
     """
     return _from_torch(environ, modules) or _from_environ(environ)
+
+
+def agree(rank: int, subject: str, text: str, modules: Modules = sys.modules) -> str | None:
+    """Give what rank 0 says to all ranks, through the key-value store of the process group; there is no collective.
+
+    Args:
+        rank: Who this is.
+        subject: What is agreed on: the same on all ranks, and never the same twice.
+        text: What to say as rank 0.
+        modules: Where ``torch.distributed`` is, if the script has imported it.
+
+    Returns:
+        What rank 0 said; None without a process group, or if rank 0 says nothing in time.
+    """
+    distributed = _process_group(modules)
+    if distributed is None:
+        return None
+    try:
+        store = distributed.distributed_c10d._get_default_store()  # noqa: SLF001  # there is no public way
+        return _agree(store, rank, f"periflow_otel/{subject}", text)
+    except Exception:  # noqa: BLE001  # another version of torch, a lost connection: training goes on all the same
+        return None
+
+
+def _agree(store: Any, rank: int, key: str, text: str) -> str | None:
+    if rank == 0:
+        store.set(key, text)
+        store.add(f"{key}/is_set", 1)
+        return text
+    # To wait for the key would be simpler, but blocks all else that uses the store, and old versions do not recover.
+    deadline_s, pause_s = time.monotonic() + AGREE_TIMEOUT_S, 0.01
+    while not store.add(f"{key}/is_set", 0):
+        if time.monotonic() > deadline_s:
+            return None
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.5)
+    answer: bytes = store.get(key)
+    return answer.decode()
 
 
 def describe(identity: Identity) -> str:
@@ -106,8 +148,8 @@ def _cloud_integer(environ: Environ, name: str, least: int) -> int:
 
 def _from_torch(environ: Environ, modules: Modules) -> Identity | None:
     """Ask the process group: the only one that knows about processes that the script started itself."""
-    distributed = modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+    distributed = _process_group(modules)
+    if distributed is None:
         return None
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     launched = _launched(environ)
@@ -121,6 +163,14 @@ def _from_torch(environ: Environ, modules: Modules) -> Identity | None:
         run_id=launched.run_id or (_family(environ, modules) if nodes == 1 else None),
         source="torch.distributed" if launched.world_size == 1 else f"torch.distributed and {launched.source}",
     )
+
+
+def _process_group(modules: Modules) -> Any:
+    """Return ``torch.distributed`` if the script has imported and initialised it, else None."""
+    distributed = modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed
 
 
 def _local_rank(environ: Environ, launched: Identity, rank: int, local_world_size: int) -> int:
@@ -196,10 +246,17 @@ def _torchrun_id(environ: Environ, nodes: int) -> str | None:
     run_id = _text(environ, "TORCHELASTIC_RUN_ID")
     if run_id != "none":
         return run_id
-    # Every run without an id is called "none", and the master of the next run may have the same address and port.
-    # But each torchrun makes itself a folder with a random name.
+    return (find_torchrun(environ) if nodes == 1 else None) or _slurm_id(environ, tasks=nodes)
+
+
+def find_torchrun(environ: Environ) -> str | None:
+    """Name the torchrun of this node that was given no id for its run; None if there is none such.
+
+    Every run without an id is called "none", and the master of the next run may have the same address and port. But
+    each torchrun makes itself a folder with a random name.
+    """
     folder = re.search(r"/none_(\w+)/attempt_\d+/\d+/error\.json$", environ.get("TORCHELASTIC_ERROR_FILE", ""))
-    return f"torchrun-{folder[1]}" if folder and nodes == 1 else _slurm_id(environ, tasks=nodes)
+    return folder and f"torchrun-{folder[1]}"
 
 
 def _torchrun_restarts(environ: Environ) -> int:

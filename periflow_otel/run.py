@@ -19,6 +19,7 @@ from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.journal.control import Control, Request
 from periflow_otel.journal.cursors import delivered_sequence
+from periflow_otel.journal.emergency import request_save
 from periflow_otel.journal.folders import claim_journal, journal_folder, node_folder, run_folder
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.journal.processes import boot_id, process_start
@@ -48,10 +49,6 @@ _POLL_INTERVAL_S: Final = 0.005
 _STOP_TIMEOUT_S: Final = 1.0
 _UNFINISHED: Final = "unfinished"
 """Why a step is not complete that was open when its run was ended."""
-_NO_COMMON_ID: Final = (
-    "the ranks have no identity in common, so each is shown as a run of its own; set PERIFLOW_RUN_ID to the same text "
-    "on all ranks"
-)
 
 _log = logging.getLogger("periflow_otel")
 
@@ -97,10 +94,8 @@ class TrainingRun:
         initial = startup.initial_step(environ, initial_step, is_cloud=settings.is_cloud)
         target = startup.target_step(total_train_steps, initial, is_cloud=settings.is_cloud)
         identity = find_identity(environ)
-        self.run_id: str = startup.checked_run_id(run_id or settings.run_id or identity.run_id)
+        self.run_id: str = startup.find_run_id(run_id or settings.run_id, identity, environ)
         """Identity of the run, the same on all ranks."""
-        if identity.world_size > 1 and not (run_id or settings.run_id or identity.run_id):
-            _log.warning("%s", _NO_COMMON_ID)
         self.folder: Path = node_folder(run_folder(settings.state_dir, self.run_id))
         """Where the journals of this run are, on this node."""
         self._journal_folder = self.folder
@@ -339,11 +334,10 @@ class TrainingRun:
         return SpanIdentity(trace_id, ids.step_span_id(run.run_id, run.attempt, step or 0, run.rank), is_sampled)
 
     def _ask_for_save(self) -> None:
-        """Ask for an emergency save on all ranks of this node, at a step that none of them can have passed."""
+        """Ask for an emergency save on all ranks of this node."""
         if self._control is not None and self._is_own_process():
-            not_before = self._step + 2 if self.info.local_world_size > 1 else 0
-            with suppress(OSError):  # the folder is gone, and nobody can be asked
-                self._control.request(not_before=not_before, is_repeated=False)
+            with suppress(OSError):  # the folder is gone, or another rank is asking right now
+                request_save(self.folder, is_signal=True)
 
     def _identify_open_step(self) -> SpanIdentity | None:
         return None if self._started_ns is None or self._is_over else self._identify(self._step, 0)

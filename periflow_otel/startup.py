@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import time
+from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from periflow_otel import names
 from periflow_otel.config import Environ, RunSettings, fallback_state_dir
 from periflow_otel.errors import ConfigurationError, PeriFlowError
 from periflow_otel.journal.folders import make_private, node_folder, run_folder
-from periflow_otel.ranks import Identity, require_cloud
+from periflow_otel.ranks import Identity, agree, find_torchrun, require_cloud
 
 MAX_RUN_ID_CHARS: Final = 256
 _MAX_STEP: Final = 1 << 62
@@ -82,17 +83,52 @@ def local_log(given: str | os.PathLike[str] | None, identity: Identity) -> str:
     raise ConfigurationError(message)
 
 
-def checked_run_id(given: object) -> str:
-    """Return the identity of a run; made up if none is given.
+def find_run_id(given: object, identity: Identity, environ: Environ) -> str:
+    """Return the identity of a run: the one given, else the launcher's, else one that is made up.
+
+    Ranks of a process group make it up together. A launcher has one identity for all runs that a process begins one
+    after the other, so all but the first are numbered.
+
+    Args:
+        given: What the user wants.
+        identity: Who this process is.
+        environ: Where torchrun leaves what it knows.
 
     Raises:
         ConfigurationError: It is no text, too long, or has characters that cannot be shown.
     """
-    run_id = _made_up_id() if given is None else given
-    if isinstance(run_id, str):
-        run_id = run_id.strip() or _made_up_id()
-        if len(run_id) <= MAX_RUN_ID_CHARS and run_id.isprintable():
-            return run_id
+    wanted = given.strip() if isinstance(given, str) else given
+    if wanted:
+        return _checked_run_id(wanted)
+    known = identity.run_id or ""
+    _begun[known] += 1
+    if known:
+        return _checked_run_id(_numbered(known, _begun[known]))
+    torchrun = find_torchrun(environ)
+    made_up = _numbered(torchrun, _begun[known]) if torchrun else _made_up_id()
+    if identity.world_size == 1:
+        return made_up
+    shared = agree(identity.rank, f"run_id/{_begun[known]}", made_up)
+    if shared is None:
+        _log.warning("%s", _NO_COMMON_ID)
+    return shared or made_up
+
+
+_begun: Final[Counter[str]] = Counter()
+"""How many runs this process has begun, by what its launcher calls them."""
+_NO_COMMON_ID: Final = (
+    "the ranks have no identity in common, so each is shown as a run of its own; set PERIFLOW_RUN_ID to the same text "
+    "on all ranks"
+)
+
+
+def _numbered(run_id: str, number: int) -> str:
+    return run_id if number == 1 else f"{run_id}-{number}"
+
+
+def _checked_run_id(given: object) -> str:
+    if isinstance(given, str) and len(given) <= MAX_RUN_ID_CHARS and given.isprintable():
+        return given
     shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
     message = f"the run id is {shown}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
     raise ConfigurationError(message)

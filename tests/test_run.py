@@ -576,18 +576,28 @@ def test_training_goes_on_where_no_folder_can_be_used(
     assert re.match(r"13 records could not be written into ", last)
 
 
-def test_two_ranks_that_are_taken_for_the_same_share_no_journal(begin: Begin, monkeypatch: pytest.MonkeyPatch):
-    """Two processes that were told the same rank, or a launcher with a restart count that stands still."""
-    for name, value in {
-        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "job", "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "5",
-    }.items():  # fmt: skip
+TORCHRUN = {
+    "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "0",
+    "TORCHELASTIC_RUN_ID": "job", "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "5",
+}  # fmt: skip
+
+
+def test_two_ranks_that_are_taken_for_the_same_share_no_journal():
+    """Processes that were told the same rank, or a launcher with a restart count that stands still."""
+    code = "import os; import periflow_otel as pf; pf.init(10); pf.metric({'process': os.getpid()})"
+    processes = [begin_script(code, **TORCHRUN) for _ in range(3)]
+    assert [Ended(each).status for each in processes] == [0, 0, 0]
+    assert sorted(each.run.attempt for each in journals()) == [3, 4, 5]
+    assert sorted(each.values[0]["process"] for each in journals()) == sorted(each.pid for each in processes)
+
+
+def test_runs_that_a_process_begins_in_turn_are_different_runs(begin: Begin, monkeypatch: pytest.MonkeyPatch):
+    """The launcher has one identity for all of them: a search over parameters has no restarts."""
+    for name, value in {**TORCHRUN, "TORCHELASTIC_RUN_ID": "search"}.items():
         monkeypatch.setenv(name, value)
     runs = [begin(10) for _ in range(3)]
-    for number, run in enumerate(runs):
-        run.metric({"run": number})
-    assert [run.info.attempt for run in runs] == [3, 4, 5]
-    assert [metrics_of(run) for run in runs] == [[{"run": 0}], [{"run": 1}], [{"run": 2}]]
+    assert [run.run_id for run in runs] == ["search", "search-2", "search-3"]
+    assert [run.info.earlier for run in runs] == [None, None, None]
 
 
 def test_an_attempt_is_one_more_than_the_last_of_the_rank(begin: Begin):

@@ -59,9 +59,9 @@ def _set_up_logging(log: int) -> None:
 
 
 def _set_up_signals(agent: Agent) -> None:
-    """Outlive what ends training: Ctrl-C, a closed terminal, and for a while the end of the job."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    """Outlive what ends training: Ctrl-C, a closed terminal, the warning of a job manager, and for a while the end."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
     def shorten(_number: int, _frame: object) -> None:
         agent.linger_s = min(agent.linger_s, QUICK_LINGER_S)

@@ -10,12 +10,12 @@ from typing import Final
 
 from periflow_otel.agent.consumer import Consumer, Item
 from periflow_otel.agent.consumers import durable_consumer, live_consumers
-from periflow_otel.agent.emergency import take_request_file
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import lock_again, unlock
 from periflow_otel.journal.cursors import load_cursor
+from periflow_otel.journal.emergency import take_request_file
 
 LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at."""

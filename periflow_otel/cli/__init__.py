@@ -10,6 +10,8 @@ from pathlib import Path
 from periflow_otel import names
 from periflow_otel.config import ExportSettings, find_state_dir
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.journal.control import ANY_STEP, Request
+from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
 from periflow_otel.logs import keep_quiet
 from periflow_otel.ranks import describe, find_identity
 
@@ -103,17 +105,30 @@ def emergency_save(run_id: str | None, step: int | None) -> int:
     Returns:
         0 if its ranks were asked, 1 if there is no such run, or several.
     """
-    from periflow_otel.agent.emergency import live_runs, request_save  # noqa: PLC0415  # takes a while
-
     found = [each for each in live_runs(find_state_dir(os.environ)) if run_id in (None, each.run_id)]
     if len(found) != 1:
-        known = f": {', '.join(each.run_id for each in found)}; give one as --run-id" if found else ""
-        print(f"periflow-otel: {len(found) or 'no'} such runs are going on here{known}", file=sys.stderr)
+        print(f"periflow-otel: {_which(found, run_id)}", file=sys.stderr)
         return 1
-    count = request_save(found[0].folder, step)
-    when = "the next step" if step is None else f"step {step}"
-    print(f"run {found[0].run_id}: {count} ranks were asked to save at {when}")
+    try:
+        asked = request_save(found[0].folder, step)
+    except (OSError, ValueError) as error:
+        print(f"periflow-otel: {error}", file=sys.stderr)
+        return 1
+    ranks = f"{asked.ranks} rank{'' if asked.ranks == 1 else 's'} of run {found[0].run_id}"
+    print(f"{ranks} will save {_when(asked.request)}{'' if asked.is_new else ', as asked before'}")
     return 0
+
+
+def _which(found: Sequence[LiveRun], run_id: str | None) -> str:
+    if found:
+        return f"several runs are going on here; give one as --run-id: {', '.join(each.run_id for each in found)}"
+    return f"no run{'' if run_id is None else f' {run_id}'} is going on here"
+
+
+def _when(request: Request) -> str:
+    if request.step != ANY_STEP:
+        return f"at step {request.step}"
+    return f"at step {request.not_before}" if request.not_before else "at once"
 
 
 def show_identity() -> int:

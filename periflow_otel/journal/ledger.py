@@ -42,7 +42,8 @@ def note_end(journal: Path, attempt: int, ended_unix_ns: int) -> None:
     ledger = journal.parent / LEDGER
     with contextlib.suppress(OSError):  # the next attempt then knows less
         make_private(ledger)
-        replace_file(ledger / journal.name, msgspec.json.encode(_look(journal, attempt, ended_unix_ns)) + b"\n")
+        if earlier := _look(journal, attempt, ended_unix_ns):
+            replace_file(ledger / journal.name, msgspec.json.encode(earlier) + b"\n")
 
 
 def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
@@ -58,15 +59,29 @@ def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
         return None
     number, node = max(found)
     journal = journal_folder(node, number, rank)
-    if journal.is_dir():
-        loss = noted_loss(journal)
-        return _look(journal, number, loss.time_unix_ns if loss else 0)
+    loss = noted_loss(journal)
+    seen = _look(journal, number, loss.time_unix_ns if loss else 0)
+    # Asked last: it is written before a journal goes, which may be what was looked at.
+    return _noted_end(journal) or seen
+
+
+def _noted_end(journal: Path) -> Earlier | None:
     try:
-        return _decode_entry((node / LEDGER / journal.name).read_bytes())
+        return _decode_entry((journal.parent / LEDGER / journal.name).read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def _look(journal: Path, attempt: int, ended_unix_ns: int) -> Earlier:
-    head = JournalReader(journal).head()
-    return Earlier(attempt, head.step, head.checkpoint_step, ended_unix_ns or head.step_started_unix_ns)
+def _look(journal: Path, attempt: int, ended_unix_ns: int) -> Earlier | None:
+    """Look how far an attempt came, with those before it: one that died early did not take back what they had done."""
+    reader = JournalReader(journal)
+    run, head = reader.run(), reader.head()
+    if run is None:
+        return None
+    before = run.earlier or Earlier(0, 0, 0, 0)
+    return Earlier(
+        attempt,
+        max(head.step, before.last_step),
+        head.checkpoint_step or before.last_checkpoint,
+        ended_unix_ns or head.step_started_unix_ns or run.started_unix_ns,
+    )
