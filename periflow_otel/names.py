@@ -101,7 +101,7 @@ STEP_STARTED_AT: Final = Instrument(
     "periflow.step.started_at", "gauge", "s", "Unix time at which the last step started; a stuck rank is time() - x."
 )
 STEP_SKEW: Final = Instrument(
-    "periflow.step.skew", "histogram", "s", "From the first rank of a node to end a step to the last, by that one."
+    "periflow.step.skew", "histogram", "s", "From the first rank of a node to begin a step to the last, by that one."
 )
 STEP_REDONE: Final = Instrument(
     "periflow.step.redone", "counter", "{step}", "Steps that an earlier attempt had done already."

@@ -1,4 +1,8 @@
-"""How far apart the ranks of a node end a step, and which of them is the last."""
+"""How far apart the ranks of a node begin a step, and which of them is the last.
+
+Their ends would tell less: a step mostly ends with a collective, and that holds all ranks up for the slowest. What a
+rank is late with shows when it begins: loading of data, evaluation, saving, and what it did after the last collective.
+"""
 
 import time
 from collections.abc import Sequence
@@ -13,12 +17,12 @@ from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.telemetry import Point
 
 MAX_OPEN_STEPS: Final = 1000
-"""Steps that some rank has not ended yet; the oldest is given up when there are more, as its rank may be gone."""
+"""Steps that some rank has not taken yet; the oldest is given up when there are more, as its rank may be gone."""
 _MS: Final = 1_000_000
 
 
 class StepTranslator:
-    """Passes the ends of steps on as they are."""
+    """Passes steps on as they are."""
 
     def __init__(self, run: RunStarted, state: bytes) -> None:
         """Begin; there is nothing to remember."""
@@ -26,12 +30,12 @@ class StepTranslator:
         self._ended: list[StepEnded] = []
 
     def feed(self, record: Record) -> None:
-        """Keep the end of a step, and nothing else."""
+        """Keep a step, and nothing else."""
         if isinstance(record, StepEnded):
             self._ended.append(record)
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
-        """Do nothing: only ends count."""
+        """Do nothing: a step counts when it is over."""
 
     def settle(self, now_unix_ns: int | None = None) -> None:
         """Do nothing: steps do not add up."""
@@ -53,20 +57,20 @@ class StepTranslator:
 class StepSkew:
     """An exporter that compares the ranks of this node step by step, and keeps the result for reports.
 
-    It counts from the start of the agent. Steps that only a part of the ranks ends are left out.
+    It counts from the start of the agent. Steps that only a part of the ranks takes are left out.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self._started_unix_ns = time.time_ns() // _MS * _MS
-        self._ends: dict[tuple[int, int], dict[int, int]] = {}
-        """By attempt and step: when each rank ended it, Unix ns."""
+        self._starts: dict[tuple[int, int], dict[int, int]] = {}
+        """By attempt and step: when each rank began it, Unix ns."""
         self._skews: dict[int, ExplicitBuckets] = {}
         """By the rank that was last."""
         self._lock = Lock()
 
     def export(self, items: Sequence[tuple[RunStarted, StepEnded]]) -> Outcome:
-        """Take the ends of steps of any ranks."""
+        """Take steps of any ranks."""
         with self._lock:
             for run, ended in items:
                 self._add(run, ended)
@@ -87,12 +91,12 @@ class StepSkew:
             ]  # fmt: skip
 
     def _add(self, run: RunStarted, ended: StepEnded) -> None:
-        ends = self._ends.setdefault((run.attempt, ended.step), {})
-        ends[run.rank] = ended.start_unix_ns + ended.duration_ns
-        if len(ends) == run.local_world_size:
-            del self._ends[run.attempt, ended.step]
-            last = max(ends, key=ends.__getitem__)
-            skew_s = (ends[last] - min(ends.values())) / 1e9
+        starts = self._starts.setdefault((run.attempt, ended.step), {})
+        starts[run.rank] = ended.start_unix_ns
+        if len(starts) == run.local_world_size:
+            del self._starts[run.attempt, ended.step]
+            last = max(starts, key=starts.__getitem__)
+            skew_s = (starts[last] - min(starts.values())) / 1e9
             self._skews.setdefault(last, ExplicitBuckets()).record(skew_s)
-        elif len(self._ends) > MAX_OPEN_STEPS:
-            del self._ends[next(iter(self._ends))]
+        elif len(self._starts) > MAX_OPEN_STEPS:
+            del self._starts[next(iter(self._starts))]
