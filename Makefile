@@ -4,16 +4,17 @@
 #   make check    lint, format and types
 #   make bench    measure the overhead, beside the raw OpenTelemetry SDK
 #   make docs     write docs/telemetry.md anew
+#   make stack    start a Collector, Prometheus, Jaeger and Grafana; PERIFLOW_STACK=native: without Docker
 # Variables: VENV (default .venv), PYTHON (default python3; 3.10 or newer).
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
-SOURCES := periflow_otel tests examples benchmarks scripts/demo scripts/telemetry_table
+SOURCES := periflow_otel tests examples benchmarks scripts/demo scripts/stack scripts/telemetry_table
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs
+.PHONY: help demo test check bench docs stack
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -34,6 +35,9 @@ bench: $(VENV)/.has-package
 
 docs: $(VENV)/.has-package
 	$(BIN)/python scripts/telemetry_table > docs/telemetry.md
+
+stack:
+	$(PYTHON) scripts/stack
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -71,7 +71,7 @@ def agree(rank: int, subject: str, text: str, modules: Modules = sys.modules) ->
         modules: Where ``torch.distributed`` is, if the script has imported it.
 
     Returns:
-        What rank 0 said; None without a process group, or if rank 0 says nothing in time.
+        What rank 0 said first; None without a process group, or if rank 0 says nothing in time.
     """
     distributed = _process_group(modules)
     if distributed is None:
@@ -84,10 +84,10 @@ def agree(rank: int, subject: str, text: str, modules: Modules = sys.modules) ->
 
 
 def _agree(store: Any, rank: int, key: str, text: str) -> str | None:
-    if rank == 0:
+    # The store may have outlived an attempt: then all go on with what was said before.
+    if rank == 0 and not store.add(f"{key}/is_set", 0):
         store.set(key, text)
         store.add(f"{key}/is_set", 1)
-        return text
     # To wait for the key would be simpler, but blocks all else that uses the store, and old versions do not recover.
     deadline_s, pause_s = time.monotonic() + AGREE_TIMEOUT_S, 0.01
     while not store.add(f"{key}/is_set", 0):

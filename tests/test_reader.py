@@ -191,7 +191,7 @@ def test_nothing_is_behind_the_last_record(tmp_path: Path):
     writer = filled(tmp_path, 3)
     reader = JournalReader(tmp_path)
     everything = read_all(reader)
-    assert reader.read(everything.position, 10) == ([], everything.position, 0)
+    assert reader.read(everything.position, 10)[:3] == ([], everything.position, 0)
     writer.append(numbered(3))
     assert read_all(reader, everything.position).numbers == [3]
 
@@ -202,7 +202,7 @@ def test_a_journal_that_is_not_there_is_empty(tmp_path: Path):
         reader = JournalReader(folder)
         assert reader.run() is None
         assert reader.head()[:4] == (0, 0, 0, 0)
-        assert reader.read(Position(), 10) == ([], Position(), 0)
+        assert reader.read(Position(), 10)[:3] == ([], Position(), 0)
         reader.forget(3)
 
 

@@ -31,14 +31,14 @@ class Training:
 
     def __init__(self, *arguments: object, code: str = "", **environ: str) -> None:
         """Start the trainer, or else ``code``, with arguments and further environment variables."""
-        self.state = Path.cwd() / "state"
+        self.state = Path(environ.get("PERIFLOW_STATE_DIR", Path.cwd() / "state"))
         self.process = subprocess.Popen(
             [sys.executable, *(("-c", code) if code else (str(TRAINER),)), *map(str, arguments)],
             env={
                 **os.environ,
-                "PERIFLOW_STATE_DIR": str(self.state),
                 "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
                 **environ,
+                "PERIFLOW_STATE_DIR": str(self.state),
             },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -21,10 +21,10 @@ from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS
 RECORDS_PER_ROUND: Final = 512
 """Records that are read, delivered and committed together: what a dead agent may deliver twice."""
 ITEMS_PER_ROUND: Final = 4096
-"""No more records are read in a round that has made this many items."""
+BYTES_PER_ROUND: Final = 1 << 20
+"""No more records are read in a round that has made this many items, or whose records take this much."""
 MIN_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
-_RECORDS_PER_READ: Final = 64
 
 _log = logging.getLogger("periflow_otel")
 
@@ -71,6 +71,25 @@ class _Track:
         dropped = {**self.dropped, **self.translator.dropped()}
         state = b"" if self.is_complete else self.translator.encode_state()
         return Cursor(self.position, state, self.delivered, dropped, self.is_complete)
+
+
+class _Budget:
+    """How much one round may still take in."""
+
+    __slots__ = ("_items", "_size_bytes", "records")
+
+    def __init__(self) -> None:
+        self.records = RECORDS_PER_ROUND
+        self._size_bytes = BYTES_PER_ROUND
+        self._items = ITEMS_PER_ROUND
+
+    def spend(self, records: int, size_bytes: int, items: int) -> None:
+        self.records -= records
+        self._size_bytes -= size_bytes
+        self._items -= items
+
+    def is_spent(self) -> bool:
+        return self.records <= 0 or self._size_bytes <= 0 or self._items <= 0
 
 
 class Consumer:
@@ -169,11 +188,12 @@ class Consumer:
         """Read, deliver and commit some records; return whether there are more."""
         items: list[Item] = []
         moved: list[_Track] = []
-        budget = RECORDS_PER_ROUND
+        budget = _Budget()
         for track in self._open_tracks():
+            if budget.is_spent():
+                break
             before = track.position
-            items += self._read(track, max(1, budget), ITEMS_PER_ROUND - len(items))
-            budget -= track.position.sequence - before.sequence
+            items += self._read(track, budget)
             if track.position != before or track.is_complete:
                 moved.append(track)
         self._is_delivering = self._deliver(items)
@@ -181,7 +201,7 @@ class Consumer:
             self._commit(moved)
             if time.monotonic() - self._reported_at_s >= self._refresh_s:
                 self._report()
-        return (budget <= 0 or len(items) >= ITEMS_PER_ROUND) and not self._stopping.is_set()
+        return budget.is_spent() and not self._stopping.is_set()
 
     def _open_tracks(self) -> list[_Track]:
         tracks: dict[Path, _Track] = {}
@@ -208,12 +228,12 @@ class Consumer:
             translator = self._translator(journal.run, b"")
         return _Track(journal, cursor, translator)
 
-    def _read(self, track: _Track, max_records: int, max_items: int) -> list[Item]:
+    def _read(self, track: _Track, budget: "_Budget") -> list[Item]:
         """Translate the next records of a journal; mark it complete if they are the last."""
         journal, translator = track.journal, track.translator
         lost = journal.lost  # asked first: what is read after it is all there is
         head = journal.reader.head()
-        items = self._translate(track, max_records, max_items)
+        items = self._translate(track, budget)
         if track.position.sequence >= head.sequence and not track.is_complete:
             translator.step_began(head.step, head.step_started_unix_ns)
             if lost is not None:
@@ -227,11 +247,10 @@ class Consumer:
         track.delivered += len(items)
         return items
 
-    def _translate(self, track: _Track, max_records: int, max_items: int) -> list[Item]:
+    def _translate(self, track: _Track, budget: "_Budget") -> list[Item]:
         items: list[Item] = []
-        last = track.position.sequence + max_records
-        while track.position.sequence < last and len(items) < max_items:
-            chunk = track.journal.reader.read(track.position, min(_RECORDS_PER_READ, last - track.position.sequence))
+        while not budget.is_spent():
+            chunk = track.journal.reader.read(track.position, budget.records)
             for record in chunk.records:
                 self._feed(track, record)
             if chunk.lost:
@@ -240,7 +259,9 @@ class Consumer:
             if chunk.position == track.position:
                 break
             track.position = chunk.position
-            items += [(track.journal.run, item) for item in track.translator.take()]
+            made = [(track.journal.run, item) for item in track.translator.take()]
+            budget.spend(len(chunk.records), chunk.size_bytes, len(made))
+            items += made
         return items
 
     def _feed(self, track: _Track, record: Record) -> None:

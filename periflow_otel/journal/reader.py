@@ -61,6 +61,8 @@ class Chunk(NamedTuple):
     position: Position
     lost: int
     """Records before ``position`` that are damaged or were dropped, and so are not in ``records``."""
+    size_bytes: int = 0
+    """What the records take in the journal."""
 
 
 class JournalReader:
@@ -99,16 +101,17 @@ class JournalReader:
         return Head(0, 0, 0, 0, 0)
 
     def read(self, position: Position, max_records: int) -> Chunk:
-        """Return the records after ``position``: at most ``max_records``, none if there are no more yet.
+        """Return the records after ``position``: none if there are no more yet.
 
+        At most ``max_records``, and no more once they take ``READ_BYTES``.
         What is damaged or gone is passed over and counted as lost.
 
         Raises:
             OSError: This process has too many files open; nothing is passed over.
         """
         records: list[Record] = []
-        lost = 0
-        while len(records) < max_records:
+        lost = size_bytes = 0
+        while len(records) < max_records and size_bytes < READ_BYTES:
             # Asked before the frames are read: once there is a next segment, this one grows no more.
             following = next((index for index in self._indices() if index > position.segment), None)
             chunk = self._read_segment(position, max_records - len(records))
@@ -118,8 +121,9 @@ class JournalReader:
                 chunk = self._enter(following, position)
             records += chunk.records
             lost += chunk.lost
+            size_bytes += chunk.size_bytes
             position = chunk.position
-        return Chunk(records, position, lost)
+        return Chunk(records, position, lost, size_bytes)
 
     def forget(self, before: int) -> None:
         """Delete the segments before index ``before``: everybody has had them."""
@@ -186,7 +190,7 @@ def _whole_frames(data: bytes, position: Position, max_frames: int) -> Chunk:
         except (msgspec.DecodeError, ValueError, RecursionError):
             continue  # whole and yet no record: of another version, perhaps; it costs nothing but itself
     reached = Position(position.segment, position.offset + offset, position.sequence + frames)
-    return Chunk(records, reached, frames - len(records))
+    return Chunk(records, reached, frames - len(records), offset)
 
 
 def _give_up(position: Position, end: int, last_sequence: int) -> Chunk:
