@@ -1,0 +1,180 @@
+"""The local stack carries a run to Jaeger and Prometheus, whole."""
+
+import math
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import ReceivedSpan, is_listening, wait_until
+from stack import ROOT, Series, Stack, start_ranks, wait_for_ranks, wait_for_run
+
+STEPS = list(range(1, 61))
+CHECKPOINTS = [20, 40, 60]
+NOT_FINITE = 37
+TRAINING = f"""
+import os, time
+import periflow_otel as pf
+rank = int(os.environ["RANK"])
+pf.init(total_train_steps={len(STEPS)}, local_log_name="train.log")
+for step in range(1, {len(STEPS) + 1}):
+    with pf.train_step():
+        time.sleep(0.005 + 0.01 * rank)
+    pf.metric({{"loss": float("nan") if step == {NOT_FINITE} else 1 / step, "learning rate": 0.1 * rank}})
+    if step % 20 == 0:
+        pf.upload_checkpoint()
+"""
+
+
+class Trained:
+    """A stack that a run was sent to, and one that has read the files of the same run."""
+
+    def __init__(self, online: Stack, offline: Stack, files: list[Path]) -> None:
+        """Know both."""
+        self.online, self.offline, self.files = online, offline, files
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """Train two ranks, which send to one stack, and give the files that they also write to another."""
+    folder = tmp_path_factory.mktemp("stack")
+    with pytest.MonkeyPatch.context() as patch, Stack(folder / "on") as online, Stack(folder / "off") as offline:
+        (folder / "run").mkdir()
+        patch.chdir(folder / "run")
+        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="seen", OTEL_EXPORTER_OTLP_ENDPOINT=online.endpoint))
+        wait_for_run(online.jaeger)
+        files = sorted((folder / "run").glob("*.jsonl"))
+        for file in files:
+            shutil.copy(file, offline.offline)
+        wait_for_run(offline.jaeger)
+        yield Trained(online, offline, files)
+
+
+def test_every_span_arrives(trained: Trained):
+    """Jaeger has one trace for each step, with a span of each rank below that of rank 0, and nothing twice."""
+    spans = trained.online.jaeger.spans()
+    steps = [span for span in spans if span.name == "periflow.step"]
+    assert Counter((span.attributes["periflow.step"], span.attributes["periflow.rank"]) for span in steps) == {
+        (step, rank): 1 for step in STEPS for rank in (0, 1)
+    }
+    roots = {span.trace_id: span for span in steps if span.attributes["periflow.rank"] == 0}
+    assert len(roots) == len(STEPS)
+    assert all(
+        span.parent_span_id == roots[span.trace_id].span_id for span in steps if span.attributes["periflow.rank"]
+    )
+    assert Counter(span.name for span in spans) == {
+        "periflow.step": 2 * len(STEPS),
+        "periflow.run.start": 2,
+        "periflow.run": 2,
+    }
+
+
+def test_checkpoints_arrive_with_their_steps(trained: Trained):
+    """Each rank's upload is an event of the step that it belongs to."""
+    found = [
+        (span.attributes["periflow.step"], span.attributes["periflow.rank"], attributes["periflow.checkpoint.id"])
+        for span in trained.online.jaeger.spans()
+        for name, _, attributes in span.events
+        if name == "periflow.checkpoint.upload"
+    ]
+    assert sorted(found) == [(step, rank, f"seen/1/{step}/{rank}") for step in CHECKPOINTS for rank in (0, 1)]
+
+
+def test_every_value_arrives(trained: Trained):
+    """Prometheus has each value that a rank recorded, with a time of its own, NaN too."""
+    for rank in ("0", "1"):
+        (loss,) = trained.online.prometheus.query(f'periflow_metric_loss{{periflow_rank="{rank}"}}[10m]')
+        values = [value for _, value in loss.samples]
+        assert math.isnan(values[NOT_FINITE - 1])
+        assert [value for value in values if not math.isnan(value)] == [1 / n for n in STEPS if n != NOT_FINITE]
+        assert loss.labels["key"] == "loss"
+        assert loss.labels["periflow_run_id"] == "seen"
+
+
+def test_a_trace_with_a_value_that_is_not_finite_can_be_looked_at(trained: Trained):
+    """The request that Jaeger's page makes for the step with the NaN is answered, with the NaN in it."""
+    (trace_id,) = {
+        span.trace_id for span in trained.online.jaeger.spans() if "periflow.metric.nonfinite" in span.attributes
+    }
+    spans = trained.online.jaeger.page(f"{trace_id:032x}")
+    tags = [{tag["key"]: tag["value"] for tag in span["tags"]} for span in spans]
+    assert [each["periflow.metric.loss"] for each in tags] == ["NaN", "NaN"]
+    assert {each["periflow.metric.learning rate"] for each in tags} == {0, 0.1}
+
+
+def test_an_exemplar_leads_to_the_trace_of_all_ranks(trained: Trained):
+    """The trace that an exemplar of the step time names is there, with the span it names and all other ranks."""
+    exemplars = trained.online.prometheus.exemplars("periflow_step_duration_seconds_bucket")
+    assert {math.floor(math.log10(float(each["value"]))) for each in exemplars} <= {-3, -2, -1}
+    for exemplar in exemplars:
+        spans = trained.online.jaeger.page(exemplar["labels"]["trace_id"])
+        assert exemplar["labels"]["span_id"] in {span["spanID"] for span in spans}
+        assert {tag["value"] for span in spans for tag in span["tags"] if tag["key"] == "periflow.rank"} == {0, 1}
+
+
+def test_files_of_a_run_give_the_same_spans(trained: Trained):
+    """What was written without a receiver and read later is the same, span by span."""
+    assert len(trained.files) == 2
+    online, offline = ({span.span_id: span for span in each.jaeger.spans()} for each in _stacks(trained))
+    assert offline.keys() == online.keys()
+    for span_id, span in online.items():
+        assert repr(_comparable(offline[span_id])) == repr(_comparable(span))
+
+
+def test_files_of_a_run_give_the_same_points(trained: Trained):
+    """Every value is there with the same time, and every instrument of a rank ends with the same value."""
+    for stack in _stacks(trained):
+        wait_until(lambda stack=stack: _finished(stack), 30, "the last points have arrived")
+    online, offline = (_series(each, 'periflow_metric_.+",__name__!~"periflow_metric_nonfinite.*')
+                       for each in _stacks(trained))  # fmt: skip
+    assert len(online) == 4
+    assert repr(offline) == repr(online)
+    instruments = "periflow_(step_[^s]|step_started|time|checkpoint|metric_nonfinite).+"
+    online, offline = (_series(each, instruments) for each in _stacks(trained))
+    last = {labels: samples[-1][1] for labels, samples in online.items()}
+    assert {labels: samples[-1][1] for labels, samples in offline.items()} == last
+
+
+def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
+    """One line has the address to open, one what a training needs; Ctrl-C leaves no program behind."""
+    with Stack(tmp_path / "stack") as stack:
+        ports = [int(url.rpartition(":")[2]) for url in (stack.endpoint, stack.prometheus.url, stack.jaeger.url)]
+        assert stack.said == [
+            f"Open {stack.prometheus.url}\n",
+            f"Train with OTEL_EXPORTER_OTLP_ENDPOINT={stack.endpoint}\n",
+        ]
+    assert stack.process.returncode == 0
+    assert not any(map(is_listening, ports))
+
+
+def test_a_program_that_is_missing_is_named(tmp_path: Path):
+    """Without the programs the stack says which one it lacks, and that Docker would do."""
+    environ = {"PATH": str(tmp_path), "PERIFLOW_STACK": "native"}
+    script = [sys.executable, ROOT / "scripts" / "stack", tmp_path / "stack"]
+    ended = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "jaeger is neither in PERIFLOW_TEST_BIN nor on PATH. With Docker: make stack\n"
+
+
+def _stacks(trained: Trained) -> tuple[Stack, Stack]:
+    return trained.online, trained.offline
+
+
+def _finished(stack: Stack) -> bool:
+    completed = stack.prometheus.query("periflow_step_completed_total")
+    return [series.samples[-1][1] for series in completed] == [len(STEPS)] * 2
+
+
+def _comparable(span: ReceivedSpan) -> ReceivedSpan:
+    """Return a span without the order of its attributes, which Jaeger does not keep."""
+    events = [(name, at, dict(sorted(attributes.items()))) for name, at, attributes in span.events]
+    resource = dict(sorted(span.resource.items()))
+    return span._replace(attributes=dict(sorted(span.attributes.items())), events=events, resource=resource)
+
+
+def _series(stack: Stack, names: str) -> dict[str, list[tuple[float, float]]]:
+    found: list[Series] = stack.prometheus.query(f'{{__name__=~"{names}"}}[10m]')
+    return {repr(sorted(each.labels.items())): each.samples for each in sorted(found, key=repr)}
