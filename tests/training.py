@@ -1,6 +1,7 @@
 """Training scripts that the tests run, and what must have arrived of them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import pytest
 from programs import Collector, ReceivedPoint, ReceivedSpan, wait_until
 from typing_extensions import Self
 
@@ -16,6 +18,23 @@ CLOUD = {
     "PERIFLOW_ENABLED": "1", "WORLD_SIZE": "1", "NODE_RANK": "0", "NUM_NODES": "1", "PROCESSED_ITERS": "0",
     "CKPT_DIR": "checkpoints",  # nothing is written there
 }  # fmt: skip
+
+
+_FOREIGN = re.compile(
+    r"(OTEL|PERIFLOW|XDG|TORCHELASTIC|SLURM|OMPI|PMI|PMIX|MASTER)_.*|.*_proxy"
+    r"|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|NODE_RANK|NUM_NODES|PROCESSED_ITERS|CKPT_DIR|TRACEPARENT",
+    re.IGNORECASE,
+)
+
+
+def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Go to an empty folder, with journals there too, and with no variable that could change the result of a test."""
+    for name in os.environ:
+        if _FOREIGN.fullmatch(name) and name != "PERIFLOW_TEST_BIN":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PERIFLOW_STATE_DIR", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))  # what the test starts looks for journals there too
+    monkeypatch.chdir(folder)
 
 
 class Recorded(NamedTuple):
