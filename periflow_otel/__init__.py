@@ -144,7 +144,7 @@ def is_emergency_save() -> bool:
     return (_default or _uninitialized("is_emergency_save")).is_emergency_save()
 
 
-def span(name: str, **attributes: JSONValue) -> AbstractContextManager[None]:
+def span(name: str, /, **attributes: JSONValue) -> AbstractContextManager[None]:
     """Return a context manager that records a phase, such as ``"evaluation"``; see ``TrainingRun.span``.
 
     Args:

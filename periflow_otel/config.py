@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -127,6 +128,14 @@ class ExportSettings:
         """Name everything that must have a record before the journal may forget it."""
         return tuple(self._consumers())
 
+    def destination(self) -> str:
+        """Return a name for where the network exporters send: what is meant for one place must not go to another."""
+        endpoints = [each.endpoint for each in (self.otlp_traces, self.otlp_metrics) if each is not None]
+        others = [each for each in (*self.traces_exporters, *self.metrics_exporters) if each != "otlp"]
+        if not endpoints and not others:
+            return ""
+        return blake2b("\n".join((*endpoints, *others)).encode(), digest_size=8).hexdigest()
+
     def _consumers(self) -> Iterator[str]:
         if not self.is_cloud:
             yield "metric_log"
@@ -158,6 +167,8 @@ class RunSettings:
     """Every one of these must have a record before the journal may forget it."""
     awaited: tuple[str, ...]
     """Every one of these must have a record before the process may end: those, and the console."""
+    destination: str
+    """See :meth:`ExportSettings.destination`."""
 
     @classmethod
     def from_environ(cls, environ: Environ) -> "RunSettings":
@@ -185,6 +196,7 @@ class RunSettings:
             traceparent=env.text("TRACEPARENT"),
             emergency_signals=tuple(_signals(env)),
             consumers=export.consumers() if export else (),
+            destination=export.destination() if export else "",
             awaited=(*export.consumers(), *(["console"] if export.shows_console else [])) if export else (),
         )
 
@@ -216,7 +228,20 @@ def find_state_dir(environ: Environ) -> Path:
 
 def fallback_state_dir() -> Path:
     """Return a folder for journals where the one that should hold them cannot."""
-    return Path(tempfile.gettempdir()) / f"periflow-{os.getuid()}"  # a user in a container may have no name
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:  # none of them can be written
+        folder = "/tmp"  # noqa: S108  # made private before it is used
+    return Path(folder) / f"periflow-{os.getuid()}"  # a user in a container may have no name
+
+
+def find_state_dirs(environ: Environ) -> tuple[Path, ...]:
+    """Return all folders in which there may be journals of this user.
+
+    Raises:
+        ConfigurationError: As :func:`find_state_dir`.
+    """
+    return tuple(dict.fromkeys((find_state_dir(environ), fallback_state_dir())))
 
 
 _T = TypeVar("_T")

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("periflow_otel")
 _LOCK_DESCRIPTOR = 3
 """Where the agent finds the lock that its starter took for it."""
+# Not from the working directory, where a file may be called like a module that the agent needs.
+_AGENT = (
+    ("-P", "-m", "periflow_otel.agent")
+    if sys.version_info >= (3, 11)
+    else ("-c", "import runpy, sys; sys.path.remove(''); runpy.run_module('periflow_otel.agent', None, '__main__')")
+)
 
 
 class AgentLauncher:
@@ -35,26 +41,27 @@ class AgentLauncher:
         self._mode = mode
         self._environ = dict(environ)
         self._lock: int | None = None
-        self._child = 0
         self._thread: threading.Thread | None = None
         self._agent: Agent | None = None
         self._has_warned = False
         self._pid = os.getpid()
         _launchers.add(self)
 
-    def ensure(self) -> None:
-        """Start an agent unless one is alive. Takes some 20 µs if one is, and a few ms if not."""
+    def ensure(self) -> bool:
+        """Start an agent unless one is alive, and return whether there is one. Takes 20 µs if so, a few ms if not."""
         if self._mode == "off" or os.getpid() != self._pid:
-            return
+            return False
+        _reap()
         try:
             self._lock = take_agent_lock(self._folder)
             if self._lock is not None:
                 self._start(self._lock)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
             self._warn(error)
+            return False
         finally:
             self.release()
-            self._reap()
+        return True
 
     def stop(self, timeout_s: float) -> None:
         """End an agent thread; an agent process ends by itself when there is nothing left for it to do."""
@@ -81,17 +88,18 @@ class AgentLauncher:
         """
         if not sys.executable:
             raise OSError(errno.ENOENT, "this interpreter does not know its own path")
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        self._child = os.posix_spawn(
+        pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, *safe_path, "-m", "periflow_otel.agent", str(self._folder), str(_LOCK_DESCRIPTOR)],
+            [sys.executable, *_AGENT, str(self._folder), str(_LOCK_DESCRIPTOR)],
             self._environ,
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, lock, _LOCK_DESCRIPTOR),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                *((os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2) if _is_closed(stream)),
             ],
             setsid=True,
         )
+        _children.add(pid)
 
     def _start_thread(self, lock: int) -> None:
         from periflow_otel.agent.agent import Agent  # noqa: PLC0415  # exporters stay out of a training process
@@ -101,35 +109,49 @@ class AgentLauncher:
         self._thread = threading.Thread(target=self._agent.serve, name="periflow-agent", daemon=True)
         self._thread.start()
 
-    def _reap(self) -> None:
-        """Let an agent that has ended leave the process table."""
-        if self._child:
-            try:
-                pid, status = os.waitpid(self._child, os.WNOHANG)
-            except ChildProcessError:  # somebody else waited for it
-                self._child = 0
-                return
-            if pid:
-                self._child = 0
-                if status:
-                    self._warn(OSError(errno.ECHILD, f"it ended with status {os.waitstatus_to_exitcode(status)}"))
-
-    def _warn(self, error: OSError) -> None:
+    def _warn(self, error: Exception) -> None:
         if not self._has_warned:
             self._has_warned = True
             _log.warning(
-                "the agent of this run could not be kept alive (%s); records stay in %s and are exported by "
-                "'periflow-otel replay'. Where processes cannot be started, set PERIFLOW_AGENT=thread.",
-                error.strerror,
+                "no agent can be started (%s); records stay in %s and are exported by 'periflow-otel replay'. Where "
+                "processes cannot be started, set PERIFLOW_AGENT=thread.",
+                getattr(error, "strerror", None) or error,
                 self._folder,
             )
 
 
+def _is_closed(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+def _reap() -> None:
+    """Let agents that have ended leave the process table."""
+    for child in list(_children):
+        try:
+            pid, status = os.waitpid(child, os.WNOHANG)
+        except ChildProcessError:  # somebody else waited for it
+            pid, status = child, 0
+        if pid:
+            _children.discard(child)
+        if status:
+            _log.warning(
+                "an agent ended with status %d; nothing is lost, another one takes its place",
+                os.waitstatus_to_exitcode(status),
+            )
+
+
+_children: set[int] = set()
+"""Agents that this process has started, as far as they are not known to have ended."""
 _launchers: "weakref.WeakSet[AgentLauncher]" = weakref.WeakSet()
 
 
 def _release_in_child() -> None:
-    """A forked child that kept the descriptor would keep the lock."""
+    """A forked child that kept the descriptor would keep the lock; and its parent's children are not its own."""
+    _children.clear()
     for launcher in list(_launchers):
         launcher.release()
 

@@ -60,6 +60,8 @@ class RunStarted(msgspec.Struct, frozen=True, array_like=True):
     """Number of ranks on this node."""
     earlier: Earlier | None = None
     """The attempt before this one, if there was one."""
+    destination: str = ""
+    """Where the network exporters are to send, by a name that does not tell; empty if there are none."""
 
 
 class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -24,6 +24,7 @@ from periflow_otel.journal.folders import claim_journal, journal_folder, node_fo
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.writer import JournalWriter, NoJournal
+from periflow_otel.logs import keep_quiet
 from periflow_otel.preemption import SignalWatch
 from periflow_otel.ranks import describe, find_identity
 from periflow_otel.records import (
@@ -88,6 +89,7 @@ class TrainingRun:
             PeriFlowInternalError: Cloud mode lacks a variable that PeriFlow sets.
             PeriFlowError: Cloud mode, and ``total_train_steps`` is no integer or not beyond the steps already done.
         """
+        keep_quiet()
         self._settings = settings = RunSettings.from_environ(environ)
         self._environ = environ
         self._time_ns, self._monotonic_ns = clock or current_clock()
@@ -127,6 +129,7 @@ class TrainingRun:
             sampling_ratio=settings.sampling_ratio,
             resource=startup.resource(settings),
             local_world_size=identity.local_world_size,
+            destination=settings.destination,
             earlier=find_earlier(self.folder.parent, identity.rank, attempt or 1),
         )
         """Who this process is."""
@@ -264,7 +267,7 @@ class TrainingRun:
         return self._open_request() is not None
 
     @contextmanager
-    def span(self, name: str, **attributes: JSONValue) -> Iterator[None]:
+    def span(self, name: str, /, **attributes: JSONValue) -> Iterator[None]:
         """Record a phase, such as ``"evaluation"``: a span below the current phase or step, or below the run.
 
         Args:
@@ -354,7 +357,8 @@ class TrainingRun:
             return True
         if not self._has_journal or self._settings.agent == "off" or not self._is_own_process():
             return False
-        self._launcher.ensure()
+        if not self._launcher.ensure():
+            return False
         deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
         while delivered_sequence(self._journal_folder, self._settings.awaited) < sequence:
             if not time.monotonic() < deadline_s:

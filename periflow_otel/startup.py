@@ -68,10 +68,13 @@ def local_log(given: str | os.PathLike[str] | None, identity: Identity) -> str:
     Raises:
         ConfigurationError: It cannot be written.
     """
+    if not isinstance(given, str | os.PathLike | None):
+        message = f"local_log_name is {given!r}; give the path of a file, as text"
+        raise ConfigurationError(message)
     rank = f"_{identity.rank}" if identity.world_size > 1 else ""
-    name = os.path.expanduser(given or f"./periflow_trainer_{int(time.time())}{rank}.log")  # noqa: PTH111  # Path raises
-    path = Path(name).absolute()
+    path = Path(os.path.expanduser(given or f"./periflow_trainer_{int(time.time())}{rank}.log"))  # noqa: PTH111  # Path raises
     try:
+        path = path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         is_writable = os.access(path, os.W_OK) or (not path.exists() and os.access(path.parent, os.W_OK))
         reason = None if is_writable and not path.is_dir() else "not writable"

@@ -41,6 +41,7 @@ class Stack:
         self.offline = folder / "offline"
         self.endpoint = f"http://127.0.0.1:{ports['OTLP_HTTP']}"
         self.prometheus = Prometheus(f"http://127.0.0.1:{ports['PROMETHEUS']}")
+        self.jaeger_otlp = f"127.0.0.1:{ports['JAEGER_OTLP']}"
         self.jaeger = Jaeger(f"http://127.0.0.1:{ports['JAEGER']}")
         environ = {f"STACK_{name}_PORT": str(port) for name, port in ports.items()}
         self.process = subprocess.Popen(

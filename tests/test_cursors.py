@@ -18,6 +18,7 @@ from periflow_otel.journal.cursors import (
     replace_file,
     save_cursor,
 )
+from periflow_otel.journal.folders import LEDGER
 from periflow_otel.journal.reader import Position
 
 SOMEWHERE = Cursor(Position(3, 4096, 1 << 40), b"state", 12, {"journal": 3, "rejected": 1}, is_complete=True)
@@ -107,6 +108,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from periflow_otel.journal.cursors import Cursor, save_cursor
+from periflow_otel.journal.folders import LEDGER
 from periflow_otel.journal.reader import Position
 for sequence in range(1_000_000):
     save_cursor(Path(sys.argv[1]), "a", Cursor(Position(1, 1, sequence), bytes(10_000)))
@@ -140,4 +142,11 @@ def test_delivered_is_what_every_consumer_has(tmp_path: Path):
 def test_everything_is_delivered_where_nobody_waits(tmp_path: Path):
     """Without consumers, or with the journal gone after its delivery, nothing is left."""
     assert delivered_sequence(tmp_path, []) == float("inf")
-    assert delivered_sequence(tmp_path / "gone", ["a"]) == float("inf")
+    (tmp_path / LEDGER).mkdir()
+    (tmp_path / LEDGER / "over").touch()
+    assert delivered_sequence(tmp_path / "over", ["a"]) == float("inf")
+
+
+def test_a_journal_that_somebody_deleted_is_not_delivered(tmp_path: Path):
+    """Only one that is over goes with everything delivered."""
+    assert delivered_sequence(tmp_path / "gone", ["a"]) == -1

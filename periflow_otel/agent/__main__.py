@@ -13,7 +13,7 @@ from pathlib import Path
 
 from periflow_otel.agent.agent import QUIET_AFTER_S, Agent
 from periflow_otel.agent.leftovers import deliver_leftovers
-from periflow_otel.config import ExportSettings, find_state_dir
+from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.folders import AGENT_LOG
 from periflow_otel.logs import LOGGER, keep_quiet
@@ -34,7 +34,7 @@ def main(folder: Path, lock: int) -> None:
         return
     agent = Agent(folder, settings, lock, on_quiet=lambda: _let_go_of_terminal(log))
     _set_up_signals(agent)
-    sweep = threading.Thread(target=deliver_leftovers, args=(find_state_dir(os.environ), settings, agent), daemon=True)
+    sweep = threading.Thread(target=deliver_leftovers, args=(find_state_dirs(os.environ), settings, agent), daemon=True)
     sweep.start()
     agent.serve()
     sweep.join(max(settings.linger_s, QUIET_AFTER_S))
@@ -71,9 +71,10 @@ def _set_up_signals(agent: Agent) -> None:
 
 def _let_go_of_terminal(log: int) -> None:
     """Whoever reads what training prints must not wait for the agent."""
-    sys.stdout.flush()
-    for descriptor in (sys.stdout.fileno(), sys.stderr.fileno()):
-        os.dup2(log, descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # training may have had it closed
+            stream.flush()
+            os.dup2(log, stream.fileno())
 
 
 QUICK_LINGER_S = 5.0

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,28 +11,37 @@ from periflow_otel.agent.agent import Agent
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import journal_folders, node_folders
+from periflow_otel.journal.processes import is_process_alive
+from periflow_otel.journal.reader import JournalReader
+from periflow_otel.records import RunStarted
 
 KEPT_S: Final = 30 * 86_400.0
 """How long the folder of a run, with its ledger and log, stays when there is nothing left in it to deliver."""
 _LOOK_INTERVAL_S: Final = 0.5
 
 
-def leftovers(state_dir: Path) -> Iterator[Path]:
-    """Yield the folders of runs on this node that hold journals; an agent may be at work in them."""
-    yield from (folder for folder in node_folders(state_dir) if any(journal_folders(folder)))
+def leftovers(state_dirs: Iterable[Path]) -> Iterator[Path]:
+    """Yield the folders of runs on this node that hold journals; some of the runs may be going on."""
+    for state_dir in state_dirs:
+        yield from (folder for folder in node_folders(state_dir) if any(journal_folders(folder)))
 
 
 def deliver_leftover(folder: Path, settings: ExportSettings, linger_s: float) -> bool | None:
     """Deliver what a run has left behind.
 
     Args:
-        folder: Folder of the run.
+        folder: Folder of the run on this node.
         settings: Where to deliver.
-        linger_s: Seconds to try.
+        linger_s: Seconds to go on trying when nothing succeeds.
 
     Returns:
-        Whether everything is delivered; None if an agent is at work there.
+        Whether everything is delivered; None if the run is going on, or an agent is at work there.
+
+    Raises:
+        OSError: The folder cannot be used.
     """
+    if any(is_process_alive(run.pid, run.process_start, run.boot_id) for run in _runs(folder)):
+        return None
     lock = take_agent_lock(folder)
     if lock is None:
         return None
@@ -41,14 +50,22 @@ def deliver_leftover(folder: Path, settings: ExportSettings, linger_s: float) ->
     return agent.serve()
 
 
-def deliver_leftovers(state_dir: Path, settings: ExportSettings, first: Agent) -> None:
-    """Deliver what all runs have left behind, once ``first`` has delivered its own: fresh data goes first."""
+def deliver_leftovers(state_dirs: Iterable[Path], settings: ExportSettings, first: Agent) -> None:
+    """Deliver what runs have left behind that go to the same place, once ``first`` has delivered its own."""
     while not first.is_caught_up():
         time.sleep(_LOOK_INTERVAL_S)
-    for folder in leftovers(state_dir):
+    for folder in leftovers(state_dirs):
         with suppress(OSError):  # another agent was quicker
-            deliver_leftover(folder, settings, settings.linger_s)
-    _forget_old_runs(state_dir)
+            if all(run.destination in ("", settings.destination()) for run in _runs(folder)):
+                deliver_leftover(folder, settings, settings.linger_s)
+    for state_dir in state_dirs:
+        _forget_old_runs(state_dir)
+
+
+def _runs(folder: Path) -> Iterator[RunStarted]:
+    for journal in journal_folders(folder):
+        if run := JournalReader(journal).run():
+            yield run
 
 
 def _forget_old_runs(state_dir: Path) -> None:
@@ -57,3 +74,4 @@ def _forget_old_runs(state_dir: Path) -> None:
             is_old = time.time() - folder.stat().st_mtime > KEPT_S
             if is_old and not any(journal_folders(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
+                folder.parent.rmdir()  # unless other nodes have folders there

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from periflow_otel import names
-from periflow_otel.config import ExportSettings, find_state_dir
+from periflow_otel.config import ExportSettings, find_state_dir, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
+from periflow_otel.journal.folders import journal_folders
 from periflow_otel.logs import keep_quiet
 from periflow_otel.ranks import describe, find_identity
 
@@ -76,7 +77,11 @@ def replay(folders: Sequence[Path], timeout_s: float) -> int:
 
     settings = ExportSettings.from_environ(os.environ)
     status = 0
-    for folder in folders or leftovers(find_state_dir(os.environ)):
+    for folder in folders or leftovers(find_state_dirs(os.environ)):
+        if not any(journal_folders(folder)):
+            print(f"{folder}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME", file=sys.stderr)
+            status = 1
+            continue
         try:
             is_delivered = deliver_leftover(folder, settings, timeout_s)
         except OSError as error:
@@ -91,7 +96,7 @@ def replay(folders: Sequence[Path], timeout_s: float) -> int:
 _OUTCOMES = {
     True: "delivered",
     False: "not everything could be delivered; the rest stays there",
-    None: "left alone, its agent is at work",
+    None: "left alone: the run is going on, or its agent is at work",
 }
 
 

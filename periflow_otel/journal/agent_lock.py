@@ -6,6 +6,8 @@ from pathlib import Path
 
 from periflow_otel.journal.folders import LOCK_FILE
 
+_LAST_STREAM = 2
+
 
 def take_agent_lock(folder: Path) -> int | None:
     """Return a descriptor that holds the lock of a run, or None if an agent has it. Takes about 20 µs.
@@ -14,6 +16,9 @@ def take_agent_lock(folder: Path) -> int | None:
         OSError: The lock file cannot be opened.
     """
     descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if descriptor <= _LAST_STREAM:  # a standard stream was closed, and its number is not for this
+        low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
+        os.close(low)
     if lock_again(descriptor):
         return descriptor
     os.close(descriptor)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from periflow_otel.journal.folders import LEDGER
 from periflow_otel.journal.reader import Position
 from periflow_otel.journal.segment import frame, unframe
 
@@ -49,9 +50,9 @@ def save_cursor(folder: Path, consumer: str, cursor: Cursor) -> None:
 
 
 def delivered_sequence(folder: Path, consumers: Iterable[str]) -> float:
-    """Return how many records every one of the consumers has; infinity when the journal is gone, all delivered."""
+    """Return how many records every one of the consumers has; infinity when the journal is over, all delivered."""
     if not folder.exists():
-        return float("inf")
+        return float("inf") if (folder.parent / LEDGER / folder.name).exists() else -1
     return min((load_cursor(folder, each).position.sequence for each in consumers), default=float("inf"))
 
 
