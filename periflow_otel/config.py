@@ -1,8 +1,11 @@
 """Settings, resolved once from arguments and environment. Nothing else but ``ranks`` reads the environment.
 
-``OTEL_*`` variables mean what the OpenTelemetry specification says; an empty value is an unset one.
+``OTEL_*`` variables mean what the OpenTelemetry specification says: an empty value is an unset one, and one that makes
+no sense is ignored with a warning. But an endpoint, a header, a certificate or an exporter that cannot be used is an
+error, and so is every value of a ``PERIFLOW_*`` variable that makes no sense.
 """
 
+import logging
 import math
 import os
 import re
@@ -31,6 +34,9 @@ Environ = Mapping[str, str]
 
 PROMETHEUS_PORT: Final = 9464
 """The specification's default port of a Prometheus exporter."""
+
+
+_log = logging.getLogger("periflow_otel")
 
 
 class Headers(tuple[tuple[str, str], ...]):
@@ -179,7 +185,7 @@ class RunSettings:
         """
         env = _Environ(environ)
         is_disabled = env.boolean("OTEL_SDK_DISABLED")
-        attributes = dict(_resource_attributes(env))
+        attributes = _resource_attributes(env)
         export = None if is_disabled else ExportSettings.from_environ(environ)
         service_name = attributes.pop("service.name", None) or "periflow-training"
         return cls(
@@ -269,15 +275,15 @@ class _Environ:
             number = default if value is None else float(value)
         except ValueError:
             number = math.nan
-        if not least <= number <= most:
-            raise _bad(name, value, f"give a number from {least:g} to {most:g}")
-        return number
+        if least <= number <= most:
+            return number
+        return _reject(name, value, f"give a number from {least:.15g} to {most:.15g}", default)
 
     def integer(self, name: str, default: int, least: int, most: int) -> int:
         number = self.number(name, default, least, most)
-        if number != int(number):
-            raise _bad(name, self.text(name), "give a whole number")
-        return int(number)
+        if number == int(number):
+            return int(number)
+        return _reject(name, self.text(name), "give a whole number", default)
 
     def choice(self, name: str, default: _T, allowed: Iterable[_T]) -> _T:
         value = self.text(name)
@@ -287,7 +293,7 @@ class _Environ:
         for choice in choices:
             if value.lower() == choice:
                 return choice
-        raise _bad(name, value, f"give one of {', '.join(map(str, choices))}")
+        return _reject(name, value, f"give one of {', '.join(map(str, choices))}", default)
 
     def of_signal(self, signal: Signal, setting: str) -> tuple[str, str | None]:
         """Return the variable that decides a setting of a signal, and its value: the signal's own one first."""
@@ -296,6 +302,14 @@ class _Environ:
             return own, value
         general = f"OTEL_EXPORTER_OTLP_{setting}"
         return general, self.text(general)
+
+
+def _reject(name: str, value: object, remedy: str, default: _T) -> _T:
+    """Ignore a value of a standard variable with a warning, as the specification demands; raise for one of our own."""
+    if not name.startswith("OTEL_"):
+        raise _bad(name, value, remedy)
+    _log.warning("%s is %r, which is ignored: %s", name, value, remedy)
+    return default
 
 
 def _bad(name: str, value: object, remedy: str) -> ConfigurationError:
@@ -474,14 +488,17 @@ def _try_tls(name: str, path: str, kind: str, load: "Callable[[ssl.SSLContext], 
         raise _bad(name, path, f"that does not load ({reason}); give {kind}") from None
 
 
-def _resource_attributes(env: _Environ) -> Iterator[tuple[str, str]]:
+def _resource_attributes(env: _Environ) -> dict[str, str]:
+    """Read all attributes, or none where one is malformed, as the specification wants it."""
     name = "OTEL_RESOURCE_ATTRIBUTES"
+    attributes: dict[str, str] = {}
     for entry in (env.text(name) or "").split(","):
         key, separator, value = entry.partition("=")
         if separator and key.strip():
-            yield unquote(key).strip(), unquote(value).strip()
+            attributes[unquote(key).strip()] = unquote(value).strip()
         elif entry.strip():
-            raise _bad(name, entry, "write key=value,key=value")
+            return _reject(name, env.text(name), "write key=value,key=value", {})
+    return attributes
 
 
 def _signals(env: _Environ) -> Iterator[signal.Signals]:

@@ -118,7 +118,7 @@ class Jaeger:
         answer = requests.get(f"{self.url}/api/v3/traces", parameters, timeout=60)
         if answer.status_code == 404:  # there is no such trace
             return []
-        answer.raise_for_status()
+        assert answer.ok, answer.text
         spans = []
         for line in answer.text.splitlines():
             spans += list(read_spans(ParseDict(_with_base64(json.loads(line)["result"]), ExportTraceServiceRequest())))
