@@ -1,0 +1,116 @@
+"""How far apart ranks begin a step: which of them is the last, and what becomes of steps that not all of them take."""
+
+from collections.abc import Iterable
+
+from recorder import S, make_run
+
+from periflow_otel import names
+from periflow_otel.agent.skew import MAX_OPEN_STEPS, StepSkew, StepTranslator
+from periflow_otel.records import Metric, RunFinished, RunStarted, StepEnded
+from periflow_otel.translate.telemetry import Histogram, Point
+
+
+def ranks(count: int, attempt: int = 1) -> list[RunStarted]:
+    """Return the ranks of a node."""
+    return [make_run(rank=rank, world_size=count, local_world_size=count, attempt=attempt) for rank in range(count)]
+
+
+def begin(skew: StepSkew, runs: Iterable[RunStarted], step: int, *starts_s: float) -> None:
+    """Let each rank take a step that begins at a time of its own and ends at the same time as all others."""
+    skew.export(
+        [
+            (run, StepEnded(step, int(start_s * S), int((100 - start_s) * S)))
+            for run, start_s in zip(runs, starts_s, strict=False)
+        ]
+    )
+
+
+def points(skew: StepSkew) -> dict[object, Point]:
+    """Return what is reported, by the rank that was the last."""
+    return {dict(point.attributes)[names.LAST_RANK]: point for _, point in skew.report(make_run(node_rank=3))}
+
+
+def counts(skew: StepSkew) -> dict[object, int]:
+    """Return how often each rank was the last."""
+    return {rank: histogram(point).count for rank, point in points(skew).items()}
+
+
+def histogram(point: Point) -> Histogram:
+    """Return the value of a point, which is a histogram."""
+    assert isinstance(point.value, Histogram)
+    return point.value
+
+
+def test_the_last_rank_has_the_time_since_the_first():
+    """Whatever the ranks between them do."""
+    skew, runs = StepSkew(), ranks(3)
+    begin(skew, runs, 1, 10.0, 12.5, 11.0)
+    begin(skew, runs, 2, 20.25, 20.5, 20.0)
+    begin(skew, runs, 3, 30.0, 30.25, 30.125)
+    assert {rank: (histogram(point).count, histogram(point).sum) for rank, point in points(skew).items()} == {
+        1: (3, 2.5 + 0.5 + 0.25)
+    }
+    begin(skew, runs, 4, 41.0, 40.0, 40.5)
+    assert counts(skew) == {0: 1, 1: 3}
+
+
+def test_a_point_says_which_node_and_since_when():
+    """Each agent counts for its own node, from its own start."""
+    skew, runs = StepSkew(), ranks(2)
+    begin(skew, runs, 1, 1.0, 2.0)
+    (point,) = points(skew).values()
+    assert point.instrument == names.STEP_SKEW
+    assert dict(point.attributes) == {names.LAST_RANK: 1, names.NODE_RANK: 3}
+    assert 0 < point.start_unix_ns <= point.time_unix_ns
+
+
+def test_ranks_may_be_read_one_after_the_other():
+    """A step counts when the last of them has taken it, in whichever order they are read."""
+    skew, (first, second) = StepSkew(), ranks(2)
+    for step in (1, 2, 3):
+        begin(skew, [second], step, step + 0.5)
+    assert counts(skew) == {}
+    for step in (3, 1, 2):
+        begin(skew, [first], step, step)
+    assert counts(skew) == {1: 3}
+
+
+def test_attempts_are_not_mixed():
+    """The same step of another attempt is another step."""
+    skew, before, after = StepSkew(), ranks(2, attempt=1), ranks(2, attempt=2)
+    begin(skew, before[:1], 5, 1.0)
+    begin(skew, after[1:], 5, 100.0)
+    assert counts(skew) == {}
+    begin(skew, after[:1], 5, 100.5)
+    assert counts(skew) == {0: 1}
+
+
+def test_steps_that_a_rank_does_not_take_are_given_up():
+    """Nothing grows when a rank is gone, and the steps of the others are not compared with old ones."""
+    skew, (first, second) = StepSkew(), ranks(2)
+    for step in range(1, 3 * MAX_OPEN_STEPS):
+        begin(skew, [first], step, step)
+    assert len(skew._starts) == MAX_OPEN_STEPS
+    begin(skew, [second], 1, 1.0)
+    assert counts(skew) == {}
+    begin(skew, [second], 3 * MAX_OPEN_STEPS - 1, 3 * MAX_OPEN_STEPS)
+    assert counts(skew) == {1: 1}
+
+
+def test_one_series_at_most_for_each_rank():
+    """However many steps there are."""
+    skew, runs = StepSkew(), ranks(4)
+    for step in range(100):
+        begin(skew, runs, step, *((step + rank) % 4 for rank in range(4)))
+    assert counts(skew) == dict.fromkeys(range(4), 25)
+    assert skew._starts == {}
+
+
+def test_only_steps_are_passed_on():
+    """Each once."""
+    translator = StepTranslator(make_run(), b"")
+    ended = [StepEnded(1, 1, 1), StepEnded(2, 2, 1, "ValueError")]
+    for record in (ended[0], Metric(1, 1, {"loss": 1.0}), ended[1], RunFinished(1)):
+        translator.feed(record)
+    assert translator.take() == ended
+    assert translator.take() == []
