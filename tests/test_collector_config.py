@@ -1,0 +1,250 @@
+"""The configurations of the Collector, carried out by the Collector: nothing is lost, mixed up or let in."""
+
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from programs import ReceivedSpan, program, wait_until
+from stack import CONFIG, Stack, start_ranks, wait_for_ranks
+from tiers import FEATURE_GATES, Issuer, Tiers
+from training import agents
+
+STEPS = 200
+TRAINING = f"""
+import os, time
+import periflow_otel as pf
+rank, value = int(os.environ["RANK"]), float(os.environ.get("VALUE", "0"))
+pf.init(total_train_steps={STEPS})
+for step in range(1, {STEPS + 1}):
+    try:
+        with pf.train_step():
+            time.sleep(0.6 if step == 71 else 0.002)
+            if step == 11:
+                raise RuntimeError
+    except RuntimeError:
+        pass
+    pf.metric({{"loss": float("nan") if step == 37 else value + step}})
+    if step % 50 == 0:
+        pf.upload_checkpoint()
+"""
+UPLOADS = [50, 100, 150, 200]
+MARKED = {11, 37, 71, *UPLOADS}
+KEPT_PERCENT = 25
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Return a running Prometheus and Jaeger."""
+    with Stack(tmp_path_factory.mktemp("stores") / "stack") as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def tiers(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Tiers]:
+    """Return a running gateway with samplers that keep every trace."""
+    with Tiers.started(tmp_path_factory.mktemp("tiers"), stack, KEPT_PERCENT="100") as tiers:
+        yield tiers
+
+
+@pytest.mark.parametrize("name", ["local", "node-agent", "gateway", "sampling"])
+def test_a_configuration_is_valid(tmp_path: Path, name: str):
+    """The Collector accepts every configuration that is for it."""
+    keys = Issuer(tmp_path / "issuer").keys
+    environ = {"GATEWAY_CERTIFICATE": "certificate", "GATEWAY_KEY": "key", "TOKEN_KEYS": str(keys)}
+    command = [program("otelcol"), "validate", "--config", CONFIG / f"{name}.yaml", f"--feature-gates={FEATURE_GATES}"]
+    checked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_run_arrives_whole_through_all_tiers(stack: Stack, tiers: Tiers):
+    """From the ranks over node agent, gateway and samplers: every span, value, exemplar and checkpoint, once."""
+    with tiers.node_agent(tiers.issuer.token(tenant="acme"), "whole") as node:
+        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="whole", OTEL_EXPORTER_OTLP_ENDPOINT=node.endpoint))
+        wait_until(lambda: outcomes(stack, "whole") == ["finished"] * 2, 60, "the run has arrived")
+    steps = steps_of(stack, "whole")
+    assert steps == {(step, rank): 1 for step in range(1, STEPS + 1) for rank in (0, 1)}
+    assert uploads(tiers, "whole") == {f"whole/1/{step}/{rank}": 1 for step in UPLOADS for rank in (0, 1)}
+    for rank in ("0", "1"):
+        values = losses(stack, f'periflow_run_id="whole",periflow_rank="{rank}"')
+        assert math.isnan(values.pop(36))
+        assert values == [step for step in range(1, STEPS + 1) if step != 37]
+    (labels,) = {
+        (series.labels["periflow_tenant"], series.labels["job"])
+        for series in stack.prometheus.query('periflow_metric_loss{periflow_run_id="whole"}')
+    }
+    assert labels == ("acme", "periflow/periflow-training")
+    exemplars = stack.prometheus.exemplars('periflow_step_duration_seconds_bucket{periflow_run_id="whole"}')
+    for exemplar in exemplars:
+        assert len(stack.jaeger.page(exemplar["labels"]["trace_id"])) == 2
+    assert exemplars
+
+
+def test_the_gateway_counts_steps_before_any_is_left_out(stack: Stack, tmp_path: Path):
+    """Marked steps are all kept, whole, and the stated share of the others; the step count knows nothing of it."""
+    sampling = {"KEPT_PERCENT": str(KEPT_PERCENT), "SLOW_STEP_MS": "500"}
+    with Tiers.started(tmp_path / "tiers", stack, **sampling) as tiers:
+        token = tiers.issuer.token(tenant="acme")
+        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="share", **tiers.direct(token)))
+        wait_until(lambda: outcomes(stack, "share") == ["finished"] * 2, 60, "the run has arrived")
+        counted = 'sum(periflow_gateway_calls_total{periflow_run_id="share",periflow_tenant="acme"})'
+        wait_until(lambda: stack.prometheus.values(counted, "") == {"": 2 * STEPS}, 30, "all steps are counted")
+    kept = steps_of(stack, "share")
+    by_rank = [{step for step, rank in kept if rank == each} for each in (0, 1)]
+    assert by_rank[0] == by_rank[1]
+    assert by_rank[0] >= MARKED
+    # Which ones are kept depends on their trace ids alone, so this is the same each time: within three sigma.
+    share = len(by_rank[0] - MARKED) / (STEPS - len(MARKED))
+    assert share == pytest.approx(KEPT_PERCENT / 100, abs=0.095)
+    assert len(uploads(tiers, "share")) == 2 * len(UPLOADS)
+
+
+def test_a_tenant_is_who_the_token_says(stack: Stack, tiers: Tiers):
+    """Two tenants, each claiming to be the other, are kept apart in everything that arrives."""
+    tenants = {"north": "1000", "south": "2000"}
+    claims = {"north": "south", "south": "north"}
+    folder = Path.cwd()
+    processes = []
+    for tenant, value in tenants.items():
+        (folder / tenant).mkdir()
+        os.chdir(folder / tenant)
+        processes += start_ranks(
+            TRAINING,
+            ranks=1,
+            PERIFLOW_RUN_ID=f"of-{tenant}",
+            VALUE=value,
+            OTEL_SERVICE_NAME=tenant,
+            OTEL_RESOURCE_ATTRIBUTES=f"periflow.tenant={claims[tenant]}",
+            **tiers.direct(tiers.issuer.token(tenant=tenant)),
+        )
+    wait_for_ranks(processes)
+    for tenant, value in tenants.items():
+        wait_until(
+            lambda tenant=tenant: outcomes(stack, f"of-{tenant}", tenant) == ["finished"], 60, "the run has arrived"
+        )
+        values = losses(stack, f'periflow_tenant="{tenant}"')
+        assert [each - float(value) for each in values if not math.isnan(each)] == [
+            *range(1, 37),
+            *range(38, STEPS + 1),
+        ]
+        assert {span.resource["periflow.tenant"] for span in stack.jaeger.spans(tenant)} == {tenant}
+    found = [
+        (span.resource["periflow.tenant"], span.resource["service.name"])
+        for span in tiers.checkpoints.spans()
+        if span.resource["periflow.run.id"].startswith("of-")
+    ]
+    assert Counter(found) == {(tenant, tenant): len(UPLOADS) for tenant in tenants}
+
+
+@pytest.mark.parametrize("token", ["missing", "of another", "expired", "without tenant"])
+def test_what_comes_without_a_good_token_is_refused(tiers: Tiers, tmp_path: Path, token: str):
+    """The gateway says that it was the token, and lets nothing in."""
+    tokens = {
+        "missing": "",
+        "of another": Issuer(tmp_path / "other").token(tenant="acme"),
+        "expired": tiers.issuer.token(tenant="acme", exp=1),
+        "without tenant": tiers.issuer.token(),
+    }
+    event = {"name": "periflow.checkpoint.upload", "attributes": [_attribute("periflow.checkpoint.id", token)]}
+    body = _one_span(events=[event], attributes=[_attribute("periflow.tenant", "acme")])
+    headers = {"authorization": f"Bearer {tokens[token]}"} if tokens[token] else {}
+    answer = requests.post(f"{tiers.url}/v1/traces", json=body, headers=headers, verify=tiers.certificate, timeout=30)
+    if token == "without tenant":  # noqa: S105  # no password
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 401
+        assert "token" in answer.text or "authentication" in answer.text
+    assert not any(span.attributes["periflow.checkpoint.id"] == token for span in tiers.checkpoints.spans())
+
+
+def test_a_refused_token_loses_nothing(stack: Stack, tiers: Tiers):
+    """The training says why nothing is delivered; with a good token all of it is, from the journal."""
+    bad = {**tiers.direct(Issuer(Path.cwd() / "other").token(tenant="acme")), "PERIFLOW_EXIT_TIMEOUT": "1"}
+    (rank,) = start_ranks(TRAINING, ranks=1, PERIFLOW_RUN_ID="refused", PERIFLOW_AGENT_LINGER="1", **bad)
+    wait_for_ranks([rank])
+    wait_until(lambda: not agents(Path.cwd() / "state"), 60, "the agent has given up")
+    log = "".join(path.read_text() for path in Path("state").glob("refused/**/*.log"))
+    assert "401" in log
+    good = {
+        **os.environ,
+        **tiers.direct(tiers.issuer.token(tenant="acme")),
+        "PERIFLOW_STATE_DIR": f"{Path.cwd()}/state",
+    }
+    replay = Path(sys.executable).with_name("periflow-otel")
+    subprocess.run([replay, "replay"], env=good, check=True, timeout=120, capture_output=True)
+    wait_until(lambda: outcomes(stack, "refused") == ["finished"], 60, "the run has arrived")
+    assert steps_of(stack, "refused") == {(step, 0): 1 for step in range(1, STEPS + 1)}
+    assert len(losses(stack, 'periflow_run_id="refused"')) == STEPS
+
+
+def test_a_node_without_queue_refuses_what_the_gateway_refuses(tiers: Tiers):
+    """The answer about a bad token comes through to the ranks, which keep what they have."""
+    with tiers.node_agent("not a token", "bad", NODE_QUEUE="false") as node:
+        answer = requests.post(f"{node.endpoint}/v1/traces", json=_one_span(), timeout=30)
+    assert answer.status_code == 401
+    assert "token" in answer.text
+
+
+def test_nothing_is_lost_while_the_gateway_is_away(stack: Stack, tiers: Tiers):
+    """What ranks deliver to a node while the gateway is down, and the node's Collector is killed, arrives later."""
+    with tiers.node_agent(tiers.issuer.token(tenant="acme"), "away") as node:
+        tiers.gateway.kill()
+        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="away", OTEL_EXPORTER_OTLP_ENDPOINT=node.endpoint))
+        wait_until(lambda: not agents(Path.cwd() / "state"), 60, "the node has taken everything")
+        node.kill()
+        node.start()
+        tiers.gateway.start()
+        wait_until(lambda: outcomes(stack, "away") == ["finished"] * 2, 60, "the run has arrived")
+    assert steps_of(stack, "away").keys() == {(step, rank) for step in range(1, STEPS + 1) for rank in (0, 1)}
+    assert uploads(tiers, "away").keys() == {f"away/1/{step}/{rank}" for step in UPLOADS for rank in (0, 1)}
+    assert [len(losses(stack, f'periflow_run_id="away",periflow_rank="{rank}"')) for rank in (0, 1)] == [STEPS] * 2
+
+
+def _one_span(**more: Any) -> dict[str, Any]:
+    span = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "periflow.step", **more}
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+
+def _attribute(key: str, value: str) -> dict[str, Any]:
+    return {"key": key, "value": {"stringValue": value}}
+
+
+def spans_of(stack: Stack, run_id: str, service: str) -> Sequence[ReceivedSpan]:
+    """Return the spans of a run in Jaeger."""
+    return [span for span in stack.jaeger.spans(service) if span.resource["periflow.run.id"] == run_id]
+
+
+def steps_of(stack: Stack, run_id: str) -> Counter[tuple[int, int]]:
+    """Return step and rank of the step spans in Jaeger."""
+    return Counter(
+        (span.attributes["periflow.step"], span.attributes["periflow.rank"])
+        for span in spans_of(stack, run_id, "periflow-training")
+        if span.name == "periflow.step"
+    )
+
+
+def outcomes(stack: Stack, run_id: str, service: str = "periflow-training") -> list[str]:
+    """Return how the ranks of a run have ended, as far as Jaeger knows."""
+    spans = spans_of(stack, run_id, service)
+    return [span.attributes["periflow.run.outcome"] for span in spans if span.name == "periflow.run"]
+
+
+def losses(stack: Stack, labels: str) -> list[float]:
+    """Return all values of the loss in Prometheus, of one series."""
+    (series,) = stack.prometheus.query(f"periflow_metric_loss{{{labels}}}[15m]")
+    return [value for _, value in series.samples]
+
+
+def uploads(tiers: Tiers, run_id: str) -> Counter[str]:
+    """Return the ids of the checkpoints that the webhook was told of, one for each request."""
+    return Counter(
+        span.attributes["periflow.checkpoint.id"]
+        for span in tiers.checkpoints.spans()
+        if span.resource["periflow.run.id"] == run_id
+    )

@@ -1,0 +1,140 @@
+"""The Collectors between the ranks and the stores: node agent, gateway and samplers, each a process of its own."""
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from certificates import Authority
+from programs import Collector, Program, free_ports, program
+from stack import CONFIG, Stack
+
+FEATURE_GATES = "ottl.functions.enableLambda"
+
+
+class Issuer:
+    """Signs tokens, as the platform does for the nodes of its tenants."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make a key, and the file that a gateway knows it by."""
+        folder.mkdir(parents=True)
+        self.keys = folder / "keys.json"
+        self._key = folder / "key.pem"
+        _openssl("genrsa", "-out", self._key, "2048")
+        modulus = _openssl("rsa", "-in", self._key, "-noout", "-modulus").decode().strip().partition("=")[2]
+        key = {"kty": "RSA", "alg": "RS256", "use": "sig", "n": _base64(bytes.fromhex(modulus)), "e": "AQAB"}
+        self.keys.write_text(json.dumps({"keys": [key]}))
+
+    def token(self, **claims: object) -> str:
+        """Return a token that is good for an hour."""
+        claims = {
+            "iss": "https://token.periflow.example",
+            "aud": "telemetry",
+            "sub": "node",
+            "exp": int(time.time()) + 3600,
+            **claims,
+        }
+        signed = ".".join(_base64(json.dumps(part).encode()) for part in ({"alg": "RS256"}, claims))
+        return f"{signed}.{_base64(_openssl('dgst', '-sha256', '-sign', self._key, given=signed.encode()))}"
+
+
+class Tiers:
+    """A gateway before two samplers, whose metrics and traces go to a stack and whose checkpoints to a webhook."""
+
+    def __init__(self, folder: Path, gateway: Program, checkpoints: Collector, environ: dict[str, str]) -> None:
+        """Know them; ``Tiers.started`` starts them."""
+        self.folder, self.gateway, self.checkpoints = folder, gateway, checkpoints
+        self.url = f"https://127.0.0.1:{environ['GATEWAY_HTTP_PORT']}"
+        self.certificate = environ["GATEWAY_CA"]
+        self.issuer: Issuer
+        self._environ = environ
+
+    @classmethod
+    @contextmanager
+    def started(cls, folder: Path, stack: Stack, **more: str) -> "Iterator[Tiers]":
+        """Start everything but the node agent; ``more`` are variables of the configurations."""
+        issuer = Issuer(folder / "issuer")
+        authority = Authority(folder / "tls")
+        certificate, key = authority.issue("gateway")
+        samplers = free_ports(2)
+        grpc_port, http_port, *health = free_ports(5)
+        with ExitStack() as running:
+            checkpoints = running.enter_context(Collector(folder / "checkpoints"))
+            environ = {
+                "GATEWAY_CERTIFICATE": str(certificate),
+                "GATEWAY_KEY": str(key),
+                "TOKEN_KEYS": str(issuer.keys),
+                "GATEWAY_GRPC_PORT": str(grpc_port),
+                "GATEWAY_HTTP_PORT": str(http_port),
+                "GATEWAY_HEALTH_PORT": str(health[0]),
+                "GATEWAY_CA": str(authority.certificate),
+                "SAMPLERS": json.dumps([f"127.0.0.1:{port}" for port in samplers]),
+                "CHECKPOINT_WEBHOOK": checkpoints.http_endpoint,
+                "METRIC_STORE": f"{stack.prometheus.url}/api/v1/otlp",
+                "TRACE_STORE": stack.jaeger_otlp,
+                "SAMPLING_WAIT": "2s",
+                "STEP_METRICS_INTERVAL": "1s",
+                **more,
+            }
+            for port, health_port in zip(samplers, health[1:3], strict=True):
+                own = {"SAMPLING_GRPC_PORT": str(port), "SAMPLING_HEALTH_PORT": str(health_port)}
+                running.enter_context(collector("sampling", folder, [port], {**environ, **own}))
+            gateway = running.enter_context(collector("gateway", folder, [grpc_port, http_port], environ))
+            tiers = cls(folder, gateway, checkpoints, environ)
+            tiers.issuer = issuer
+            yield tiers
+
+    def direct(self, token: str) -> dict[str, str]:
+        """Return the environment of a training that sends straight to the gateway."""
+        headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}"} if token else {}
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_EXPORTER_OTLP_CERTIFICATE": self.certificate, **headers}
+
+    def node_agent(self, token: str, name: str = "node", **more: str) -> "NodeAgent":
+        """Start the Collector of a node."""
+        return NodeAgent(self.folder / name, token, {**self._environ, **more})
+
+
+class NodeAgent(Program):
+    """The Collector of a node."""
+
+    def __init__(self, folder: Path, token: str, environ: dict[str, str]) -> None:
+        """Start it, with its token and its queue in ``folder``."""
+        folder.mkdir()
+        (folder / "token").write_text(f"{token}\n")
+        grpc_port, http_port, health_port = free_ports(3)
+        self.endpoint = f"http://127.0.0.1:{http_port}"
+        environ = {
+            **environ,
+            "NODE_OTLP_GRPC_PORT": str(grpc_port),
+            "NODE_OTLP_HTTP_PORT": str(http_port),
+            "NODE_HEALTH_PORT": str(health_port),
+            "NODE_QUEUE_FOLDER": str(folder / "queue"),
+            "GATEWAY": f"127.0.0.1:{environ['GATEWAY_GRPC_PORT']}",
+            "GATEWAY_TOKEN_FILE": str(folder / "token"),
+        }
+        super().__init__(_command("node-agent", environ), folder / "node-agent.log", [grpc_port, http_port])
+
+
+def collector(name: str, folder: Path, ports: list[int], environ: dict[str, str]) -> Program:
+    """Start a Collector with one of our configurations."""
+    return Program(_command(name, environ), folder / f"{name}-{ports[0]}.log", ports)
+
+
+def _command(name: str, environ: dict[str, str]) -> list[str]:
+    variables = [f"{key}={value}" for key, value in environ.items()]
+    gates = f"--feature-gates={FEATURE_GATES}"
+    return ["env", *variables, program("otelcol"), "--config", str(CONFIG / f"{name}.yaml"), gates]
+
+
+def _openssl(*arguments: str | Path, given: bytes | None = None) -> bytes:
+    environ = {"PATH": os.environ["PATH"]}
+    ended = subprocess.run(["openssl", *arguments], input=given, env=environ, check=True, capture_output=True)  # noqa: S607  # wherever it is installed
+    return ended.stdout
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
