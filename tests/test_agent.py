@@ -14,6 +14,7 @@ import pytest
 from faulty_receiver import FaultyReceiver, blackhole
 from programs import Collector, free_ports, wait_until
 from training import (
+    TRAINER,
     Recorded,
     Training,
     agents,
@@ -279,6 +280,10 @@ def _both(one: Recorded, other: Recorded) -> Recorded:
     return Recorded(*map(list.__add__, one, other))
 
 
+def _logged(log: Path) -> list[int]:
+    return [json.loads(line)["n"] for line in log.read_text().splitlines()]
+
+
 def _journals(state: Path) -> list[Path]:
     return [path for path in state.glob("*/*/a*-r*") if path.is_dir()]
 
@@ -286,3 +291,31 @@ def _journals(state: Path) -> list[Path]:
 def _replay(state: Path, environ: dict[str, str]) -> None:
     command = [Path(sys.executable).with_name("periflow-otel"), "replay"]
     subprocess.run(command, env={**os.environ, **environ, "PERIFLOW_STATE_DIR": str(state)}, check=True)
+
+
+def test_a_rank_that_cannot_write_does_not_hold_up_the_others():
+    """Ranks have files of their own; and what one could not write comes when it can."""
+    environ = {"PERIFLOW_RUN_ID": "shared", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "PERIFLOW_EXIT_TIMEOUT": "1"}
+    for rank in (0, 1):
+        Path(f"of-{rank}").mkdir()
+    code = TRAINER.read_text().replace('"train.log"', "f\"of-{os.environ['RANK']}/train.log\"")
+    ranks = [Training(100, 0.02, code=code, **environ, RANK=rank) for rank in ("0", "1")]
+    with ranks[0] as one, ranks[1] as two:
+        wait_until(lambda: all(Path(f"of-{rank}/train.log").exists() for rank in (0, 1)), 20)
+        Path("of-0").rename("away")
+        one.wait()
+        two.wait()
+        assert _logged(Path("of-1/train.log")) == everything(100).metrics
+        Path("away").rename("of-0")
+        one.wait_for_agent()
+        assert _logged(Path("of-0/train.log")) == everything(100).metrics
+
+
+def test_closed_streams_do_not_matter(collector: Collector):
+    """A script without stdin, stdout and stderr has one agent, and everything is delivered once."""
+    Path("quiet.py").write_text(TRAINER.read_text().replace("os.write(1, ", "bytes("))
+    command = f"exec {sys.executable} quiet.py 100 0.02 <&- >&- 2>&-"
+    environ = {**os.environ, **cloud(collector.http_endpoint), "PERIFLOW_STATE_DIR": str(Path.cwd() / "state")}
+    subprocess.run(["/bin/sh", "-c", command], env=environ, timeout=60, check=True)
+    wait_until(lambda: not agents(Path.cwd() / "state"), 20)
+    assert in_order(arrived(collector)) == everything(100)

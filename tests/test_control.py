@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from programs import wait_until
 
-from periflow_otel.journal.control import ANY_STEP, CONTROL_FILE, Control, Request
+from periflow_otel.journal.control import ANSWER_NS, ANY_STEP, CONTROL_FILE, RECENT_NS, Control, Request
 
 
 def test_at_first_there_is_no_request(tmp_path: Path):
@@ -142,3 +142,85 @@ def test_a_request_that_nobody_would_see_is_refused(tmp_path: Path):
     (tmp_path / CONTROL_FILE).unlink()
     with pytest.raises(FileNotFoundError):
         control.request()
+
+
+# Ranks that save at the same step
+
+
+def test_a_rank_on_its_own_saves_at_once(tmp_path: Path):
+    """There is nobody to wait for."""
+    control = Control(tmp_path)
+    assert control.request(steps=[7])
+    assert control.last().not_before == 0
+
+
+def test_several_ranks_save_at_a_step_that_none_of_them_can_have_begun(tmp_path: Path):
+    """The foremost is in step 8, and may begin 9 while it is asked."""
+    control = Control(tmp_path)
+    assert control.request(steps=[7, 8, 7])
+    assert [control.last().is_for(step) for step in (8, 9, 10, 11)] == [False, False, True, True]
+
+
+def test_ranks_that_are_about_to_save_are_not_asked_again(tmp_path: Path):
+    """Those that had saved would do so twice, the others once, and none at the same step."""
+    control = Control(tmp_path)
+    control.request(steps=[7, 8])
+    request = control.last()
+    for steps in ([7, 8], [9, 10], [10, 11]):
+        assert not control.request(steps=steps)
+        assert not control.request(50, steps=steps)
+    assert control.last() == request
+    assert control.request(steps=[11, 11])
+    assert control.last()[::3] == (2, 13)
+
+
+def test_a_step_that_is_still_to_come_can_be_changed(tmp_path: Path):
+    """But not while ranks come to it."""
+    control = Control(tmp_path)
+    control.request(100, steps=[1, 2])
+    assert control.request(50, steps=[3, 4])
+    assert not control.request(60, steps=[49, 50])
+    assert not control.request(60, steps=[50, 50])
+    assert control.request(60, steps=[51, 51])
+
+
+def test_what_was_asked_of_an_earlier_attempt_stands_in_nobodys_way(tmp_path: Path):
+    """It may have been asked at a step that this attempt has yet to come to."""
+    control = Control(tmp_path)
+    control.request(steps=[1000, 1000])
+    assert not control.request(steps=[900, 900])
+    assert control.request(steps=[900, 900], since_unix_ns=time.time_ns())
+
+
+def test_a_rank_that_never_saves_stands_in_nobodys_way_for_ever(tmp_path: Path):
+    """It may be one that takes no steps."""
+    control = Control(tmp_path)
+    control.request(steps=[7, 0])
+    assert not control.request(steps=[70, 0])
+    control._words[2] -= ANSWER_NS
+    assert control.request(steps=[70, 0])
+
+
+def test_copies_of_a_signal_are_one_request(tmp_path: Path):
+    """A job manager sends it to each rank, which are quick to answer."""
+    control = Control(tmp_path)
+    assert control.request(steps=[1, 1], is_signal=True)
+    assert not control.request(steps=[90, 91], is_signal=True)
+    control._words[2] -= RECENT_NS
+    assert control.request(steps=[92, 92], is_signal=True)
+
+
+def test_a_clock_that_was_set_back_hides_no_request(tmp_path: Path):
+    """What was asked in the future was asked."""
+    control = Control(tmp_path)
+    control.request(steps=[1, 1], is_signal=True)
+    control._words[2] += 3600 * 10**9
+    assert control.request(steps=[1, 1], is_signal=True)
+
+
+def test_a_signal_never_waits_for_a_request_that_it_interrupts(tmp_path: Path):
+    """That would be for ever."""
+    control = Control(tmp_path)
+    with control._locked(is_waiting=True), pytest.raises(BlockingIOError):
+        control.request(is_signal=True)
+    assert control.request(is_signal=True)

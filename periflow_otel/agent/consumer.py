@@ -65,6 +65,10 @@ class _Track:
         self.dropped = Counter(cursor.dropped)
         self.is_complete = cursor.is_complete
         self.refreshed_at_s = time.monotonic()
+        self.pending: list[Item] = []
+        """What could not be delivered; nothing more is read before it is."""
+        self.held_until_s = 0.0
+        """Nothing is tried before."""
 
     def snapshot(self) -> Cursor:
         """Return the present state as a cursor."""
@@ -105,6 +109,7 @@ class Consumer:
         refresh_s: float = float("inf"),
         reports: Callable[[], Sequence[Item]] = tuple,
         forget: Callable[[RunStarted], None] = lambda _: None,
+        is_per_rank: bool = False,
     ) -> None:
         """Prepare a consumer; ``start`` sets it going.
 
@@ -116,6 +121,7 @@ class Consumer:
             refresh_s: How often it delivers the state of the instruments, and the reports, even if nothing is new.
             reports: Makes items on the agent itself.
             forget: Told of each rank that is over and delivered everywhere.
+            is_per_rank: Ranks have destinations of their own, and one that fails does not hold up the others.
         """
         self.name = name
         self._exporter = exporter
@@ -124,6 +130,7 @@ class Consumer:
         self._refresh_s = refresh_s
         self._reports = reports
         self._forget = forget
+        self._is_per_rank = is_per_rank
         self._tracks: dict[Path, _Track] = {}
         self._journals: list[RankJournal] = []
         self._wake = threading.Event()
@@ -185,16 +192,23 @@ class Consumer:
         self._exporter.close()
 
     def _round(self) -> bool:
+        """Deliver some records; return whether there are more."""
+        tracks = self._open_tracks()
+        if self._is_per_rank:
+            has_more = [self._deliver_next([track]) for track in tracks]
+            return any(has_more)
+        return self._deliver_next(tracks)
+
+    def _deliver_next(self, tracks: Iterable[_Track]) -> bool:
         """Read, deliver and commit some records; return whether there are more."""
         items: list[Item] = []
         moved: list[_Track] = []
         budget = _Budget()
-        for track in self._open_tracks():
+        for track in tracks:
             if budget.is_spent():
                 break
-            before = track.position
             items += self._read(track, budget)
-            if track.position != before or track.is_complete:
+            if track.position != track.cursor.position or track.is_complete:
                 moved.append(track)
         self._is_delivering = self._deliver(items)
         if self._is_delivering:
@@ -213,7 +227,8 @@ class Consumer:
         for folder in self._tracks.keys() - tracks.keys():
             self._forget(self._tracks[folder].journal.run)
         self._tracks = tracks
-        waiting = [track for track in tracks.values() if not track.is_complete]
+        now_s = time.monotonic()
+        waiting = [track for track in tracks.values() if not track.cursor.is_complete and track.held_until_s <= now_s]
         self._turn += 1  # another rank comes first in each round, so that a busy one does not hold up the others
         start = self._turn % len(waiting) if waiting else 0
         return waiting[start:] + waiting[:start]
@@ -230,6 +245,9 @@ class Consumer:
 
     def _read(self, track: _Track, budget: "_Budget") -> list[Item]:
         """Translate the next records of a journal; mark it complete if they are the last."""
+        if track.pending:
+            pending, track.pending = track.pending, []
+            return pending
         journal, translator = track.journal, track.translator
         lost = journal.lost  # asked first: what is read after it is all there is
         head = journal.reader.head()
@@ -281,11 +299,21 @@ class Consumer:
             if outcome.rejected:
                 self._account(items[0][0], outcome)
             items = items[done:]
+            if items and self._is_per_rank:
+                self._hold(items, outcome)
+                return False
             if items and not self._wait_to_retry(outcome, is_progress=done > 0):
                 return False
         self._backoff_s = MIN_BACKOFF_S
         self.last_success_s = time.monotonic()
         return True
+
+    def _hold(self, items: list[Item], outcome: Outcome) -> None:
+        """Let a rank rest for a while."""
+        run = items[0][0]
+        _log.warning("%s of rank %d: cannot deliver now, nothing is lost: %s", self.name, run.rank, outcome.message)
+        track = next(track for track in self._tracks.values() if track.journal.run is run)
+        track.pending, track.held_until_s = items, time.monotonic() + MAX_BACKOFF_S
 
     def _export(self, items: list[Item]) -> Outcome:
         """Give items to the exporter; where one makes it fail unexpectedly, only that one is lost."""

@@ -84,6 +84,7 @@ def durable_consumer(name: str, settings: ExportSettings, reports: Reports) -> C
         interval_s={"": LOG_INTERVAL_S, "otlp_file": FILE_INTERVAL_S}.get(stem, NETWORK_INTERVAL_S),
         refresh_s=settings.metric_interval_s if signal == "metrics" else float("inf"),
         reports=reports if signal == "metrics" else tuple,
+        is_per_rank=stem in ("", "otlp_file"),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from periflow_otel import names
-from periflow_otel.config import ExportSettings, find_state_dir, find_state_dirs
+from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
@@ -110,7 +110,8 @@ def emergency_save(run_id: str | None, step: int | None) -> int:
     Returns:
         0 if its ranks were asked, 1 if there is no such run, or several.
     """
-    found = [each for each in live_runs(find_state_dir(os.environ)) if run_id in (None, each.run_id)]
+    runs = [each for state_dir in find_state_dirs(os.environ) for each in live_runs(state_dir)]
+    found = [each for each in runs if run_id in (None, each.run_id)]
     if len(found) != 1:
         print(f"periflow-otel: {_which(found, run_id)}", file=sys.stderr)
         return 1
