@@ -53,6 +53,40 @@ class Translator(Protocol):
         """Return how many items were dropped on purpose so far, by reason."""
 
 
+class RecordTranslator:
+    """Passes records of one kind on as they are."""
+
+    def __init__(self, kind: type[Record], run: RunStarted, state: bytes) -> None:
+        """Begin; there is nothing to remember."""
+        del run, state
+        self._kind = kind
+        self._records: list[Record] = []
+
+    def feed(self, record: Record) -> None:
+        """Keep a record of the kind, and no other."""
+        if isinstance(record, self._kind):
+            self._records.append(record)
+
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Do nothing: a record is complete as it is."""
+
+    def settle(self, now_unix_ns: int | None = None) -> None:
+        """Do nothing: records do not add up."""
+
+    def take(self) -> list[Record]:
+        """Return the records since the last call."""
+        records, self._records = self._records, []
+        return records
+
+    def encode_state(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def dropped(self) -> dict[str, int]:
+        """Return nothing."""
+        return {}
+
+
 class _Track:
     """How far a consumer has got in one journal."""
 

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel.agent.consumer import Consumer, Item, Translator
-from periflow_otel.agent.skew import StepSkew, StepTranslator
+from periflow_otel.agent.consumer import Consumer, Item, RecordTranslator, Translator
+from periflow_otel.agent.skew import StepSkew
 from periflow_otel.config import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
-from periflow_otel.records import Metric, Record, RunStarted
+from periflow_otel.records import Metric, RunStarted, StepEnded
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 
@@ -28,39 +28,6 @@ LIVE_INTERVAL_S: Final = 1.0
 
 Reports = Callable[[], Sequence[Item]]
 _log = logging.getLogger("periflow_otel")
-
-
-class MetricTranslator:
-    """Passes the calls of ``pf.metric`` on as they are."""
-
-    def __init__(self, run: RunStarted, state: bytes) -> None:
-        """Begin; there is nothing to remember."""
-        del run, state
-        self._metrics: list[Metric] = []
-
-    def feed(self, record: Record) -> None:
-        """Keep a metric, and nothing else."""
-        if isinstance(record, Metric):
-            self._metrics.append(record)
-
-    def step_began(self, step: int, started_unix_ns: int) -> None:
-        """Do nothing: a metric is complete as it is."""
-
-    def settle(self, now_unix_ns: int | None = None) -> None:
-        """Do nothing: metrics do not add up."""
-
-    def take(self) -> list[Metric]:
-        """Return the metrics since the last call."""
-        metrics, self._metrics = self._metrics, []
-        return metrics
-
-    def encode_state(self) -> bytes:
-        """Return nothing."""
-        return b""
-
-    def dropped(self) -> dict[str, int]:
-        """Return nothing."""
-        return {}
 
 
 def durable_consumer(name: str, settings: ExportSettings, reports: Reports) -> Consumer | None:
@@ -108,7 +75,7 @@ def live_consumers(
             forget=exporter.forget,
         )
     if skew is not None:
-        yield Consumer("skew", skew, StepTranslator, interval_s=LIVE_INTERVAL_S)
+        yield Consumer("skew", skew, partial(RecordTranslator, StepEnded), interval_s=LIVE_INTERVAL_S)
     if settings.shows_console:
         from periflow_otel.exporters.console import Console  # noqa: PLC0415  # only where it is used
 
@@ -120,7 +87,7 @@ def _translator(stem: str, signal: str, settings: ExportSettings) -> Callable[[R
     if signal == "traces":
         return SpanTranslator
     if signal != "metrics":
-        return MetricTranslator
+        return partial(RecordTranslator, Metric)
     if stem == "otlp_file":
         return PointTranslator
     return partial(

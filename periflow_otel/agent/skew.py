@@ -12,46 +12,13 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.agent.consumer import Item
 from periflow_otel.exporters import Outcome
-from periflow_otel.records import Record, RunStarted, StepEnded
+from periflow_otel.records import RunStarted, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.telemetry import Point
 
 MAX_OPEN_STEPS: Final = 1000
 """Steps that some rank has not taken yet; the oldest is given up when there are more, as its rank may be gone."""
 _MS: Final = 1_000_000
-
-
-class StepTranslator:
-    """Passes steps on as they are."""
-
-    def __init__(self, run: RunStarted, state: bytes) -> None:
-        """Begin; there is nothing to remember."""
-        del run, state
-        self._ended: list[StepEnded] = []
-
-    def feed(self, record: Record) -> None:
-        """Keep a step, and nothing else."""
-        if isinstance(record, StepEnded):
-            self._ended.append(record)
-
-    def step_began(self, step: int, started_unix_ns: int) -> None:
-        """Do nothing: a step counts when it is over."""
-
-    def settle(self, now_unix_ns: int | None = None) -> None:
-        """Do nothing: steps do not add up."""
-
-    def take(self) -> list[StepEnded]:
-        """Return the steps that ended since the last call."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def encode_state(self) -> bytes:
-        """Return nothing."""
-        return b""
-
-    def dropped(self) -> dict[str, int]:
-        """Return nothing."""
-        return {}
 
 
 class StepSkew:

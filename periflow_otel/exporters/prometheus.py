@@ -9,7 +9,6 @@ import errno
 import ipaddress
 import json
 import logging
-import os
 import re
 import socket
 import threading
@@ -31,6 +30,7 @@ from prometheus_client.utils import floatToGoString
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
+from periflow_otel.journal.cursors import replace_file
 from periflow_otel.names import Instrument
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.resource import resource_of
@@ -122,7 +122,7 @@ class PrometheusExporter:
     def _announce(self, run_id: str) -> None:
         groups = [{"targets": [self._address], "labels": {_label_name(names.RUN_ID): run_id}}]
         try:
-            _replace(self._discovery_file, json.dumps(groups) + "\n")
+            replace_file(self._discovery_file, json.dumps(groups).encode() + b"\n")
         except OSError as error:
             logger.warning("Cannot write %s for Prometheus: %s", self._discovery_file, error.strerror)
 
@@ -269,12 +269,3 @@ def _reachable(listener: socket.socket) -> str:
     if address.is_unspecified:
         return "127.0.0.1" if address.version == 4 else "[::1]"
     return str(address) if address.version == 4 else f"[{address}]"
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file, which others see whole or not at all."""
-    draft = path.with_name(f"{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(content)
-    draft.replace(path)

@@ -128,6 +128,8 @@ class PointTranslator:
                 self.state.wall_time.close(record.time_unix_ns)
                 self._seen(record.time_unix_ns)
             case RankLost():
+                if record.last_started_step > self.state.wall_time.ended_step:
+                    self.state.completed["error"] = self.state.completed.get("error", 0) + 1
                 self.step_began(record.last_started_step, record.last_started_unix_ns)
                 self.state.wall_time.lose(record)
                 self._seen(record.time_unix_ns)
