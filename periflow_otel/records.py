@@ -194,7 +194,7 @@ def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A key is longer than ``MAX_KEY_CHARS``, or a value nests deeper than 32.
     """
     if not isinstance(values, Mapping):
-        message = f"expected a dict of metrics, got {_short(values)}"
+        message = f"the metrics are {_short(values)}; give a dict of values by name"
         raise TypeError(message)
     return {_plain_key(key): _plain(value, str(key), 0) for key, value in values.items()}
 
@@ -209,7 +209,7 @@ def _plain_key(key: object) -> Any:
         import json  # noqa: PLC0415  # such keys are rare
 
         return json.dumps(key)  # they come back as from a JSON file
-    message = f"the key {_short(key)} is not text"
+    message = f"a key is {_short(key)}; give text"
     raise TypeError(message)
 
 

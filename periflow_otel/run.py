@@ -57,8 +57,8 @@ _log = logging.getLogger("periflow_otel")
 class TrainingRun:
     """One rank's part in a training run, from its construction to ``shutdown``.
 
-    Every method returns at once and none raises for a fault of the world. Steps belong to one thread; ``metric`` may
-    be called from any.
+    All methods but ``flush`` and ``shutdown`` return at once, and none raises for a fault of the world. Steps belong to
+    one thread; ``metric`` may be called from any.
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class TrainingRun:
             timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
 
         Returns:
-            Whether it is. What is not stays in the journal, and the agent goes on trying.
+            Whether it is. What is not stays in the journal.
         """
         self._journal.ask_for_delivery()
         return self._wait_for_delivery(self._journal.sequence, timeout_s)
@@ -390,7 +390,7 @@ class TrainingRun:
         if not is_delivered and self._settings.agent != "off" and self._has_journal:
             print(  # noqa: T201  # logging may be off, and this is the last chance to say it
                 f"periflow_otel: not everything could be delivered within {self._settings.exit_timeout_s:g} s. The "
-                f"rest is kept in {self.folder}; the agent goes on trying, then 'periflow-otel replay' delivers it.",
+                f"rest is kept in {self.folder}, for the agent, the next run or 'periflow-otel replay' to deliver.",
                 file=sys.stderr,
             )
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from faulty_receiver import FaultyReceiver, blackhole
+from faulty_receiver import FaultyReceiver, blackhole, partial
 from programs import Collector, free_ports, wait_until
 from training import (
     TRAINER,
@@ -223,18 +223,42 @@ def test_the_agent_in_a_thread_delivers_the_same(collector: Collector):
 
 
 def test_counts_add_up(collector: Collector):
-    """Records = what was exported + what was dropped + what is still in the journal, for every consumer."""
-    with Training(100, **cloud(collector.http_endpoint)) as training:
+    """What the records make = what was exported, which has arrived, + what was dropped, by reason; nothing is left."""
+    sampled = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    with Training(100, 0.001, **cloud(collector.http_endpoint, **sampled)) as training:
         training.wait()
         training.wait_for_agent()
     counts = {
-        (point.name, point.attributes["consumer"], point.attributes.get("reason")): point.value
+        (point.name.rpartition(".")[2], point.attributes["consumer"], point.attributes.get("reason")): point.value
         for point in collector.points()
         if point.name.startswith("periflow.telemetry.") and "consumer" in point.attributes
     }
-    assert counts["periflow.telemetry.records", "otlp.metrics", None] == 100 + 100 + 10 + 1
-    assert counts["periflow.telemetry.dropped", "otlp.metrics", "journal"] == 0
-    assert counts["periflow.telemetry.backlog", "otlp.metrics", None] == 0
+    spans = [span for span in collector.spans() if span.name == "periflow.step"]
+    others = len(collector.spans()) - len(spans)
+    points = [point for point in collector.points() if not point.name.startswith("periflow.telemetry.")]
+    for consumer in ("otlp.traces", "otlp.metrics"):
+        assert counts["records", consumer, None] == 100 + 100 + 10 + 1
+        assert counts["backlog", consumer, None] == 0
+        assert counts["dropped", consumer, "journal"] == 0
+    assert counts["exported", "otlp.metrics", None] == len(points)
+    assert counts["exported", "otlp.traces", None] == len(spans) + others
+    assert counts["dropped", "otlp.traces", "sampled_out"] == 100 - len(spans)
+
+
+def test_what_is_refused_is_counted():
+    """A receiver that takes a part says how much it did not take."""
+    with FaultyReceiver(partial(3)) as receiver, Training(20, 0.001, **cloud(receiver.endpoint)) as training:
+        training.wait()
+        training.wait_for_agent()
+        dropped = [
+            point.value
+            for request in receiver.accepted
+            for point in request.points()
+            if point.name == "periflow.telemetry.dropped"
+            and (point.attributes["consumer"], point.attributes["reason"]) == ("otlp.traces", "rejected")
+        ]
+        requests = [request for request in receiver.accepted if request.spans()]
+    assert dropped[-1] == 3 * len(requests)
 
 
 def test_local_mode_needs_nothing():

@@ -98,7 +98,7 @@ def test_integers_have_no_largest(number: int):
 def test_an_integer_too_long_to_print_is_recorded():
     """Python refuses to print so many digits; nothing here asks it to."""
     assert recorded({"a": 10**5000}) == {"a": 10**5000}
-    with pytest.raises(TypeError, match="expected a dict of metrics, got an object of type int"):
+    with pytest.raises(TypeError, match="the metrics are an object of type int"):
         plain_mapping(10**5000)  # type: ignore[arg-type]
 
 
@@ -286,18 +286,18 @@ def containing_itself() -> list[Any]:
         ({"a": torch.ones(2)}, TypeError, "the value of 'a', a Tensor, is not a single number: "),
         ({"a": torch.tensor(1j)}, TypeError, "the value of 'a', a Tensor, holds an object of type complex, not a numb"),
         ({"a": np.bytes_(b"x")}, TypeError, "the value of 'a', a bytes_, holds an object of type bytes, not a number"),
-        ({(1, 2): 1}, TypeError, "the key an object of type tuple is not text"),
-        ({b"a": 1}, TypeError, "the key an object of type bytes is not text"),
-        ({np.int64(3): 1}, TypeError, "the key an object of type int64 is not text"),
-        ({"a": {b"b": 1}}, TypeError, "the key an object of type bytes is not text"),
+        ({(1, 2): 1}, TypeError, "a key is an object of type tuple; give text"),
+        ({b"a": 1}, TypeError, "a key is an object of type bytes; give text"),
+        ({np.int64(3): 1}, TypeError, "a key is an object of type int64; give text"),
+        ({"a": {b"b": 1}}, TypeError, "a key is an object of type bytes; give text"),
         ({"k" * 10_000: 1}, ValueError, f"the key '{'k' * 40}…' has 10000 characters; at most 256 make a name"),
         ({"a": {"k" * 257: 1}}, ValueError, "has 257 characters; at most 256 make a name"),
         ({"a": "x" * 5_000_000}, ValueError, r"50000\d\d bytes were given to one call; at most 4194304 can be rec"),
         ({"a": containing_itself()}, ValueError, "the value of 'a' nests deeper than 32, or contains itself"),
-        ([("a", 1)], TypeError, "expected a dict of metrics, got an object of type list"),
-        (None, TypeError, "expected a dict of metrics, got NoneType None"),
-        ("a", TypeError, "expected a dict of metrics, got 'a'"),
-        (0.5, TypeError, "expected a dict of metrics, got float 0.5"),
+        ([("a", 1)], TypeError, "the metrics are an object of type list"),
+        (None, TypeError, "the metrics are NoneType None"),
+        ("a", TypeError, "the metrics are 'a'"),
+        (0.5, TypeError, "the metrics are float 0.5"),
     ],
 )
 def test_misuse_is_refused_in_plain_words(values: Any, kind: type[Exception], message: str):

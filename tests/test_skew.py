@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from recorder import S, make_run
 
 from periflow_otel import names
-from periflow_otel.agent.skew import MAX_OPEN_STEPS, StepSkew, StepTranslator
+from periflow_otel.agent.consumer import RecordTranslator
+from periflow_otel.agent.skew import MAX_OPEN_STEPS, StepSkew
 from periflow_otel.records import Metric, RunFinished, RunStarted, StepEnded
 from periflow_otel.translate.telemetry import Histogram, Point
 
@@ -108,7 +109,7 @@ def test_one_series_at_most_for_each_rank():
 
 def test_only_steps_are_passed_on():
     """Each once."""
-    translator = StepTranslator(make_run(), b"")
+    translator = RecordTranslator(StepEnded, make_run(), b"")
     ended = [StepEnded(1, 1, 1), StepEnded(2, 2, 1, "ValueError")]
     for record in (ended[0], Metric(1, 1, {"loss": 1.0}), ended[1], RunFinished(1)):
         translator.feed(record)

@@ -366,7 +366,7 @@ class Consumer:
             self._exporter.export(reports)
 
     def _account(self, run: RunStarted, outcome: Outcome) -> None:
-        _log.warning("%s: %d items were refused: %s", self.name, outcome.rejected, outcome.message)
+        _log.warning("%s: refused were %d of its items: %s", self.name, outcome.rejected, outcome.message)
         track = next(each for each in self._tracks.values() if each.journal.run is run)
         track.dropped["rejected"] += outcome.rejected
         track.delivered -= outcome.rejected
