@@ -938,8 +938,8 @@ def test_what_could_not_be_delivered_is_said_once_and_kept():
     folder = next(iter(journal_folders(Path.cwd() / "state" / journal.run.run_id / os.uname().nodename))).parent
     (line,) = lines
     assert line == (
-        f"periflow_otel: not everything could be delivered within 0.2 s. The rest is kept in {folder}, for the agent, the "
-        "next run or 'periflow-otel replay' to deliver."
+        f"periflow_otel: not everything could be delivered within 0.2 s. The rest is kept in {folder}, for the "
+        "agent, the next run or 'periflow-otel replay' to deliver."
     )
     assert journal.values == [{"n": 1}]
     assert journal_folder(folder, 1, 0).is_dir()
