@@ -40,6 +40,7 @@ __all__ = [
     "flush",
     "init",
     "is_emergency_save",
+    "is_initialized",
     "metric",
     "shutdown",
     "span",
@@ -142,6 +143,11 @@ def is_emergency_save() -> bool:
         NotInitializedError: ``init`` was not called.
     """
     return (_default or _uninitialized("is_emergency_save")).is_emergency_save()
+
+
+def is_initialized() -> bool:
+    """Tell whether a run is active: whether ``init`` was called, and ``shutdown`` was not since."""
+    return _default is not None
 
 
 def span(name: str, /, **attributes: JSONValue) -> AbstractContextManager[None]:
