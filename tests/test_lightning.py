@@ -1,0 +1,365 @@
+"""The callback for ``lightning`` records what a real trainer does."""
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+import periflow_otel as pf
+from periflow_otel import names, testing
+from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowTrainer
+from periflow_otel.translate.telemetry import Span
+
+SCRIPT = Path(__file__).parent / "scripts" / "callback_lightning.py"
+STEP_S, VALIDATION_S, SAVING_S = 1.0, 100.0, 1000.0
+DATA = TensorDataset(torch.eye(4).repeat(4, 1), torch.arange(16) % 2)
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        ".*LeafSpec",  # Lightning is behind torch
+        ".*does not have many workers",  # the batches are in memory
+        ".*exists and is not empty",  # a test goes on from there
+    )
+]
+
+
+class Model(pl.LightningModule):
+    """A model that takes as long as it is told, on a clock that stands still otherwise."""
+
+    def __init__(self, clock: testing.FakeClock) -> None:
+        """Make it small."""
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+        self.clock = clock
+        self.failing: str | None = None
+        """What is to fail after two steps: training, validation or saving."""
+        self.losses: list[float] = []
+
+    def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        """Return the loss."""
+        self.clock.advance(STEP_S)
+        self._fail("training")
+        loss = self._loss(batch)
+        self.losses.append(loss.item())
+        self.log("loss", loss)
+        self.log("mean_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[torch.Tensor]) -> None:
+        """Log the loss."""
+        self.clock.advance(VALIDATION_S)
+        self._fail("validation")
+        self.log("val_loss", self._loss(batch))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        """Return the answers."""
+        self.clock.advance(VALIDATION_S)
+        return self.layer(batch[0])
+
+    def on_save_checkpoint(self, _checkpoint: dict[str, Any]) -> None:
+        """Take long to save."""
+        self.clock.advance(SAVING_S)
+        self._fail("saving")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return a simple one."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return eight batches."""
+        return DataLoader(DATA, batch_size=2)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return two batches."""
+        return DataLoader(DATA, batch_size=8)
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def _loss(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        x, labels = batch
+        return torch.nn.functional.cross_entropy(self.layer(x), labels)
+
+    def _fail(self, what: str) -> None:
+        if self.failing == what and len(self.losses) >= 2:
+            raise FloatingPointError
+
+
+@pytest.fixture
+def clock() -> testing.FakeClock:
+    """Return the clock of everything that is recorded."""
+    return testing.FakeClock()
+
+
+@pytest.fixture
+def captured(clock: testing.FakeClock) -> Iterator[testing.Captured]:
+    """Capture what the test records."""
+    with testing.capture(clock) as captured:
+        yield captured
+
+
+@pytest.fixture
+def model(clock: testing.FakeClock) -> Model:
+    """Return the model to train."""
+    return Model(clock)
+
+
+def make_trainer(*callbacks: pl.Callback, kind: type[pl.Trainer] = pl.Trainer, **arguments: Any) -> pl.Trainer:
+    """Make a trainer that does eight steps in an epoch, unless arguments say otherwise."""
+    defaults = {
+        "max_epochs": 1, "accelerator": "cpu", "limit_val_batches": 0, "logger": False, "log_every_n_steps": 1,
+        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    return kind(callbacks=list(callbacks), **(defaults | arguments))
+
+
+def saving(every: int = 2, **arguments: Any) -> ModelCheckpoint:
+    """Return a callback that saves a checkpoint every so many steps."""
+    return ModelCheckpoint("out", filename="{step}", every_n_train_steps=every, save_top_k=-1, **arguments)
+
+
+def saved() -> list[int]:
+    """Return the steps of the checkpoints on disk."""
+    return sorted(int(path.stem.removeprefix("step=")) for path in Path("out").glob("step=*.ckpt"))
+
+
+def spans_named(captured: testing.Captured, name: str) -> list[Span]:
+    """Return the captured spans of one name."""
+    return [span for span in captured.spans if span.name == name]
+
+
+def seconds(spans: list[Span]) -> list[float]:
+    """Return how long each of them took."""
+    return [(span.end_unix_ns - span.start_unix_ns) / 1e9 for span in spans]
+
+
+def step_numbers(captured: testing.Captured) -> list[int]:
+    """Return the numbers of all steps."""
+    return [step.number for step in captured.steps]
+
+
+def check_that_no_phase_is_open(captured: testing.Captured) -> None:
+    """Check that a phase that begins now is a child of the run."""
+    with pf.span("next"):
+        pass
+    (phase,), (start,) = spans_named(captured, "next"), spans_named(captured, names.RUN_START_SPAN)
+    assert phase.parent_span_id == start.parent_span_id
+
+
+# Steps
+
+
+@pytest.mark.parametrize(("accumulation", "steps"), [(1, 8), (4, 2), (3, 3)])
+def test_an_optimizer_step_is_a_step(captured: testing.Captured, model: Model, accumulation: int, steps: int):
+    """However many batches it takes, and for all of its time."""
+    trainer = make_trainer(PeriFlowCallback(), accumulate_grad_batches=accumulation)
+    trainer.fit(model)
+    assert trainer.global_step == steps
+    assert step_numbers(captured) == list(range(1, steps + 1))
+    assert sum(step.duration_s for step in captured.steps) == 8 * STEP_S
+    assert captured.steps[0].duration_s == accumulation * STEP_S
+
+
+@pytest.mark.parametrize(
+    ("arguments", "total"),
+    [
+        ({"max_epochs": 3}, 24),
+        ({"max_steps": 5}, 5),
+        ({"max_epochs": 2, "accumulate_grad_batches": 3}, 6),
+        ({"max_epochs": -1, "max_time": {"milliseconds": 1}}, None),
+    ],
+)
+def test_the_number_of_steps_is_known(
+    captured: testing.Captured, model: Model, arguments: dict[str, Any], total: int | None
+):
+    """It counts optimizer steps; training without end has none."""
+    make_trainer(PeriFlowCallback(), **arguments).fit(model)
+    assert [run.total_steps for run in captured.runs] == [total]
+
+
+def test_a_resumed_run_goes_on_counting(captured: testing.Captured, model: Model):
+    """The first step after a checkpoint has the next number."""
+    make_trainer(PeriFlowCallback(), saving(8)).fit(model)
+    make_trainer(PeriFlowCallback(), saving(8), max_epochs=2).fit(model, ckpt_path="out/step=8.ckpt")
+    assert [run.initial_step for run in captured.runs] == [0, 8]
+    assert step_numbers(captured) == list(range(1, 17))
+
+
+def test_a_step_that_fails_is_marked(captured: testing.Captured, model: Model):
+    """It has the error, is over, and the exception goes on."""
+    pf.init()
+    trainer = make_trainer(PeriFlowCallback())
+    model.failing = "training"
+    with pytest.raises(FloatingPointError):
+        trainer.fit(model)
+    model.failing = None
+    make_trainer(PeriFlowCallback(), max_steps=1).fit(model)
+    errors = [step.error for step in captured.steps]
+    assert errors == [None, None, "FloatingPointError", None]
+
+
+# Runs
+
+
+def test_fit_begins_a_run_and_ends_it(captured: testing.Captured, model: Model):
+    """Where the script has begun none."""
+    trainer = make_trainer(PeriFlowCallback(local_log_name="trained.log"))
+    trainer.validate(model)
+    assert not captured.runs
+    trainer.fit(model)
+    assert not pf.is_initialized()
+    assert [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)] == ["finished"]
+    assert [Path(run.local_log or "").name for run in captured.runs] == ["trained.log"]
+
+
+def test_the_run_of_the_script_is_used(captured: testing.Captured, model: Model):
+    """It is not ended either: the script may have more to record."""
+    pf.init(total_train_steps=80, run_id="mine")
+    for _ in range(2):
+        make_trainer(PeriFlowCallback()).fit(model)
+    assert pf.is_initialized()
+    assert [(run.run_id, run.total_steps) for run in captured.runs] == [("mine", 80)]
+    assert step_numbers(captured) == list(range(1, 17))
+
+
+# Values
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_what_is_logged_becomes_metrics(captured: testing.Captured, model: Model, interval: int):
+    """No more often than Lightning logs, so that a GPU is not waited for at each step; each value at its step."""
+    make_trainer(PeriFlowCallback(), max_epochs=2, limit_val_batches=2, log_every_n_steps=interval).fit(model)
+    due = range(interval, 17, interval)
+    assert [step.number for step in captured.steps if "loss" in step.metrics] == list(due)
+    assert captured.metrics("loss") == [pytest.approx(model.losses[step - 1]) for step in due]
+    assert [step.number for step in captured.steps if "mean_loss" in step.metrics] == [8, 16]
+    assert [step.number for step in captured.steps if "val_loss" in step.metrics] == [8, 16]
+    means = [sum(model.losses[:8]) / 8, sum(model.losses[8:]) / 8]
+    assert captured.metrics("mean_loss") == [pytest.approx(mean) for mean in means]
+
+
+def test_values_of_an_optimizer_step_of_several_batches(captured: testing.Captured, model: Model):
+    """They are those of its last batch."""
+    make_trainer(PeriFlowCallback(), accumulate_grad_batches=4).fit(model)
+    assert captured.metrics("loss") == [pytest.approx(model.losses[3]), pytest.approx(model.losses[7])]
+
+
+# Phases
+
+
+def test_validation_and_saving_are_phases(captured: testing.Captured, model: Model):
+    """Their time is theirs, and in no step; the trial before training is no validation."""
+    arguments = {"limit_val_batches": 2, "val_check_interval": 4, "num_sanity_val_steps": 2}
+    make_trainer(PeriFlowCallback(), saving(4), **arguments).fit(model)
+    assert seconds(spans_named(captured, "validation")) == [2 * VALIDATION_S] * 2
+    assert seconds(spans_named(captured, "checkpoint")) == [SAVING_S] * 2
+    assert [step.duration_s for step in captured.steps] == [STEP_S] * 8
+
+
+def test_phases_outside_training(captured: testing.Captured, model: Model):
+    """A run of the script has those too."""
+    pf.init()
+    trainer = make_trainer(PeriFlowCallback(), limit_val_batches=1)
+    trainer.validate(model, verbose=False)
+    trainer.test(model, verbose=False)
+    trainer.predict(model)
+    assert seconds(spans_named(captured, "validation")) == [VALIDATION_S]
+    assert seconds(spans_named(captured, "test")) == [2 * VALIDATION_S]
+    assert seconds(spans_named(captured, "prediction")) == [2 * VALIDATION_S]
+    assert len(captured.metrics("val_loss")) == 2
+
+
+def test_a_validation_that_fails_is_over(captured: testing.Captured, model: Model):
+    """Its span has the error, and nothing that follows is a part of it."""
+    pf.init()
+    model.failing = "validation"
+    with pytest.raises(FloatingPointError):
+        make_trainer(PeriFlowCallback(), limit_val_batches=1, num_sanity_val_steps=0).fit(model)
+    check_that_no_phase_is_open(captured)
+    assert [span.error for span in spans_named(captured, "validation")] == ["FloatingPointError"]
+    assert len(captured.steps) == 8
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_checkpoints_are_announced_once_they_are_complete(captured: testing.Captured, model: Model, accumulation: int):
+    """One event for each on disk, at its step, when saving is over."""
+    make_trainer(PeriFlowCallback(), saving(), max_epochs=2, accumulate_grad_batches=accumulation).fit(model)
+    assert captured.checkpoints == saved() == list(range(2, 16 // accumulation + 1, 2))
+    saving_spans = spans_named(captured, "checkpoint")
+    assert [event.time_unix_ns for event in captured.events] == [span.end_unix_ns for span in saving_spans]
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_not_announced(captured: testing.Captured, model: Model):
+    """The exception goes on, its phase is over, and there is no event."""
+    pf.init()
+    model.failing = "saving"
+    with pytest.raises(FloatingPointError):
+        make_trainer(PeriFlowCallback(), saving()).fit(model)
+    check_that_no_phase_is_open(captured)
+    assert [span.error for span in spans_named(captured, "checkpoint")] == ["FloatingPointError"]
+    assert not captured.checkpoints
+    assert step_numbers(captured) == [1, 2]
+
+
+def test_a_checkpoint_after_a_failure(captured: testing.Captured, model: Model):
+    """Which a script may ask Lightning for is announced as well, at the step that failed."""
+    pf.init()
+    model.failing = "training"
+    with pytest.raises(FloatingPointError):
+        make_trainer(PeriFlowCallback(), saving(5, save_on_exception=True)).fit(model)
+    assert captured.checkpoints == [3]
+
+
+def test_saving_twice_in_a_step_counts_once(captured: testing.Captured, model: Model):
+    """Such as under another name, for the last one."""
+    make_trainer(PeriFlowCallback(), saving(4, save_last=True)).fit(model)
+    assert len(spans_named(captured, "checkpoint")) == 4
+    assert captured.checkpoints == [4, 8]
+
+
+def test_the_trainer_is_left_as_it_was(captured: testing.Captured, model: Model):
+    """Also after a failure and a second try; what else has wrapped it stays."""
+    trainer = make_trainer(PeriFlowCallback(), saving())
+    trainer.save_checkpoint = original = trainer.save_checkpoint
+    model.failing = "training"
+    with pytest.raises(FloatingPointError):
+        trainer.fit(model)
+    model.failing = None
+    trainer.fit(model)
+    assert trainer.save_checkpoint is original
+    assert captured.checkpoints == saved()
+
+
+@pytest.mark.parametrize("callbacks", [[], [PeriFlowCallback]])
+def test_a_trainer_that_announces_its_checkpoints(captured: testing.Captured, model: Model, callbacks: list[type]):
+    """With the callback and without it."""
+    pf.init()
+    make_trainer(*(make() for make in callbacks), saving(), kind=PeriFlowTrainer).fit(model)
+    assert len(captured.checkpoints) == (4 if callbacks else 1)
+    assert len(spans_named(captured, "checkpoint")) == 4
+
+
+# What people wrote for the original
+
+
+def test_a_callback_and_a_trainer_written_for_periflow_sdk(captured: testing.Captured, tmp_path: Path):
+    """They record what they always did, with nothing but the import changed."""
+    code = SCRIPT.read_text("utf-8")
+    assert code.count("import periflow_sdk as pf\n") == 1
+    changed = tmp_path / "script.py"
+    changed.write_text(code.replace("import periflow_sdk as pf\n", "import periflow_otel as pf\n"), "utf-8")
+    runpy.run_path(str(changed), run_name="__main__")
+    assert step_numbers(captured) == captured.metrics("iteration") == list(range(1, 17))
+    assert captured.checkpoints == saved() == list(range(2, 17, 2))
