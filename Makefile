@@ -3,7 +3,7 @@
 #   make test     check, then every test
 #   make check    lint, format and types
 #   make bench    measure the overhead, beside the raw OpenTelemetry SDK
-#   make docs     write docs/telemetry.md anew
+#   make docs     write docs/telemetry.md and the dashboards anew
 #   make stack    start a Collector, Prometheus, Jaeger and Grafana; PERIFLOW_STACK=native: without Docker
 # Variables: VENV (default .venv), PYTHON (default python3; 3.10 or newer).
 
@@ -11,7 +11,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
-SOURCES := periflow_otel tests examples benchmarks scripts/demo scripts/stack scripts/telemetry_table
+SOURCES := periflow_otel tests examples benchmarks scripts/dashboards scripts/demo scripts/stack scripts/telemetry_table
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs stack
@@ -35,6 +35,7 @@ bench: $(VENV)/.has-package
 
 docs: $(VENV)/.has-package
 	$(BIN)/python scripts/telemetry_table > docs/telemetry.md
+	$(BIN)/python scripts/dashboards
 
 stack:
 	$(PYTHON) scripts/stack
