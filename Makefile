@@ -11,7 +11,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet
-SOURCES := periflow_otel tests examples benchmarks scripts/dashboards scripts/demo scripts/stack scripts/telemetry_table
+SOURCES := periflow_otel tests examples benchmarks scripts/check_dashboards scripts/dashboards scripts/demo scripts/stack scripts/telemetry_table
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs stack

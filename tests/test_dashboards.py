@@ -188,7 +188,7 @@ def test_choices_offer_what_is_there(filled: Filled, name: str):
 def test_marks_are_where_something_happened(filled: Filled):
     """Checkpoints and values that are not finite are marked on the curves."""
     for annotation in DASHBOARDS["periflow-run"]["annotations"]["list"]:
-        expr = _put_in(annotation["expr"], filled.variables)
+        expr = _put_in(annotation["target"]["expr"], filled.variables)
         found = filled.stack.prometheus.query_range(expr, filled.began, time.time())
         assert found, expr
 
