@@ -507,7 +507,7 @@ def _signals(env: _Environ) -> Iterator[signal.Signals]:
         number = getattr(signal, f"SIG{name}", None)
         if isinstance(number, signal.Signals) and number not in _UNCATCHABLE:
             yield number
-        elif name:
+        elif entry.strip():
             raise _bad(names.EMERGENCY_SIGNALS, entry, "name signals such as SIGUSR1,SIGTERM")
 
 
