@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import requests
-from programs import ReceivedSpan, program, wait_until
-from stack import CONFIG, Stack, start_ranks, wait_for_ranks
-from tiers import FEATURE_GATES, Issuer, Tiers
+from programs import Program, ReceivedSpan, free_ports, program, wait_until
+from stack import Stack, start_ranks, wait_for_ranks
+from tiers import Issuer, Tiers, command
 from training import agents
 
 STEPS = 200
@@ -49,17 +49,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def tiers(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Tiers]:
     """Return a running gateway with samplers that keep every trace."""
-    with Tiers.started(tmp_path_factory.mktemp("tiers"), stack, KEPT_PERCENT="100") as tiers:
+    with Tiers.started(tmp_path_factory.mktemp("tiers"), *stores(stack), KEPT_PERCENT="100") as tiers:
         yield tiers
 
 
-@pytest.mark.parametrize("name", ["local", "node-agent", "gateway", "sampling"])
-def test_a_configuration_is_valid(tmp_path: Path, name: str):
-    """The Collector accepts every configuration that is for it."""
+@pytest.mark.parametrize(
+    "configs",
+    ["local", "node-agent", "gateway", "sampling", "gateway scale/gateway-kafka", "sampling scale/sampling-kafka"],
+)
+def test_a_configuration_is_valid(tmp_path: Path, configs: str):
+    """The Collector accepts every configuration."""
     keys = Issuer(tmp_path / "issuer").keys
     environ = {"GATEWAY_CERTIFICATE": "certificate", "GATEWAY_KEY": "key", "TOKEN_KEYS": str(keys)}
-    command = [program("otelcol"), "validate", "--config", CONFIG / f"{name}.yaml", f"--feature-gates={FEATURE_GATES}"]
-    checked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    validate = command(*configs.split(), environ=environ)
+    validate.insert(validate.index(program("otelcol")) + 1, "validate")
+    checked = subprocess.run(validate, capture_output=True, text=True, timeout=60, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -89,7 +93,7 @@ def test_a_run_arrives_whole_through_all_tiers(stack: Stack, tiers: Tiers):
 def test_the_gateway_counts_steps_before_any_is_left_out(stack: Stack, tmp_path: Path):
     """Marked steps are all kept, whole, and the stated share of the others; the step count knows nothing of it."""
     sampling = {"KEPT_PERCENT": str(KEPT_PERCENT), "SLOW_STEP_MS": "500"}
-    with Tiers.started(tmp_path / "tiers", stack, **sampling) as tiers:
+    with Tiers.started(tmp_path / "tiers", *stores(stack), **sampling) as tiers:
         token = tiers.issuer.token(tenant="acme")
         wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="share", **tiers.direct(token)))
         wait_until(lambda: outcomes(stack, "share") == ["finished"] * 2, 60, "the run has arrived")
@@ -103,6 +107,27 @@ def test_the_gateway_counts_steps_before_any_is_left_out(stack: Stack, tmp_path:
     share = len(by_rank[0] - MARKED) / (STEPS - len(MARKED))
     assert share == pytest.approx(KEPT_PERCENT / 100, abs=0.095)
     assert len(uploads(tiers, "share")) == 2 * len(UPLOADS)
+
+
+def test_kafka_carries_whole_traces(stack: Stack, tmp_path: Path):
+    """With Kafka between gateway and two samplers every trace is still seen by one of them, whole, and once."""
+    (port,) = free_ports(1)
+    kafka = [program("kafka-dev"), "-port", str(port), "-topics", "otlp_spans:4"]
+    sampling = {"KEPT_PERCENT": str(KEPT_PERCENT), "SLOW_STEP_MS": "500"}
+    with (
+        Program(kafka, tmp_path / "kafka.log", [port]),
+        Tiers.started(tmp_path / "tiers", *stores(stack), kafka=f"127.0.0.1:{port}", **sampling) as tiers,
+    ):
+        token = tiers.issuer.token(tenant="acme")
+        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="kafka", **tiers.direct(token)))
+        wait_until(lambda: outcomes(stack, "kafka") == ["finished"] * 2, 60, "the run has arrived")
+        wait_until(lambda: {step for step, _ in steps_of(stack, "kafka")} >= MARKED, 30, "all decisions are made")
+    kept = steps_of(stack, "kafka")
+    assert set(kept.values()) == {1}
+    assert (
+        {step for step, rank in kept if rank == 0} == {step for step, rank in kept if rank == 1} != set(range(1, 201))
+    )
+    assert len(uploads(tiers, "kafka")) == 2 * len(UPLOADS)
 
 
 def test_a_tenant_is_who_the_token_says(stack: Stack, tiers: Tiers):
@@ -213,6 +238,11 @@ def _one_span(**more: Any) -> dict[str, Any]:
 
 def _attribute(key: str, value: str) -> dict[str, Any]:
     return {"key": key, "value": {"stringValue": value}}
+
+
+def stores(stack: Stack) -> tuple[str, str]:
+    """Return where metrics and traces go."""
+    return f"{stack.prometheus.url}/api/v1/otlp", stack.jaeger_otlp
 
 
 def spans_of(stack: Stack, run_id: str, service: str) -> Sequence[ReceivedSpan]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from certificates import Authority
 from programs import Collector, Program, free_ports, program
-from stack import CONFIG, Stack
+from stack import CONFIG
 
 FEATURE_GATES = "ottl.functions.enableLambda"
 
@@ -51,12 +51,23 @@ class Tiers:
         self.url = f"https://127.0.0.1:{environ['GATEWAY_HTTP_PORT']}"
         self.certificate = environ["GATEWAY_CA"]
         self.issuer: Issuer
+        self.samplers: list[Program]
         self._environ = environ
 
     @classmethod
     @contextmanager
-    def started(cls, folder: Path, stack: Stack, **more: str) -> "Iterator[Tiers]":
-        """Start everything but the node agent; ``more`` are variables of the configurations."""
+    def started(
+        cls, folder: Path, metric_store: str, trace_store: str, kafka: str | None = None, **more: str
+    ) -> "Iterator[Tiers]":
+        """Start everything but the node agent.
+
+        Args:
+            folder: Where they may write.
+            metric_store: URL that takes OTLP over HTTP.
+            trace_store: Host and port that take OTLP over gRPC.
+            kafka: Host and port of a broker between gateway and samplers.
+            more: Variables of the configurations.
+        """
         issuer = Issuer(folder / "issuer")
         authority = Authority(folder / "tls")
         certificate, key = authority.issue("gateway")
@@ -73,19 +84,31 @@ class Tiers:
                 "GATEWAY_HEALTH_PORT": str(health[0]),
                 "GATEWAY_CA": str(authority.certificate),
                 "SAMPLERS": json.dumps([f"127.0.0.1:{port}" for port in samplers]),
+                "KAFKA_BROKERS": json.dumps([kafka]),
                 "CHECKPOINT_WEBHOOK": checkpoints.http_endpoint,
-                "METRIC_STORE": f"{stack.prometheus.url}/api/v1/otlp",
-                "TRACE_STORE": stack.jaeger_otlp,
+                "METRIC_STORE": metric_store,
+                "TRACE_STORE": trace_store,
                 "SAMPLING_WAIT": "2s",
                 "STEP_METRICS_INTERVAL": "1s",
                 **more,
             }
+            overlays = ["scale/sampling-kafka"] if kafka else []
+            sampling = []
             for port, health_port in zip(samplers, health[1:3], strict=True):
                 own = {"SAMPLING_GRPC_PORT": str(port), "SAMPLING_HEALTH_PORT": str(health_port)}
-                running.enter_context(collector("sampling", folder, [port], {**environ, **own}))
-            gateway = running.enter_context(collector("gateway", folder, [grpc_port, http_port], environ))
-            tiers = cls(folder, gateway, checkpoints, environ)
-            tiers.issuer = issuer
+                # With Kafka there is no port for traces.
+                sampler = Program(
+                    command("sampling", *overlays, environ={**environ, **own}),
+                    folder / f"sampling-{port}.log",
+                    [health_port if kafka else port],
+                )
+                sampling.append(running.enter_context(sampler))
+            overlays = ["scale/gateway-kafka"] if kafka else []
+            gateway = Program(
+                command("gateway", *overlays, environ=environ), folder / "gateway.log", [grpc_port, http_port]
+            )
+            tiers = cls(folder, running.enter_context(gateway), checkpoints, environ)
+            tiers.issuer, tiers.samplers = issuer, sampling
             yield tiers
 
     def direct(self, token: str) -> dict[str, str]:
@@ -116,18 +139,14 @@ class NodeAgent(Program):
             "GATEWAY": f"127.0.0.1:{environ['GATEWAY_GRPC_PORT']}",
             "GATEWAY_TOKEN_FILE": str(folder / "token"),
         }
-        super().__init__(_command("node-agent", environ), folder / "node-agent.log", [grpc_port, http_port])
+        super().__init__(command("node-agent", environ=environ), folder / "node-agent.log", [grpc_port, http_port])
 
 
-def collector(name: str, folder: Path, ports: list[int], environ: dict[str, str]) -> Program:
-    """Start a Collector with one of our configurations."""
-    return Program(_command(name, environ), folder / f"{name}-{ports[0]}.log", ports)
-
-
-def _command(name: str, environ: dict[str, str]) -> list[str]:
+def command(*names: str, environ: dict[str, str]) -> list[str]:
+    """Return the command of a Collector with one of our configurations, and others on top of it."""
     variables = [f"{key}={value}" for key, value in environ.items()]
-    gates = f"--feature-gates={FEATURE_GATES}"
-    return ["env", *variables, program("otelcol"), "--config", str(CONFIG / f"{name}.yaml"), gates]
+    configs = [part for name in names for part in ("--config", str(CONFIG / f"{name}.yaml"))]
+    return ["env", *variables, program("otelcol"), *configs, f"--feature-gates={FEATURE_GATES}"]
 
 
 def _openssl(*arguments: str | Path, given: bytes | None = None) -> bytes:
