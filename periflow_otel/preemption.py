@@ -22,6 +22,7 @@ class SignalWatch:
             ask: Called in the main thread, between any two instructions.
         """
         self._ask = ask
+        self._is_asking = False
         self._pid = os.getpid()
         self._before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
@@ -39,8 +40,12 @@ class SignalWatch:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         is_own_process = os.getpid() == self._pid
-        if is_own_process:
-            self._ask()
+        if is_own_process and not self._is_asking:  # a signal may interrupt the handling of another
+            self._is_asking = True
+            try:
+                self._ask()
+            finally:
+                self._is_asking = False
         before = self._before[number]
         if callable(before):
             before(number, frame)
