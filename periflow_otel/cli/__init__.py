@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "A run over several nodes is asked on each, best for the same --step.",
     )
     command.add_argument("--run-id", metavar="ID", help="which run; needed where several are going on")
-    command.add_argument("--step", type=int, metavar="N", help="at which step (default: the next)")
+    command.add_argument("--step", type=int, metavar="N", help="at which step (default: as soon as possible)")
     command.set_defaults(run=lambda options: emergency_save(options.run_id, options.step))
     command = commands.add_parser("ranks", help="show who this process is among the ranks of a run, and what said so")
     command.set_defaults(run=lambda _: show_identity())
@@ -105,7 +105,7 @@ def emergency_save(run_id: str | None, step: int | None) -> int:
 
     Args:
         run_id: Which run. Default: the only one that is going on.
-        step: When. Default: at the next step.
+        step: When. Default: as soon as all its ranks can at the same step.
 
     Returns:
         0 if its ranks were asked, 1 if there is no such run, or several.

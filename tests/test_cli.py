@@ -1,0 +1,195 @@
+"""The command ``periflow-otel``: what it does, what it says, and its exit status."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import periflow_otel as pf
+from periflow_otel.cli import main
+from periflow_otel.journal.control import Control
+
+Begin = Callable[..., pf.TrainingRun]
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Return what begins runs that record without an agent and end with the test."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "off")
+    runs: list[pf.TrainingRun] = []
+
+    def begin(**named: str) -> pf.TrainingRun:
+        runs.append(pf.TrainingRun(10, **named))  # type: ignore[arg-type]  # only texts are given
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.shutdown()
+
+
+class Said:
+    """What a command printed, and its exit status."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        """Run the command."""
+        self.status = main(arguments)
+        self.output, self.errors = capsys.readouterr()
+
+
+def test_the_command_is_installed():
+    """It lists what it can do."""
+    command = Path(sys.executable).with_name("periflow-otel")
+    done = subprocess.run([command, "--help"], capture_output=True, text=True, check=True)
+    assert {"replay", "emergency-save", "ranks"} <= set(re.findall(r"^    ([\w-]+)", done.stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("arguments", [[], ["save"], ["emergency-save", "--step", "soon"], ["replay", "--timeout"]])
+def test_a_mistake_on_the_command_line_is_explained(capsys: pytest.CaptureFixture[str], arguments: list[str]):
+    """With status 2, as shells expect it."""
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    assert "usage: periflow-otel" in capsys.readouterr().err
+
+
+# periflow-otel emergency-save
+
+
+def test_the_only_run_is_asked(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """No id is needed."""
+    run = begin(run_id="job")
+    with run.train_step():
+        said = Said(capsys, "emergency-save")
+        assert (said.status, said.output, said.errors) == (0, "1 rank of run job will save at once\n", "")
+        assert run.is_emergency_save()
+
+
+def test_a_step_can_be_given(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """The run saves then and not before."""
+    run = begin(run_id="job")
+    said = Said(capsys, "emergency-save", "--step", "2")
+    assert (said.status, said.output) == (0, "1 rank of run job will save at step 2\n")
+    asked = []
+    for _ in range(3):
+        with run.train_step():
+            asked.append(run.is_emergency_save())
+    assert asked == [False, True, False]
+
+
+def test_a_step_that_has_been_is_refused(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """The message says which would do."""
+    run = begin(run_id="job")
+    for _ in range(5):
+        with run.train_step():
+            pass
+    said = Said(capsys, "emergency-save", "--step", "5")
+    message = "periflow-otel: step 5 is too early, as a rank is in step 5 already; give 6 or more\n"
+    assert (said.status, said.output, said.errors) == (1, "", message)
+    assert not run.is_emergency_save()
+
+
+def test_several_ranks_are_told_the_step_and_asked_once(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """An impatient person changes nothing."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        run = begin(run_id="job")
+    assert Said(capsys, "emergency-save").output == "2 ranks of run job will save at step 2\n"
+    said = Said(capsys, "emergency-save")
+    assert (said.status, said.output) == (0, "2 ranks of run job will save at step 2, as asked before\n")
+    assert Control(run.folder).number() == 1
+
+
+def test_one_of_several_runs_is_asked_by_its_id(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """Without one, nobody is, and the message lists them."""
+    runs = [begin(run_id=name) for name in ("here", "there")]
+    said = Said(capsys, "emergency-save")
+    assert (said.status, said.output) == (1, "")
+    assert re.fullmatch(
+        r"periflow-otel: several runs are going on here; give one as --run-id: (here, there|there, here)\n", said.errors
+    )
+    assert [run.is_emergency_save() for run in runs] == [False, False]
+    assert Said(capsys, "emergency-save", "--run-id", "there").output == "1 rank of run there will save at once\n"
+    assert [run.is_emergency_save() for run in runs] == [False, True]
+
+
+def test_where_no_run_is_going_on_nobody_is_asked(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """Nor where there is none of that id."""
+    said = Said(capsys, "emergency-save")
+    assert (said.status, said.output, said.errors) == (1, "", "periflow-otel: no run is going on here\n")
+    run = begin(run_id="job")
+    said = Said(capsys, "emergency-save", "--run-id", "jop")
+    assert (said.status, said.output, said.errors) == (1, "", "periflow-otel: no run jop is going on here\n")
+    assert not run.is_emergency_save()
+
+
+def test_a_run_in_another_process_is_asked(capsys: pytest.CaptureFixture[str]):
+    """While it goes on."""
+    code = """
+import periflow_otel as pf
+pf.init(10, run_id="job")
+print("begun", flush=True)
+input()
+print(pf.is_emergency_save())
+"""
+    environ = {**os.environ, "PERIFLOW_AGENT": "off"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        assert Said(capsys, "emergency-save").status == 0
+        output, _ = process.communicate("\n", timeout=60)
+    assert output == "True\n"
+    assert Said(capsys, "emergency-save").errors == "periflow-otel: no run is going on here\n"
+
+
+# periflow-otel replay
+
+
+def test_a_folder_without_journals_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """It may be that of the run, one above the right one."""
+    said = Said(capsys, "replay", str(tmp_path))
+    message = f"{tmp_path}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME\n"
+    assert (said.status, said.output, said.errors) == (1, "", message)
+
+
+# periflow-otel ranks
+
+
+@pytest.mark.parametrize(
+    ("environ", "lines"),
+    [
+        ({}, ["rank 0 of 1, from a single process without a launcher", "run id: made up by each run"]),
+        (
+            {"RANK": "3", "WORLD_SIZE": "8", "NUM_NODES": "2", "PERIFLOW_RUN_ID": "mine"},
+            ["rank 3 of 8 (local rank 3 of 4 on node 0), from RANK and WORLD_SIZE", "run id: mine"],
+        ),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "job-7", "GROUP_RANK": "0"},
+            ["rank 1 of 2 (local rank 1 of 2 on node 0), from torchrun", "run id: job-7"],
+        ),
+    ],
+)
+def test_a_place_says_who_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environ: dict[str, str], lines: list[str]
+):
+    """And what said so."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    said = Said(capsys, "ranks")
+    assert (said.status, said.output.splitlines(), said.errors) == (0, lines, "")
+
+
+def test_variables_that_contradict_each_other_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """With the message that ``init`` raises, and no traceback."""
+    monkeypatch.setenv("RANK", "1")
+    said = Said(capsys, "ranks")
+    assert (said.status, said.output) == (2, "")
+    assert said.errors == "periflow-otel: RANK is '1' but WORLD_SIZE is not set; set both, or unset RANK\n"
