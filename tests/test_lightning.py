@@ -207,6 +207,30 @@ def test_a_step_that_fails_is_marked(captured: testing.Captured, model: Model):
     assert errors == [None, None, "FloatingPointError", None]
 
 
+class ManualModel(Model):
+    """A model that steps every third batch itself."""
+
+    def __init__(self, clock: testing.FakeClock) -> None:
+        """Say so."""
+        super().__init__(clock)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[torch.Tensor]) -> None:
+        """Step now and then."""
+        self.manual_backward(super().training_step(batch))
+        if len(self.losses) % 3 == 0:
+            self.optimizers().step()
+
+
+def test_steps_of_manual_optimization(captured: testing.Captured, clock: testing.FakeClock):
+    """They end where the model steps; batches at the end that it does not use are no complete step."""
+    pf.init()
+    make_trainer(PeriFlowCallback()).fit(ManualModel(clock))
+    assert [(step.duration_s, step.error) for step in captured.steps] == [
+        (3 * STEP_S, None), (3 * STEP_S, None), (2 * STEP_S, "UnfinishedStepError"),
+    ]  # fmt: skip
+
+
 # Runs
 
 
@@ -258,6 +282,7 @@ def test_values_of_an_optimizer_step_of_several_batches(captured: testing.Captur
 
 def test_validation_and_saving_are_phases(captured: testing.Captured, model: Model):
     """Their time is theirs, and in no step; the trial before training is no validation."""
+    pf.init()
     arguments = {"limit_val_batches": 2, "val_check_interval": 4, "num_sanity_val_steps": 2}
     make_trainer(PeriFlowCallback(), saving(4), **arguments).fit(model)
     assert seconds(spans_named(captured, "validation")) == [2 * VALIDATION_S] * 2
@@ -322,6 +347,12 @@ def test_a_checkpoint_after_a_failure(captured: testing.Captured, model: Model):
     assert captured.checkpoints == [3]
 
 
+def test_a_checkpoint_at_the_end_of_training(captured: testing.Captured, model: Model):
+    """It still belongs to the run."""
+    make_trainer(PeriFlowCallback(), saving(100, save_last=True)).fit(model)
+    assert captured.checkpoints == [8]
+
+
 def test_saving_twice_in_a_step_counts_once(captured: testing.Captured, model: Model):
     """Such as under another name, for the last one."""
     make_trainer(PeriFlowCallback(), saving(4, save_last=True)).fit(model)
@@ -340,6 +371,7 @@ def test_the_trainer_is_left_as_it_was(captured: testing.Captured, model: Model)
     trainer.fit(model)
     assert trainer.save_checkpoint is original
     assert captured.checkpoints == saved()
+    assert len(spans_named(captured, "checkpoint")) == len(captured.checkpoints)
 
 
 @pytest.mark.parametrize("callbacks", [[], [PeriFlowCallback]])

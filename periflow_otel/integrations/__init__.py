@@ -67,7 +67,7 @@ class FrameworkRun:
 
 
 class UnfinishedStepError(Exception):
-    """Training began anew in the middle of a step."""
+    """Training ended, or began anew, in the middle of a step."""
 
 
 def phase(name: str) -> AbstractContextManager[None]:

@@ -15,6 +15,7 @@ from typing import Any
 from periflow_otel.integrations import (
     CHECKPOINT_PHASE,
     FrameworkRun,
+    UnfinishedStepError,
     announce_checkpoint,
     call_in_phase,
     phase,
@@ -73,8 +74,8 @@ class PeriFlowCallback(Callback):
         self._run.begin(int(total_steps) if 0 < total_steps < float("inf") else None, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End a step that takes no more batches."""
-        self._run.end_step()
+        """End a step that got no optimizer step, as with manual optimization."""
+        self._run.end_step(UnfinishedStepError())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step, which may take several batches."""
