@@ -61,7 +61,9 @@ def find_identity(environ: Environ = os.environ, modules: Modules = sys.modules)
     return _from_torch(environ, modules) or _from_environ(environ)
 
 
-def agree(rank: int, subject: str, text: str, modules: Modules = sys.modules) -> str | None:
+def agree(
+    rank: int, subject: str, text: str, modules: Modules = sys.modules, *, timeout_s: float = AGREE_TIMEOUT_S
+) -> str | None:
     """Give what rank 0 says to all ranks, through the key-value store of the process group; there is no collective.
 
     Args:
@@ -69,6 +71,7 @@ def agree(rank: int, subject: str, text: str, modules: Modules = sys.modules) ->
         subject: What is agreed on: the same on all ranks, and never the same twice.
         text: What to say as rank 0.
         modules: Where ``torch.distributed`` is, if the script has imported it.
+        timeout_s: How long to wait for rank 0.
 
     Returns:
         What rank 0 said first; None without a process group, or if rank 0 says nothing in time.
@@ -78,18 +81,18 @@ def agree(rank: int, subject: str, text: str, modules: Modules = sys.modules) ->
         return None
     try:
         store = distributed.distributed_c10d._get_default_store()  # noqa: SLF001  # there is no public way
-        return _agree(store, rank, f"periflow_otel/{subject}", text)
+        return _agree(store, rank, f"periflow_otel/{subject}", text, timeout_s)
     except Exception:  # noqa: BLE001  # another version of torch, a lost connection: training goes on all the same
         return None
 
 
-def _agree(store: Any, rank: int, key: str, text: str) -> str | None:
+def _agree(store: Any, rank: int, key: str, text: str, timeout_s: float) -> str | None:
     # The store may have outlived an attempt: then all go on with what was said before.
     if rank == 0 and not store.add(f"{key}/is_set", 0):
         store.set(key, text)
         store.add(f"{key}/is_set", 1)
     # To wait for the key would be simpler, but blocks all else that uses the store, and old versions do not recover.
-    deadline_s, pause_s = time.monotonic() + AGREE_TIMEOUT_S, 0.01
+    deadline_s, pause_s = time.monotonic() + timeout_s, 0.01
     while not store.add(f"{key}/is_set", 0):
         if time.monotonic() > deadline_s:
             return None

@@ -1,16 +1,19 @@
 """Who a process is, according to every launcher that is known; torchrun and torch.multiprocessing really run."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import free_ports
 
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
-from periflow_otel.ranks import CloudVariables, Identity, describe, find_identity, require_cloud
+from periflow_otel.ranks import CloudVariables, Identity, agree, describe, find_identity, require_cloud
 
 TORCHRUN = {
     "RANK": "5",
@@ -246,6 +249,83 @@ def test_torch_that_is_not_initialised_says_nothing():
     import torch.distributed as dist  # noqa: PLC0415  # no other test needs it
 
     assert find_identity({}, {"torch.distributed": dist}).world_size == 1
+    assert agree(0, "run_id", "job", {"torch.distributed": dist}) is None
+    assert agree(0, "run_id", "job", {}) is None
+
+
+@pytest.fixture(params=["memory", "file", "tcp"])
+def _store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """Be in a process group with a key-value store of every kind."""
+    import torch.distributed as dist  # noqa: PLC0415  # no other test needs it
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401, PLC0415  # registers the backend
+
+    stores = {
+        "memory": dist.HashStore,
+        "file": lambda: dist.FileStore(str(tmp_path / "store"), 2),
+        "tcp": lambda: dist.TCPStore("127.0.0.1", 0, is_master=True),
+    }
+    dist.init_process_group("fake", rank=0, world_size=2, store=stores[request.param]())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_store")
+class TestAgreement:
+    """Ranks that have nothing in common but a process group."""
+
+    def test_all_get_what_rank_0_says(self):
+        """Whoever comes first; each subject is one of its own."""
+        with ThreadPoolExecutor() as pool:
+            waiting = [pool.submit(agree, rank, "one", f"of {rank}") for rank in (1, 2)]
+            assert agree(0, "one", "of 0") == "of 0"
+            assert [each.result() for each in waiting] == ["of 0", "of 0"]
+        assert agree(0, "other", "läuft") == agree(1, "other", "") == "läuft"
+
+    def test_what_was_said_first_stays(self):
+        """The store may be older than rank 0 is."""
+        assert agree(0, "subject", "before") == "before"
+        assert agree(0, "subject", "after") == "before"
+        assert agree(1, "subject", "after") == "before"
+
+    def test_ranks_wait_for_rank_0_only_so_long(self):
+        """It may never call init."""
+        assert agree(1, "subject", "", timeout_s=0) is None
+        assert agree(0, "subject", "late") == agree(1, "subject", "") == "late"
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_store_that_does_not_work_is_no_store():
+    """Whatever it raises."""
+    assert agree(0, "subject", "text") is None
+
+
+BY_HAND = """
+import json, os, sys
+from pathlib import Path
+import torch.distributed as dist
+import periflow_otel as pf
+dist.init_process_group("gloo")
+runs = [pf.TrainingRun(10) for _ in range(2)]
+answer = [(run.run_id, run.info.attempt) for run in runs]
+Path("answer." + os.environ["RANK"]).write_text(json.dumps(answer))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_ranks_that_were_started_by_hand_agree_on_an_id(tmp_path: Path):
+    """On one for each run that they begin."""
+    (port,) = free_ports(1)
+    environ = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PERIFLOW_AGENT": "off"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", BY_HAND], env={**environ, "RANK": rank, "WORLD_SIZE": "2"})
+        for rank in ("0", "1")
+    ]
+    assert [each.wait(100) for each in ranks] == [0, 0]
+    one, other = (json.loads((tmp_path / f"answer.{rank}").read_text()) for rank in (0, 1))
+    assert one == other
+    assert [attempt for _, attempt in one] == [1, 1]
+    assert one[0][0] != one[1][0]
 
 
 def test_ranks_of_multiprocessing_share_a_run_id(tmp_path: Path):
