@@ -1,11 +1,14 @@
 """What the next attempt of a rank learns of those before it, whatever is left of them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 from recorder import S, make_run
 
+import periflow_otel as pf
 from periflow_otel.journal.folders import LEDGER, journal_folder, make_private
 from periflow_otel.journal.ledger import find_earlier, note_end, note_loss, noted_loss
 from periflow_otel.journal.segment import segment_path
@@ -150,3 +153,20 @@ def test_a_loss_is_told_the_same_way_each_time(node: Path):
     assert noted_loss(journal) == loss
     (journal / "lost").write_bytes(msgspec.msgpack.encode(["no", "loss"]))
     assert noted_loss(journal) is None
+
+
+def test_an_attempt_that_goes_on_is_not_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two processes with one run id stand beside each other; the second restarts nothing until the first is gone."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "off")
+    code = "import periflow_otel as pf, sys; pf.init(run_id='same'); print('begun', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        beside = pf.TrainingRun(run_id="same", local_log_name=tmp_path / "a.log")
+        other.communicate(b"")
+        beside.shutdown()
+    after = pf.TrainingRun(run_id="same", local_log_name=tmp_path / "a.log")
+    after.shutdown()
+    assert beside.info.earlier is None
+    assert (beside.info.attempt, after.info.attempt) == (2, 3)
+    assert after.info.earlier is not None

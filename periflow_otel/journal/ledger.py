@@ -1,6 +1,7 @@
 """What stays known of an attempt of a rank when its process is gone, and when its journal is gone too."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -8,6 +9,7 @@ import msgspec
 
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.journal.folders import LEDGER, attempts, journal_folder, make_private
+from periflow_otel.journal.processes import is_process_alive
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import Earlier, RankLost
 
@@ -47,7 +49,9 @@ def note_end(journal: Path, attempt: int, ended_unix_ns: int) -> None:
 
 
 def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
-    """Return what is known of the last attempt of a rank before ``attempt``, on whichever node; None if there was none.
+    """Return what is known of the last attempt of a rank before ``attempt``, on whichever node.
+
+    None if there was none, or if its process goes on beside this one.
 
     Args:
         run_folder: Folder of the run, with one folder per node.
@@ -59,10 +63,18 @@ def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
         return None
     number, node = max(found)
     journal = journal_folder(node, number, rank)
+    if _goes_on(journal):
+        return None
     loss = noted_loss(journal)
     seen = _look(journal, number, loss.time_unix_ns if loss else 0)
     # Asked last: it is written before a journal goes, which may be what was looked at.
     return _noted_end(journal) or seen
+
+
+def _goes_on(journal: Path) -> bool:
+    """Tell whether another process is still writing a journal; one that this process has ended does not go on."""
+    run = JournalReader(journal).run()
+    return run is not None and run.pid != os.getpid() and is_process_alive(run.pid, run.process_start, run.boot_id)
 
 
 def _noted_end(journal: Path) -> Earlier | None:
