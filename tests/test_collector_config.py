@@ -109,6 +109,17 @@ def test_the_gateway_counts_steps_before_any_is_left_out(stack: Stack, tmp_path:
     assert len(uploads(tiers, "share")) == 2 * len(UPLOADS)
 
 
+def test_a_sampler_that_is_stopped_decides_first(stack: Stack, tmp_path: Path):
+    """What a sampler holds when it is told to end goes on to the store."""
+    waiting = {"KEPT_PERCENT": "100", "SAMPLING_WAIT": "10m"}
+    with Tiers.started(tmp_path / "tiers", *stores(stack), **waiting) as tiers:
+        token = tiers.issuer.token(tenant="acme")
+        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="held", **tiers.direct(token)))
+        wait_until(lambda: not agents(Path.cwd() / "state"), 60, "everything is delivered")
+        assert not steps_of(stack, "held")
+    assert steps_of(stack, "held") == {(step, rank): 1 for step in range(1, STEPS + 1) for rank in (0, 1)}
+
+
 def test_kafka_carries_whole_traces(stack: Stack, tmp_path: Path):
     """With Kafka between gateway and two samplers every trace is still seen by one of them, whole, and once."""
     (port,) = free_ports(1)

@@ -1,6 +1,7 @@
 """The local stack carries a run to Jaeger and Prometheus, whole."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import ReceivedSpan, is_listening, wait_until
-from stack import ROOT, Series, Stack, start_ranks, wait_for_ranks, wait_for_run
+import requests
+import yaml
+from programs import Program, ReceivedSpan, free_ports, is_listening, program, wait_until
+from stack import CONFIG, ROOT, Series, Stack, start_ranks, wait_for_ranks, wait_for_run
+from training import Training
 
+from periflow_otel.journal.folders import node_folder, run_folder
+
+COMPOSE = ROOT / "docker-compose.yml"
 STEPS = list(range(1, 61))
 CHECKPOINTS = [20, 40, 60]
 NOT_FINITE = 37
@@ -138,6 +145,31 @@ def test_files_of_a_run_give_the_same_points(trained: Trained):
     assert {labels: samples[-1][1] for labels, samples in offline.items()} == last
 
 
+def test_an_agent_is_scraped_where_a_link_says_so(tmp_path: Path):
+    """The Prometheus of the stack finds a run that sends nothing by a link to its prometheus.json."""
+    shutil.copytree(CONFIG / "prometheus", tmp_path / "prometheus")
+    (tmp_path / "prometheus" / "agents").mkdir(exist_ok=True)
+    link = tmp_path / "prometheus" / "agents" / "run.json"
+    link.symlink_to(node_folder(run_folder(tmp_path / "state", "scraped")) / "prometheus.json")
+    (port,) = free_ports(1)
+    command = [
+        *(program("prometheus"), f"--config.file={tmp_path}/prometheus/prometheus.yml"),
+        *(f"--storage.tsdb.path={tmp_path}/tsdb", f"--web.listen-address=127.0.0.1:{port}"),
+    ]
+    with (
+        Training(1000, 0.1, PERIFLOW_RUN_ID="scraped"),
+        Program(command, tmp_path / "prometheus.log", [port]),
+    ):
+        asked = 'periflow_metric_loss{periflow_run_id="scraped",periflow_rank="0",job="periflow-agents"}'
+        wait_until(lambda: is_there(f"http://127.0.0.1:{port}", asked), 60, "the run is scraped")
+
+
+def is_there(url: str, promql: str) -> bool:
+    """Tell whether a Prometheus, which may not be ready yet, has a series."""
+    answer = requests.get(f"{url}/api/v1/query", {"query": promql}, timeout=10)
+    return answer.ok and bool(answer.json()["data"]["result"])
+
+
 def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
     """One line has the address to open, one what a training needs; Ctrl-C leaves no program behind."""
     with Stack(tmp_path / "stack") as stack:
@@ -178,3 +210,29 @@ def _comparable(span: ReceivedSpan) -> ReceivedSpan:
 def _series(stack: Stack, names: str) -> dict[str, list[tuple[float, float]]]:
     found: list[Series] = stack.prometheus.query(f'{{__name__=~"{names}"}}[10m]')
     return {repr(sorted(each.labels.items())): each.samples for each in sorted(found, key=repr)}
+
+
+def test_the_compose_file_is_one():
+    """It keeps to the specification; images have versions; nothing listens beyond this machine."""
+    checked = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "check_jsonschema",
+            "--builtin-schema",
+            "vendor.compose-spec",
+            ROOT / "docker-compose.yml",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    for service in services.values():
+        assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert not source.startswith("./collector-config") or (ROOT / source).exists()

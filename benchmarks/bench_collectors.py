@@ -1,0 +1,204 @@
+"""Measure what a core of each Collector carries: ``python benchmarks/bench_collectors.py``, about two minutes.
+
+Simulated ranks record steps with three metrics, and one agent turns their journals into OTLP requests, which are kept.
+These are sent to a node agent as fast as it takes them and go all the way: node agent (TLS, gzip, queue on disk),
+gateway (token, tenant, step metrics, checkpoints), sampler, stores that throw everything away; once with Kafka between
+gateway and samplers and once without. What is shown is items per second of CPU time of each process: per core, that is,
+however many cores the machine has and whoever else uses them. Needs the programs that the tests need.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+
+import requests
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from programs import Program, free_ports, program, read_points, read_spans
+from tiers import Tiers
+
+import periflow_otel as pf
+
+RANKS, STEPS, CHECKPOINT_EVERY = 64, 2000, 500
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+CLOUD = {
+    "PERIFLOW_ENABLED": "1",
+    "NODE_RANK": "0",
+    "NUM_NODES": "1",
+    "PROCESSED_ITERS": "0",
+    "CKPT_DIR": "checkpoints",  # nothing is written there
+}
+REQUESTS: list[tuple[str, bytes]] = []
+"""Path and body of what the agent has sent."""
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """Keeps every request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Keep one."""
+        REQUESTS.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_args: object) -> None:
+        """Stay silent."""
+
+
+def record(state: dict[str, str]) -> None:
+    """Record the steps of all ranks, one after the other."""
+    for rank in range(RANKS):
+        who = {"RANK": str(rank), "LOCAL_RANK": str(rank), "PERIFLOW_AGENT": "off"}
+        run = pf.TrainingRun(STEPS, environ={**state, **who})
+        for step in range(1, STEPS + 1):
+            run.start_step()
+            run.end_step()
+            run.metric({"loss": 1 / step, "learning_rate": 0.001, "gradient_norm": 1.5})
+            if step % CHECKPOINT_EVERY == 0:
+                run.upload_checkpoint()
+        run.shutdown()
+
+
+def export(folder: Path) -> None:
+    """Keep what an agent makes of the records of ranks that are gone."""
+    state = {
+        **CLOUD,
+        "PERIFLOW_STATE_DIR": str(folder / "state"),
+        "PERIFLOW_RUN_ID": "simulated",
+        "WORLD_SIZE": str(RANKS),
+    }
+    ranks = get_context("spawn").Process(target=record, args=(state,))
+    ranks.start()
+    ranks.join()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    Thread(target=server.serve_forever, daemon=True).start()
+    environ = {**os.environ, **state, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}
+    replay = [Path(sys.executable).with_name("periflow-otel"), "replay"]
+    while subprocess.run(replay, env=environ, check=False).returncode:
+        print("again", file=sys.stderr)
+    server.shutdown()
+
+
+def count() -> tuple[int, int]:
+    """Return how many spans and points were kept."""
+    spans = sum(len(list(read_spans(ExportTraceServiceRequest.FromString(body)))) for body in bodies("/v1/traces"))
+    points = sum(len(list(read_points(ExportMetricsServiceRequest.FromString(body)))) for body in bodies("/v1/metrics"))
+    return spans, points
+
+
+def bodies(path: str) -> Iterator[bytes]:
+    """Yield the requests of a signal."""
+    return (body for kept, body in REQUESTS if kept == path)
+
+
+def measure(folder: Path, path: str, kafka: bool) -> dict[str, float]:  # noqa: FBT001  # one of two ways
+    """Send all requests of a signal through all Collectors and return the CPU seconds of each."""
+    folder.mkdir()
+    with ExitStack() as running:
+        grpc, http, broker = free_ports(3)
+        sink = running.enter_context(Program(sink_command(folder, grpc, http), folder / "sink.log", [grpc, http]))
+        if kafka:
+            command = [program("kafka-dev"), "-port", str(broker), "-topics", "otlp_spans:4"]
+            running.enter_context(Program(command, folder / "kafka.log", [broker]))
+        stores = f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}"
+        address = f"127.0.0.1:{broker}" if kafka else None
+        tiers = running.enter_context(Tiers.started(folder / "tiers", *stores, kafka=address, SAMPLING_WAIT="5s"))
+        node = running.enter_context(tiers.node_agent(tiers.issuer.token(tenant="acme")))
+        processes = {"node agent": [node], "gateway": [tiers.gateway], "sampler": tiers.samplers, "sink": [sink]}
+        before = {name: cpu_s(programs) for name, programs in processes.items()}
+        with ThreadPoolExecutor(4) as threads:
+            for answer in threads.map(lambda body: send(node.endpoint + path, body), bodies(path)):
+                answer.raise_for_status()
+        wait_until_idle([each for programs in processes.values() for each in programs])
+        return {name: cpu_s(programs) - before[name] for name, programs in processes.items()}
+
+
+def send(url: str, body: bytes) -> requests.Response:
+    """Send one request as the agent did."""
+    return requests.post(url, body, headers={"Content-Type": "application/x-protobuf"}, timeout=120)
+
+
+def wait_until_idle(programs: list[Program]) -> None:
+    """Wait until no CPU time has been used for longer than samplers wait."""
+    used, since = cpu_s(programs), time.monotonic()
+    while time.monotonic() - since < 8:
+        time.sleep(0.5)
+        now = cpu_s(programs)
+        if now - used > 0.1:
+            used, since = now, time.monotonic()
+
+
+def cpu_s(programs: list[Program]) -> float:
+    """Return the CPU time that programs have used."""
+    total = 0
+    for each in programs:
+        assert each._process  # noqa: S101, SLF001  # it runs
+        fields = Path(f"/proc/{each._process.pid}/stat").read_text().rpartition(")")[2].split()  # noqa: SLF001
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS_PER_S
+
+
+def sink_command(folder: Path, grpc: int, http: int) -> list[str]:
+    """Return the command of a Collector that throws away what it gets."""
+    pipeline = {"receivers": ["otlp"], "exporters": ["debug"]}
+    protocols = {
+        "grpc": {"endpoint": f"127.0.0.1:{grpc}", "max_recv_msg_size_mib": 64},
+        "http": {"endpoint": f"127.0.0.1:{http}"},
+    }
+    config = {
+        "receivers": {"otlp": {"protocols": protocols}},
+        "exporters": {"debug": {"verbosity": "basic"}},
+        "service": {
+            "telemetry": {"metrics": {"level": "none"}},
+            "pipelines": {"traces": pipeline, "metrics": pipeline},
+        },
+    }
+    (folder / "sink.json").write_text(json.dumps(config))
+    return [program("otelcol"), "--config", str(folder / "sink.json")]
+
+
+def main() -> None:
+    """Print a table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        export(folder)
+        spans, points = count()
+        print(
+            f"{RANKS} ranks, {STEPS} steps each: {spans} spans, {points} points; {platform.machine()}, {cpu_name()}\n"
+        )
+        print("| | without Kafka, spans/s | with Kafka, spans/s | points/s |")
+        print("| --- | --- | --- | --- |")
+        direct = measure(folder / "direct", "/v1/traces", kafka=False)
+        kafka = measure(folder / "kafka", "/v1/traces", kafka=True)
+        metrics = measure(folder / "metrics", "/v1/metrics", kafka=False)
+        for tier in ("node agent", "gateway", "sampler"):
+            rates = [spans / direct[tier], spans / kafka[tier], points / metrics[tier]]
+            shown = [f"{rate:,.0f}" for rate in rates]
+            print(f"| {tier} | {shown[0]} | {shown[1]} | {'' if tier == 'sampler' else shown[2]} |")
+
+
+def cpu_name() -> str:
+    """Return what the machine calls its processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
+
+
+if __name__ == "__main__":
+    main()
