@@ -130,9 +130,38 @@ def measure(folder: Path, path: str, kafka: bool) -> dict[str, float]:  # noqa: 
         return {name: cpu_s(programs) - before[name] for name, programs in processes.items()}
 
 
-def send(url: str, body: bytes) -> requests.Response:
+def measure_memory(folder: Path) -> float:
+    """Return the bytes that samplers need for a span that they hold."""
+    folder.mkdir()
+    with ExitStack() as running:
+        grpc, http = free_ports(2)
+        running.enter_context(Program(sink_command(folder, grpc, http), folder / "sink.log", [grpc, http]))
+        stores = f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}"
+        tiers = running.enter_context(Tiers.started(folder / "tiers", *stores, SAMPLING_WAIT="10m"))
+        headers = {"Authorization": f"Bearer {tiers.issuer.token(tenant='acme')}"}
+        empty = resident_bytes(tiers.samplers)
+        for body in bodies("/v1/traces"):
+            url = f"{tiers.url}/v1/traces"
+            send(url, body, headers, verify=tiers.certificate).raise_for_status()
+        return (resident_bytes(tiers.samplers) - empty) / count()[0]
+
+
+def resident_bytes(programs: list[Program]) -> int:
+    """Return the memory that programs use."""
+    pages = [int(Path(f"/proc/{pid(each)}/statm").read_text().split()[1]) for each in programs]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pid(each: Program) -> int:
+    """Return the process id of a program."""
+    assert each._process  # noqa: S101, SLF001  # it runs
+    return each._process.pid  # noqa: SLF001
+
+
+def send(url: str, body: bytes, headers: dict[str, str] | None = None, verify: str | None = None) -> requests.Response:
     """Send one request as the agent did."""
-    return requests.post(url, body, headers={"Content-Type": "application/x-protobuf"}, timeout=120)
+    headers = {"Content-Type": "application/x-protobuf", **(headers or {})}
+    return requests.post(url, body, headers=headers, verify=verify, timeout=120)
 
 
 def wait_until_idle(programs: list[Program]) -> None:
@@ -149,8 +178,7 @@ def cpu_s(programs: list[Program]) -> float:
     """Return the CPU time that programs have used."""
     total = 0
     for each in programs:
-        assert each._process  # noqa: S101, SLF001  # it runs
-        fields = Path(f"/proc/{each._process.pid}/stat").read_text().rpartition(")")[2].split()  # noqa: SLF001
+        fields = Path(f"/proc/{pid(each)}/stat").read_text().rpartition(")")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICKS_PER_S
 
@@ -192,6 +220,8 @@ def main() -> None:
             rates = [spans / direct[tier], spans / kafka[tier], points / metrics[tier]]
             shown = [f"{rate:,.0f}" for rate in rates]
             print(f"| {tier} | {shown[0]} | {shown[1]} | {'' if tier == 'sampler' else shown[2]} |")
+        print(f"\nA span is {sum(map(len, bodies('/v1/traces'))) / spans:.0f} bytes as it is sent, before gzip,")
+        print(f"and {measure_memory(folder / 'memory'):,.0f} bytes of memory in a sampler.")
 
 
 def cpu_name() -> str:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
 from programs import Program, ReceivedSpan, free_ports, program, wait_until
-from stack import Stack, start_ranks, wait_for_ranks
+from stack import CONFIG, Stack, start_ranks, wait_for_ranks
 from tiers import Issuer, Tiers, command
 from training import agents
 
@@ -65,6 +67,37 @@ def test_a_configuration_is_valid(tmp_path: Path, configs: str):
     validate.insert(validate.index(program("otelcol")) + 1, "validate")
     checked = subprocess.run(validate, capture_output=True, text=True, timeout=60, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_builder_has_what_the_configurations_use():
+    """Every component of every configuration is in the builder's manifest, and nothing else."""
+    manifest = yaml.safe_load((CONFIG / "otelcol-builder.yaml").read_text())
+    built = {
+        kind: {re.sub(f"{kind[:-1]}$", "", part["gomod"].split()[0].rpartition("/")[2]) for part in manifest[kind]}
+        for kind in ("receivers", "processors", "connectors", "exporters", "extensions")
+    }
+    modules = {
+        "otlp_grpc": "otlp",
+        "bearertokenauth": "bearertokenauth",
+        "oidc": "oidcauth",
+        "file_storage": "filestorage",
+    }
+    used: dict[str, set[str]] = {kind: set() for kind in built}
+    for path in [*CONFIG.glob("*.yaml"), *CONFIG.glob("scale/*.yaml")]:
+        if path.stem not in ("jaeger", "otelcol-builder"):
+            for kind, components in yaml.safe_load(path.read_text()).items():
+                if kind in used:
+                    types = {name.partition("/")[0] for name in components}
+                    used[kind] |= {modules.get(each, each.replace("_", "")) for each in types}
+    assert used == built
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("scale/kubernetes/*.yaml")), ids=lambda path: path.stem)
+def test_a_manifest_keeps_to_the_schema(path: Path):
+    """Kubernetes would accept it, and its containers have the images and configurations that are tested here."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    for manifest in yaml.safe_load_all(path.read_text()):
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
 
 
 def test_a_run_arrives_whole_through_all_tiers(stack: Stack, tiers: Tiers):
