@@ -20,6 +20,8 @@ from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS
 
 RECORDS_PER_ROUND: Final = 512
 """Records that are read, delivered and committed together: what a dead agent may deliver twice."""
+RECORDS_PER_RANK: Final = 32
+"""Where there are many ranks it is this for each, as every round costs something for each rank that it moves."""
 ITEMS_PER_ROUND: Final = 4096
 BYTES_PER_ROUND: Final = 1 << 20
 """No more records are read in a round that has made this many items, or whose records take this much."""
@@ -116,8 +118,8 @@ class _Budget:
 
     __slots__ = ("_items", "_size_bytes", "records")
 
-    def __init__(self) -> None:
-        self.records = RECORDS_PER_ROUND
+    def __init__(self, ranks: int) -> None:
+        self.records = max(RECORDS_PER_ROUND, RECORDS_PER_RANK * ranks)
         self._size_bytes = BYTES_PER_ROUND
         self._items = ITEMS_PER_ROUND
 
@@ -233,14 +235,15 @@ class Consumer:
             return any(has_more)
         return self._deliver_next(tracks)
 
-    def _deliver_next(self, tracks: Iterable[_Track]) -> bool:
+    def _deliver_next(self, tracks: Sequence[_Track]) -> bool:
         """Read, deliver and commit some records; return whether there are more."""
         items: list[Item] = []
         moved: list[_Track] = []
-        budget = _Budget()
+        budget = _Budget(len(tracks))
         for track in tracks:
             if budget.is_spent():
                 break
+            self._turn += 1
             items += self._read(track, budget)
             if track.position != track.cursor.position or track.is_complete:
                 moved.append(track)
@@ -263,8 +266,7 @@ class Consumer:
         self._tracks = tracks
         now_s = time.monotonic()
         waiting = [track for track in tracks.values() if not track.cursor.is_complete and track.held_until_s <= now_s]
-        self._turn += 1  # another rank comes first in each round, so that a busy one does not hold up the others
-        start = self._turn % len(waiting) if waiting else 0
+        start = self._turn % len(waiting) if waiting else 0  # whose turn it was not last time comes first
         return waiting[start:] + waiting[:start]
 
     def _open_track(self, journal: RankJournal) -> _Track:
@@ -285,7 +287,7 @@ class Consumer:
         journal, translator = track.journal, track.translator
         lost = journal.lost  # asked first: what is read after it is all there is
         head = journal.reader.head()
-        items = self._translate(track, budget)
+        items = self._translate(track, budget, head.sequence)
         if track.position.sequence >= head.sequence and not track.is_complete:
             translator.step_began(head.step, head.step_started_unix_ns)
             if lost is not None:
@@ -299,9 +301,9 @@ class Consumer:
         track.delivered += len(items)
         return items
 
-    def _translate(self, track: _Track, budget: "_Budget") -> list[Item]:
+    def _translate(self, track: _Track, budget: "_Budget", end_sequence: int) -> list[Item]:
         items: list[Item] = []
-        while not budget.is_spent():
+        while track.position.sequence < end_sequence and not budget.is_spent():
             chunk = track.journal.reader.read(track.position, budget.records)
             for record in chunk.records:
                 self._feed(track, record)
@@ -389,10 +391,11 @@ class Consumer:
 
     def _commit(self, tracks: Iterable[_Track]) -> None:
         for track in tracks:
-            before, track.cursor = track.cursor, track.snapshot()
-            if TOO_MANY_KEYS in track.cursor.dropped.keys() - before.dropped.keys():
+            cursor = track.snapshot()
+            if TOO_MANY_KEYS in cursor.dropped.keys() - track.cursor.dropped.keys():
                 _log.warning("%s: there are more than %d metric keys; other values are dropped", self.name, MAX_KEYS)
             try:
-                save_cursor(track.journal.folder, self.name, track.cursor)
+                save_cursor(track.journal.folder, self.name, cursor)
             except OSError as error:
                 _log.warning("%s: its cursor cannot be saved (%s)", self.name, error.strerror)
+            track.cursor = cursor  # last: a journal that everybody has had is deleted

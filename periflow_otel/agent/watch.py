@@ -7,7 +7,7 @@ from pathlib import Path
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
 from periflow_otel.journal.processes import is_process_alive
-from periflow_otel.journal.reader import JournalReader
+from periflow_otel.journal.reader import Head, JournalReader
 from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.records import RankLost, RunStarted
 
@@ -27,7 +27,7 @@ class RankJournal:
         self.reader = JournalReader(folder)
         self.lost = noted_loss(folder)
         self._was_alive = False
-        self._urgent_sequence = -1
+        self._head: Head | None = None
         self._first_segment = 0
 
     @property
@@ -37,17 +37,19 @@ class RankJournal:
 
     def look(self) -> bool:
         """Look at the rank; return whether something should be delivered at once."""
-        head = self.reader.head()
-        if self.lost is None and not is_process_alive(self.run.pid, self.run.process_start, self.run.boot_id):
-            head = self.reader.head()  # asked again: only now it says nothing more
+        before, self._head = self._head, self.reader.head()
+        is_moving = before is not None and self._head != before
+        if self.lost is None and not is_moving and not self._is_there():
+            head = self._head = self.reader.head()  # asked again: only now it says nothing more
             gone_unix_ns = time.time_ns() if self._was_alive else self._last_write_unix_ns()
             self.lost = RankLost(max(gone_unix_ns, head.step_started_unix_ns), head.step, head.step_started_unix_ns)
             note_loss(self.folder, self.lost)
             return True
         self._was_alive = True
-        is_urgent = head.urgent_sequence != self._urgent_sequence
-        self._urgent_sequence = head.urgent_sequence
-        return is_urgent
+        return before is None or self._head.urgent_sequence != before.urgent_sequence
+
+    def _is_there(self) -> bool:
+        return is_process_alive(self.run.pid, self.run.process_start, self.run.boot_id)
 
     def _last_write_unix_ns(self) -> int:
         """Return when the journal was written last, as the file system knows it: to half a minute or so."""
