@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from programs import Program, ReceivedSpan, free_ports, program, wait_until
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from programs import Program, ReceivedSpan, free_ports, program, read_spans, wait_until
+from programs import _messages as messages
 from stack import CONFIG, Stack, start_ranks, wait_for_ranks
 from tiers import Issuer, Tiers, command
 from training import agents
@@ -316,9 +318,10 @@ def losses(stack: Stack, labels: str) -> list[float]:
 
 
 def uploads(tiers: Tiers, run_id: str) -> Counter[str]:
-    """Return the ids of the checkpoints that the webhook was told of, one for each request."""
-    return Counter(
-        span.attributes["periflow.checkpoint.id"]
-        for span in tiers.checkpoints.spans()
-        if span.resource["periflow.run.id"] == run_id
-    )
+    """Return the ids of the checkpoints that the webhook was told of, each in a request of its own."""
+    found: Counter[str] = Counter()
+    for request in messages(tiers.folder / "checkpoints" / "traces.pb"):
+        (span,) = read_spans(ExportTraceServiceRequest.FromString(request))
+        if span.resource["periflow.run.id"] == run_id:
+            found[span.attributes["periflow.checkpoint.id"]] += 1
+    return found
