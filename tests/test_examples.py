@@ -101,7 +101,8 @@ def test_lightning_on_two_ranks(collector: Collector):
 
 def test_cifar_saves_when_asked_and_goes_on():
     """An emergency save answers at once, and the next attempt begins with the step after it."""
-    command = [sys.executable, CIFAR, "--use-cpu", "--batch-size", "32", "--save", "out", "--load", "out"]
+    arguments = ("--batch-size", "32", "--save", "out", "--save-interval", "1000000", "--load", "out")
+    command = [sys.executable, CIFAR, "--use-cpu", *arguments]
     with testing.capture() as captured:
         with subprocess.Popen([*command, "--total-epochs", "50"]) as process:
             try:
