@@ -49,7 +49,7 @@ class LitAutoEncoder(pl.LightningModule):
     def common_step(self, batch, stage):
         (images,) = batch
         loss = F.mse_loss(self.decoder(self.encoder(images)), images)
-        self.log(f"{stage}_loss", loss)
+        self.log(f"{stage}_loss", loss, sync_dist=stage == "val")
         return loss
 
     def configure_optimizers(self):
