@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from programs import Collector, wait_until
 from recorder import make_run
-from training import Training, cloud, end
+from training import Training, agents, cloud, end
 
 from periflow_otel.journal.control import ANY_STEP, Control
 from periflow_otel.journal.emergency import LiveRun, live_ranks, live_runs, request_save, take_request_file
@@ -265,3 +265,17 @@ def test_a_file_asks_all_ranks_and_a_second_one_too(collector: Collector):
         assert ranks.wait_for_saves() == {target}
         assert ranks.go_on_and_end() == ""
     assert emergencies(collector) == [(rank, step, True) for rank in range(RANKS) for step in [*steps, target]]
+
+
+def test_the_warning_of_a_job_manager_does_not_end_the_agent(collector: Collector):
+    """It goes to every process of the job, and the agent has work to do until the end."""
+    with Lockstep(collector, PERIFLOW_EMERGENCY_SIGNALS="SIGUSR1") as ranks:
+        wait_until(collector.spans, 30)  # the agent is at work
+        (agent,) = agents(ranks.state)
+        for pid in (agent, *ranks.pids):
+            os.kill(pid, signal.SIGUSR1)
+        os.kill(agent, signal.SIGUSR2)
+        ranks.wait_for_saves()
+        assert agents(ranks.state) == [agent]
+        ranks.go_on_and_end()
+    assert len(emergencies(collector)) == RANKS

@@ -70,7 +70,8 @@ def check_spans(spans: list[ReceivedSpan], log: list[dict[str, Any]]) -> None:
     for step, span in by_step.items():
         assert not span.is_error
         for key, value in expected[step].items():
-            assert is_same(span.attributes[f"periflow.metric.{key}"], value)
+            shown = "NaN" if is_same(value, math.nan) else value
+            assert span.attributes[f"periflow.metric.{key}"] == shown
         events = [(name, attributes["periflow.step"]) for name, _, attributes in span.events]
         assert events == ([("periflow.checkpoint.upload", step)] if step in CHECKPOINTS else [])
     assert by_step[123].attributes["periflow.metric.nonfinite"] == ["train/grad norm"]

@@ -67,3 +67,18 @@ def test_what_is_no_scalar_is_json():
     """A list or dict reads as it was written."""
     value = {"layers": [1, 2.5, None, True, "ü"]}
     assert json.loads(str(to_attribute(value))) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (math.nan, "NaN"),
+        (math.inf, "Infinity"),
+        (-math.inf, "-Infinity"),
+        (10**400, "Infinity"),
+        (-(10**400), "-Infinity"),
+    ],
+)
+def test_an_attribute_that_is_no_finite_number_is_a_name(value: float, name: str):
+    """Back ends that show spans as JSON have no number for it."""
+    assert to_attribute(value) == name

@@ -119,6 +119,7 @@ class Agent:
                 idle_since_s, progress = time.monotonic(), self._progress()
             idle_s = time.monotonic() - idle_since_s
             if not is_alive and not self._has_work():
+                self._look()  # what was delivered since the last look is over
                 return
             if idle_s > QUIET_AFTER_S:
                 self._become_quiet()

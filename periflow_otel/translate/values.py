@@ -38,17 +38,27 @@ def number(value: float) -> int | float:
 
 
 def to_attribute(value: object) -> AttributeValue:
-    """Return a recorded value as an attribute's: what is no scalar as JSON text.
+    """Return a recorded value as an attribute's: what is no scalar as JSON text, and NaN and infinities as their names.
+
+    OTLP has both, but back ends that show spans as JSON fail over them: Jaeger answers no search that finds one.
 
     Raises:
         ValueError: An integer within a list or dict has thousands of digits.
     """
     match value:
-        case float() | bool():
+        case bool():
             return value
+        case float():
+            return _named(value)
         case str():
             return text(value)
         case int():
-            return number(value)
+            return _named(number(value))
         case _:
             return text(json.dumps(value))
+
+
+def _named(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
