@@ -4,11 +4,13 @@ import logging
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 _log = logging.getLogger("periflow_otel")
+_watches: "weakref.WeakSet[SignalWatch]" = weakref.WeakSet()
 
 
 class SignalWatch:
@@ -23,11 +25,11 @@ class SignalWatch:
         """
         self._ask = ask
         self._is_asking = False
-        self._pid = os.getpid()
         self._before: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
             _log.warning("signals can ask for an emergency save only if init() is called in the main thread")
             return
+        _watches.add(self)
         for number in set(signals):
             self._before[number] = signal.getsignal(number)
             signal.signal(number, self._handle)
@@ -35,12 +37,13 @@ class SignalWatch:
     def close(self) -> None:
         """Put the handlers back that were there before, unless somebody has put in others."""
         if threading.current_thread() is threading.main_thread():
-            for number in self._before:
-                self._restore(number)
+            for number, before in self._before.items():
+                # None: one that is not of Python, and cannot be put back.
+                if signal.getsignal(number) == self._handle and before is not None:
+                    signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        is_own_process = os.getpid() == self._pid
-        if is_own_process and not self._is_asking:  # a signal may interrupt the handling of another
+        if not self._is_asking:  # a signal may interrupt the handling of another
             self._is_asking = True
             try:
                 self._ask()
@@ -49,13 +52,13 @@ class SignalWatch:
         before = self._before[number]
         if callable(before):
             before(number, frame)
-        elif not is_own_process and self._restore(number):
-            signal.raise_signal(number)
 
-    def _restore(self, number: int) -> bool:
-        """Put a handler back, and return whether it is there now."""
-        before = self._before[number]
-        if signal.getsignal(number) != self._handle or before is None:  # None: one that is not of Python
-            return False
-        signal.signal(number, before)
-        return True
+
+def _close_in_child() -> None:
+    """Signals end a worker as ever: who tells it to go may wait for that."""
+    for watch in list(_watches):
+        watch.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
