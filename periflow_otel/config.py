@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.ranks import Environ
 
 if TYPE_CHECKING:
     import ssl
@@ -30,7 +31,6 @@ Compression = Literal["none", "gzip"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramKind = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
 Signal = Literal["traces", "metrics"]
-Environ = Mapping[str, str]
 
 PROMETHEUS_PORT: Final = 9464
 """The specification's default port of a Prometheus exporter."""

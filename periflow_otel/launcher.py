@@ -9,8 +9,9 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from periflow_otel.config import AgentMode, Environ, ExportSettings
+from periflow_otel.config import AgentMode, ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
+from periflow_otel.ranks import Environ
 
 if TYPE_CHECKING:
     from periflow_otel.agent.agent import Agent

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from periflow_otel import ids, names, startup
 from periflow_otel.clock import Clock, current_clock
-from periflow_otel.config import Environ, RunSettings
+from periflow_otel.config import RunSettings
 from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.journal.control import Control, Request
@@ -26,7 +26,7 @@ from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.writer import JournalWriter, NoJournal
 from periflow_otel.logs import keep_quiet
 from periflow_otel.preemption import SignalWatch
-from periflow_otel.ranks import describe, find_identity
+from periflow_otel.ranks import Environ, describe, find_identity
 from periflow_otel.records import (
     MAX_KEY_CHARS,
     Checkpoint,

@@ -33,7 +33,7 @@ FOREIGN = {
     "agent": {"msgspec"},
     "translate": {"msgspec"},
     "messages": {"msgspec", "opentelemetry.proto", "google.protobuf"},
-    "exporters.otlp": {"requests", "urllib3", "grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},
+    "exporters.otlp": {"grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},
     "exporters.sdk": {"opentelemetry"},
     "exporters.prometheus": {"prometheus_client"},
     "context": {"opentelemetry.context", "opentelemetry.trace"},

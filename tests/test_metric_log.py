@@ -3,13 +3,11 @@
 import json
 import math
 import os
-import resource
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from disks import file_size_limit
 
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.metric_log import MetricLog
@@ -34,17 +32,6 @@ def run(path: Path | None, rank: int = 0) -> RunStarted:
 def metric(**values: object) -> Metric:
     """Return one call of ``pf.metric``."""
     return Metric(1, 1, values)
-
-
-@contextmanager
-def file_size_limit(size_bytes: int) -> Iterator[None]:
-    """Make the kernel refuse to let any file grow beyond a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_lines_are_those_of_the_original(tmp_path: Path):

@@ -3,16 +3,16 @@
 import json
 import math
 import os
-import resource
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from disks import file_size_limit
 from programs import Collector, Program, free_ports, program, read_points, read_spans, wait_until
 
 from periflow_otel import names
@@ -96,17 +96,6 @@ def as_text(received: Iterable[Any]) -> list[str]:
         if getattr(each, "kind", "") == "exponential_histogram":
             each.value.negative.SetInParent()  # which the Collector does even where nothing is negative
     return sorted(map(repr, items))
-
-
-@contextmanager
-def file_size_limit(size_bytes: int) -> Iterator[None]:
-    """Make the kernel refuse to let any file grow beyond a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

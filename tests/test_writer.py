@@ -4,7 +4,6 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from disks import file_size_limit
 from journals import SMALL, numbered, rank_of, read_all
 from programs import wait_until
 
@@ -37,17 +37,6 @@ def append_numbers(writer: JournalWriter, first: int, last: int) -> None:
     """Append numbered records."""
     for number in range(first, last):
         writer.append(numbered(number))
-
-
-@contextmanager
-def file_size_limit(size_bytes: int) -> Iterator[None]:
-    """Make the kernel refuse to let any file grow beyond a size."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
