@@ -75,7 +75,7 @@ CHECKPOINT_ID: Final = Name("periflow.checkpoint.id", "run/attempt/step/rank: th
 REQUEST_DELAY: Final = Name("periflow.checkpoint.request_delay", "Seconds from the emergency request to the upload.")
 RESTART_GAP: Final = Name("periflow.restart.gap", "Seconds from the last sign of the attempt before to the start.")
 REDONE_STEPS: Final = Name("periflow.restart.redone_steps", "Steps of the attempt before that are done once more.")
-LAST_RANK: Final = Name("periflow.last_rank", "The rank of the node that ended a step last. Metric attribute.")
+LAST_RANK: Final = Name("periflow.last_rank", "The rank of the node that began a step last. Metric attribute.")
 EXCEPTION_TYPE: Final = Name("exception.type", "Type of the exception; its message may hold secrets and stays out.")
 METRIC_KEY: Final = Name("key", "The user's spelling of a metric key. Metric attribute.")
 TIME_KIND: Final = Name("kind", "step, gap, checkpoint, startup, restart, other, or the name of a phase.")
@@ -96,6 +96,9 @@ STEP_GAP: Final = Instrument(
 )
 STEP_COMPLETED: Final = Instrument("periflow.step.completed", "counter", "{step}", "Steps that ended, by outcome.")
 STEP_CURRENT: Final = Instrument("periflow.step.current", "gauge", "{step}", "Number of the last step that started.")
+STEP_LAST_ENDED: Final = Instrument(
+    "periflow.step.last_ended", "gauge", "{step}", "Number of the last step that ended; below current in a step."
+)
 STEP_TARGET: Final = Instrument("periflow.step.target", "gauge", "{step}", "Last step of the run, as given to init.")
 STEP_STARTED_AT: Final = Instrument(
     "periflow.step.started_at", "gauge", "s", "Unix time at which the last step started; a stuck rank is time() - x."
@@ -134,10 +137,14 @@ TELEMETRY_JOURNAL_SIZE: Final = Instrument(
 TELEMETRY_SINCE_SUCCESS: Final = Instrument(
     "periflow.telemetry.since_success", "gauge", "s", "Seconds since a consumer last delivered something."
 )
+TELEMETRY_CPU_TIME: Final = Instrument(
+    "periflow.telemetry.cpu.time", "counter", "s", "CPU time that the agent process has used."
+)
 INSTRUMENTS: Final = (
-    STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW, STEP_REDONE, TIME,
-    CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS, TELEMETRY_EXPORTED,
-    TELEMETRY_DROPPED, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
+    STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
+    STEP_REDONE, TIME, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS,
+    TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
+    TELEMETRY_CPU_TIME,
 )  # fmt: skip
 
 

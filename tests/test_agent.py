@@ -245,6 +245,18 @@ def test_counts_add_up(collector: Collector):
     assert counts["dropped", "otlp.traces", "sampled_out"] == 100 - len(spans)
 
 
+@pytest.mark.parametrize("mode", ["process", "thread"])
+def test_the_agent_says_how_much_cpu_time_it_has_used(collector: Collector, mode: str):
+    """Where it is a process of its own, and so has a time of its own."""
+    with Training(50, 0.001, **cloud(collector.http_endpoint, PERIFLOW_AGENT=mode)) as training:
+        training.wait()
+        training.wait_for_agent()
+    used = [point.value for point in collector.points("periflow.telemetry.cpu.time")]
+    assert used == sorted(used)
+    assert all(0.01 < each < 60 for each in used)
+    assert bool(used) is (mode == "process")
+
+
 def test_what_is_refused_is_counted():
     """A receiver that takes a part says how much it did not take."""
     with FaultyReceiver(partial(3)) as receiver, Training(20, 0.001, **cloud(receiver.endpoint)) as training:

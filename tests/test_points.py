@@ -168,6 +168,7 @@ def test_a_snapshot_shows_every_instrument():
         ("periflow.step.completed", "ok"): 3,
         ("periflow.step.completed", "error"): 1,
         "periflow.step.current": 14,
+        "periflow.step.last_ended": 14,
         "periflow.step.target": 100,
         "periflow.step.started_at": STARTED_NS / 1e9 + 8.5,
         ("periflow.time", "startup"): 1.5,
@@ -189,7 +190,20 @@ def test_a_snapshot_shows_every_instrument():
 def test_a_new_run_shows_what_it_knows():
     """The step that earlier attempts reached, and nothing that has not been."""
     found = last_values(translate([], make_run(initial_step=7)))
-    assert found == {"periflow.step.current": 7}
+    assert found == {"periflow.step.current": 7, "periflow.step.last_ended": 7}
+
+
+def test_a_step_that_is_open_has_not_ended():
+    """Whoever hangs in a step, even in the last one, can be told from one that is done."""
+    recorder = Recorder()
+    with recorder.step():
+        recorder.work(S)
+    translator = PointTranslator(make_run(total_steps=2))
+    give(translator, recorder.inputs)
+    translator.step_began(2, STARTED_NS + 2 * S)
+    translator.settle()
+    found = last_values(translator.take())
+    assert (found["periflow.step.current"], found["periflow.step.last_ended"]) == (2, 1)
 
 
 def test_a_checkpoint_before_the_first_step_is_shown():

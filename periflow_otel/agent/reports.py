@@ -1,9 +1,11 @@
 """What the agent adds to what ranks record: how far apart they are, and the ``periflow.telemetry.*`` instruments."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from periflow_otel import names
@@ -25,14 +27,16 @@ class Reporter:
         """Begin with nothing."""
         self.skew = StepSkew()
         self._run: RunStarted | None = None
-        self._done: _Counts = Counter()
+        self._done: dict[Path, _Counts] = {}
+        """By journal, of those that are gone or about to go."""
+        self._lock = Lock()
         self._started_unix_ns = time.time_ns() // _MS * _MS
 
     def keep(self, journal: RankJournal, consumers: Iterable[Consumer]) -> None:
-        """Remember the final counts of a journal that is about to go."""
-        self._run = journal.run
-        for consumer in consumers:
-            self._done.update(_counts(journal, consumer))
+        """Remember the final counts of a journal that is about to go, before its consumers let go of it."""
+        with self._lock:
+            self._run = journal.run
+            self._done[journal.folder] = _counts(journal, consumers)
 
     def report(self, journals: list[RankJournal], consumers: Iterable[Consumer]) -> list[Item]:
         """Return the present points; none if there never was a journal, whose run they would belong to."""
@@ -41,36 +45,42 @@ class Reporter:
             return []
         node = ((names.NODE_RANK, run.node_rank),)
         time_unix_ns = time.time_ns() // _MS * _MS
+        with self._lock:
+            values = list(self._values(journals, list(consumers), run))
         return [
             (run, Point(instrument, attributes + node, time_unix_ns, value, start_unix_ns))
-            for instrument, attributes, value, start_unix_ns in self._values(journals, list(consumers))
+            for instrument, attributes, value, start_unix_ns in values
         ] + self.skew.report(run)
 
     def _values(
-        self, journals: list[RankJournal], consumers: list[Consumer]
+        self, journals: list[RankJournal], consumers: list[Consumer], run: RunStarted
     ) -> Iterator[tuple[Instrument, tuple[tuple[str, str], ...], float, int]]:
-        counts = self._done.copy()
+        going_on = [each for each in journals if each.folder not in self._done]
         for consumer in consumers:
-            for journal in journals:
-                counts.update(_counts(journal, consumer))
             who = ((names.CONSUMER, consumer.name),)
-            backlog = sum(max(0, each.reader.head().sequence - consumer.position(each).sequence) for each in journals)
+            backlog = sum(max(0, each.reader.head().sequence - consumer.position(each).sequence) for each in going_on)
             yield names.TELEMETRY_BACKLOG, who, backlog, 0
             yield names.TELEMETRY_SINCE_SUCCESS, who, time.monotonic() - consumer.last_success_s, 0
+        counts: _Counts = Counter()
+        for each in (*self._done.values(), *(_counts(journal, consumers) for journal in going_on)):
+            counts.update(each)
         for (instrument, attributes), count in counts.items():
             yield instrument, attributes, count, self._started_unix_ns
-        yield names.TELEMETRY_JOURNAL_SIZE, (), sum(_size(each.folder) for each in journals), 0
+        yield names.TELEMETRY_JOURNAL_SIZE, (), sum(_size(each.folder) for each in going_on), 0
+        if run.pid != os.getpid():  # else this is a thread of training
+            yield names.TELEMETRY_CPU_TIME, (), time.process_time(), self._started_unix_ns
 
 
-def _counts(journal: RankJournal, consumer: Consumer) -> _Counts:
-    """Count what a consumer has done with a journal."""
-    cursor = consumer.cursor(journal)
-    who = ((names.CONSUMER, consumer.name),)
+def _counts(journal: RankJournal, consumers: Iterable[Consumer]) -> _Counts:
+    """Count what consumers have done with a journal."""
     counts: _Counts = Counter()
-    counts[names.TELEMETRY_RECORDS, who] = cursor.position.sequence
-    counts[names.TELEMETRY_EXPORTED, who] = cursor.delivered
-    for reason, count in {"journal": 0, **cursor.dropped}.items():
-        counts[names.TELEMETRY_DROPPED, (*who, (names.DROP_REASON, reason))] = count
+    for consumer in consumers:
+        cursor = consumer.cursor(journal)
+        who = ((names.CONSUMER, consumer.name),)
+        counts[names.TELEMETRY_RECORDS, who] = cursor.position.sequence
+        counts[names.TELEMETRY_EXPORTED, who] = cursor.delivered
+        for reason, count in {"journal": 0, **cursor.dropped}.items():
+            counts[names.TELEMETRY_DROPPED, (*who, (names.DROP_REASON, reason))] = count
     return counts
 
 

@@ -214,6 +214,7 @@ class PointTranslator:
     def _snapshot_gauges(self) -> None:
         state = self.state
         self._gauge(names.STEP_CURRENT, state.step)
+        self._gauge(names.STEP_LAST_ENDED, state.wall_time.ended_step)
         if self._run.total_steps is not None:
             self._gauge(names.STEP_TARGET, self._run.total_steps)
         if state.step_started_unix_ns:
