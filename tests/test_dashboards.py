@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -92,6 +93,19 @@ def test_dashboards_are_what_the_names_make_of_them(tmp_path: Path):
     write = "module['main'].__globals__['FOLDER'] = Path('.'); module['main']()"
     subprocess.run([sys.executable, "-c", f"{code}; {write}"], cwd=tmp_path, check=True, timeout=60)
     assert {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == DASHBOARDS
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_dashboards_have_the_types_of_grafana():
+    """The compiler finds nothing wrong with them, by the types that Grafana publishes."""
+    checked = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "check_dashboards"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

@@ -236,3 +236,11 @@ def test_the_compose_file_is_one():
         for volume in service["volumes"]:
             source = volume.split(":")[0]
             assert not source.startswith("./collector-config") or (ROOT / source).exists()
+
+
+def test_docker_accepts_the_compose_file():
+    """Where the plugin is, it finds nothing wrong with the file."""
+    compose = ["docker", "compose"]
+    if not shutil.which("docker") or subprocess.run([*compose, "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker compose is not installed")
+    subprocess.run([*compose, "--file", COMPOSE, "config", "--quiet"], check=True, timeout=60)
