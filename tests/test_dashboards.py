@@ -79,7 +79,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 "rank": "(0|1)",
                 "metric": "loss",
                 "service": "periflow-training",
-                "slow": "100ms",
+                "slow": "0.1",
                 "__rate_interval": "2m",
                 "__interval": "5s",
                 "__range": "15m",
@@ -163,8 +163,10 @@ def test_a_panel_has_data(filled: Filled, dashboard: dict[str, Any], panel: dict
 
 
 def test_slow_steps_are_found(filled: Filled):
-    """The table of slow steps has the one slow step of the run, with all its ranks."""
+    """The table of slow steps has the one slow step of the run, with all its ranks; it shows the slowest first."""
     ((_, panel),) = [each for each in PANELS if each[1]["datasource"]["type"] == "jaeger"]
+    ((sort,),) = [each["options"]["sort"] for each in panel["transformations"]]
+    assert sort == {"field": "Duration", "desc": True}
     (trace,) = _search(filled, panel["targets"][0])
     assert len(trace["spans"]) == 2
     assert {tag["value"] for span in trace["spans"] for tag in span["tags"] if tag["key"] == "periflow.step"} == {37}
@@ -191,12 +193,26 @@ def test_choices_offer_what_is_there(filled: Filled, name: str):
         "service": ["periflow/periflow-training"],
     }
     for variable in DASHBOARDS[name]["templating"]["list"]:
-        if variable["type"] == "query":
-            query = _put_in(variable["query"]["query"], filled.variables)
+        query = _put_in(variable["query"]["query"], filled.variables)
+        if variable["name"] != "slow":
             selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
             url = f"{filled.stack.prometheus.url}/api/v1/label/{label}/values"
             answer = requests.get(url, {"match[]": selector}, timeout=30).json()["data"]
             assert answer == expected[variable["name"]]
+
+
+def test_slow_is_what_takes_twice_as_long_as_most(filled: Filled):
+    """Read out of the text that Grafana makes of the answer; a second, while nothing is known."""
+    (variable,) = [each for each in DASHBOARDS["periflow-run"]["templating"]["list"] if each["name"] == "slow"]
+    expr = re.fullmatch(r"query_result\((.+)\)", variable["query"]["query"]).group(1)  # type: ignore[union-attr]
+    (median,) = filled.stack.prometheus.query("periflow:step_seconds:median")
+    for run, expected in (("filled", 2 * median.samples[0][1]), ("none", 1)):
+        (series,) = filled.stack.prometheus.query(_put_in(expr, {"run": run}))
+        labels = ",".join(f'{key}="{value}"' for key, value in series.labels.items())
+        shown = f"{{{labels}}} {series.samples[0][1]} {series.samples[0][0]}"
+        found = re.search(variable["regex"].strip("/"), shown)
+        assert found
+        assert float(found.group(1)) == pytest.approx(expected)
 
 
 def test_marks_are_where_something_happened(filled: Filled):
