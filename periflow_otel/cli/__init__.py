@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--run-id", metavar="ID", help="which run; needed where several are going on")
     command.add_argument("--step", type=int, metavar="N", help="at which step (default: as soon as possible)")
     command.set_defaults(run=lambda options: emergency_save(options.run_id, options.step))
+    command = commands.add_parser(
+        "doctor",
+        help="show what goes where, try it, and tell how the runs on this node are",
+        description="Show what the environment variables make of a run started here, send each OTLP receiver a request "
+        "with nothing in it, and tell of every run on this node that has not delivered all. Changes nothing.",
+    )
+    command.set_defaults(run=lambda _: show_findings())
     command = commands.add_parser("ranks", help="show who this process is among the ranks of a run, and what said so")
     command.set_defaults(run=lambda _: show_identity())
     return parser
@@ -135,6 +142,22 @@ def _when(request: Request) -> str:
     if request.step != ANY_STEP:
         return f"at step {request.step}"
     return f"at step {request.not_before}" if request.not_before else "at once"
+
+
+def show_findings() -> int:
+    """Say what the doctor has found, faults with an exclamation mark.
+
+    Returns:
+        0 if all is well, 1 if something is not.
+    """
+    from periflow_otel.cli.doctor import examine  # noqa: PLC0415  # takes a while
+
+    faults = 0
+    for finding in examine(os.environ):
+        print(f"{'!' if finding.is_fault else ' '} {finding.subject:<10} {finding.text}", flush=True)
+        faults += finding.is_fault
+    print(f"{faults} of these need{'s' if faults == 1 else ''} attention (!)" if faults else "all is well")
+    return int(faults > 0)
 
 
 def show_identity() -> int:

@@ -69,6 +69,10 @@ class OtlpExporter:
                     return Outcome(delivered, rejected, message, answer.retry_after_s)
         return Outcome(delivered, rejected, message, retry_after_s=0.0 if todo else None)
 
+    def probe(self) -> Answer:
+        """Send a request with nothing in it, and return what the receiver says."""
+        return self._deliver([])
+
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()
