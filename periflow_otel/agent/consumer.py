@@ -25,6 +25,9 @@ RECORDS_PER_RANK: Final = 32
 ITEMS_PER_ROUND: Final = 4096
 BYTES_PER_ROUND: Final = 1 << 20
 """No more records are read in a round that has made this many items, or whose records take this much."""
+REPORT_EVERY: Final = 10
+"""After so many intervals there is a report, whether the state of the instruments is due or not: who waits for a
+straggler's name does not want to wait long for it."""
 MIN_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
 
@@ -154,8 +157,8 @@ class Consumer:
             exporter: Where items go.
             translator: Makes a translator for a rank, from an encoded state.
             interval_s: How often it delivers what is there.
-            refresh_s: How often it delivers the state of the instruments, and the reports, even if nothing is new.
-            reports: Makes items on the agent itself.
+            refresh_s: How often it delivers the state of the instruments even if nothing is new.
+            reports: Makes items on the agent itself, at least as often.
             forget: Told of each rank that is over and delivered everywhere.
             is_per_rank: Ranks have destinations of their own, and one that fails does not hold up the others.
         """
@@ -165,6 +168,7 @@ class Consumer:
         self._interval_s = interval_s
         self._refresh_s = refresh_s
         self._reports = reports
+        self._report_s = min(refresh_s, REPORT_EVERY * interval_s)
         self._forget = forget
         self._is_per_rank = is_per_rank
         self._tracks: dict[Path, _Track] = {}
@@ -250,7 +254,7 @@ class Consumer:
         self._is_delivering = self._deliver(items)
         if self._is_delivering:
             self._commit(moved)
-            if time.monotonic() - self._reported_at_s >= self._refresh_s:
+            if time.monotonic() - self._reported_at_s >= self._report_s:
                 self._report()
         return budget.is_spent() and not self._stopping.is_set()
 
