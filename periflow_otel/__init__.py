@@ -177,18 +177,19 @@ def flush(timeout_s: float | None = None) -> bool:
     return (_default or _uninitialized("flush")).flush(timeout_s)
 
 
-def shutdown(timeout_s: float | None = None) -> bool:
+def shutdown(timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:
     """End the run, wait until it is delivered, and tell whether it is. Happens by itself when the script ends.
 
     Args:
         timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
+        error: What ended the run, if it failed and the script goes on, or ends by ``sys.exit``.
 
     Raises:
         NotInitializedError: ``init`` was not called.
     """
     global _default  # the one default run
     run, _default = _default or _uninitialized("shutdown"), None
-    return run.shutdown(timeout_s)
+    return run.shutdown(timeout_s, error=error)
 
 
 def _end_step(error: str | None) -> None:

@@ -312,16 +312,17 @@ class TrainingRun:
         self._journal.ask_for_delivery()
         return self._wait_for_delivery(self._journal.sequence, timeout_s)
 
-    def shutdown(self, timeout_s: float | None = None) -> bool:
+    def shutdown(self, timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:
         """End the run and wait until it is delivered. Further calls on this run do nothing.
 
         Args:
             timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
+            error: What ended the run, if it failed and the script goes on, or ends by ``sys.exit``.
 
         Returns:
             Whether everything is delivered.
         """
-        return self._shutdown(None, timeout_s)
+        return self._shutdown(type(error).__name__ if error else None, timeout_s)
 
     def _identify(self, step: int | None, phase: int) -> SpanIdentity:
         """Derive the ids that the exported span of a step or a phase has."""

@@ -9,11 +9,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from recorded import journals, run_script
 from torch.utils.data import DataLoader, TensorDataset
 
 import periflow_otel as pf
 from periflow_otel import names, testing
 from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowTrainer
+from periflow_otel.records import RunFinished, StepEnded
 from periflow_otel.translate.telemetry import Span
 
 SCRIPT = Path(__file__).parent / "scripts" / "callback_lightning.py"
@@ -232,6 +234,38 @@ def test_steps_of_manual_optimization(captured: testing.Captured, clock: testing
 
 
 # Runs
+
+
+INTERRUPTED = """
+import os, signal, torch
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader
+from periflow_otel.integrations.lightning import PeriFlowCallback
+
+class Model(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch, number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.layer(batch).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+Trainer(accelerator="cpu", callbacks=[PeriFlowCallback()], **quiet).fit(Model(), DataLoader(torch.eye(4)))
+"""
+
+
+def test_a_run_that_ctrl_c_ends_has_failed():
+    """Lightning makes an exit of it, which would look like a good end."""
+    run_script(INTERRUPTED)
+    (journal,) = journals()
+    assert [each.error for each in journal.of(StepEnded)] == [None, None, "KeyboardInterrupt"]
+    assert [each.error for each in journal.of(RunFinished)] == ["KeyboardInterrupt"]
 
 
 def test_fit_begins_a_run_and_ends_it(captured: testing.Captured, model: Model):

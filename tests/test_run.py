@@ -754,6 +754,13 @@ def test_a_script_that_ends_in_a_step_says_how(ending: str, status: int, step_er
     assert _finish(journal) == [run_error]
 
 
+@pytest.mark.parametrize("ending", ["pf.shutdown(error=error)", "pf._default.shutdown(1, error=error); sys.exit(1)"])
+def test_a_script_that_goes_on_can_say_that_its_run_has_failed(ending: str):
+    """With the exception that it caught."""
+    run_script(f"import sys\n{SCRIPT}\ntry:\n    raise ValueError\nexcept ValueError as error:\n    {ending}\n")
+    assert _finish(_one()) == ["ValueError"]
+
+
 def test_an_exception_that_was_caught_is_no_failure():
     """Only what ends the script counts."""
     ended = run_script(f"{SCRIPT}\ntry:\n    raise ValueError\nexcept ValueError:\n    pass\n")

@@ -43,10 +43,14 @@ class FrameworkRun:
             pf.init(total_steps, self._local_log_name, initial_step=done_steps or None)
             self._is_own = True
 
-    def end(self) -> None:
-        """End the run if it began here, and wait until it is delivered."""
+    def end(self, error: BaseException | None = None) -> None:
+        """End the run if it began here, and wait until it is delivered.
+
+        Args:
+            error: What ended it, if it failed.
+        """
         if self._is_own and pf.is_initialized():
-            pf.shutdown()
+            pf.shutdown(error=error)
         self._is_own = False
 
     def start_step(self) -> None:

@@ -64,9 +64,14 @@ class PeriFlowCallback(Callback):
         self._run.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """End the phases and the step that were going on, with the exception. The run ends with the script."""
+        """End the phases and the step that were going on, with the exception. The run ends with the script.
+
+        But for Ctrl-C: then the trainer ends the script by ``sys.exit``, or lets it go on, as if nothing had failed.
+        """
         self._phases.__exit__(type(exception), exception, exception.__traceback__)
         self._run.end_step(exception)
+        if isinstance(exception, KeyboardInterrupt):
+            self._run.end(exception)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a run, unless one is active. Only now the number of steps is known."""
