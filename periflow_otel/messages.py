@@ -1,30 +1,24 @@
-"""Finished spans and points as OTLP requests, and OTLP requests as JSON lines. Pure.
+"""Finished spans and points as OTLP requests. Pure.
 
 Requests are built from plain fields, without the SDK's objects between: that takes a fraction of the time, and a test
 holds that the SDK's encoder makes the same of the same telemetry.
 """
 
-import math
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, lru_cache
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import starmap
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import msgspec
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags, Status
 
-from periflow_otel.names import SCOPE, Instrument
+from periflow_otel.names import SCOPE
 from periflow_otel.records import RunStarted
-from periflow_otel.translate.resource import resource_of
+from periflow_otel.translate.groups import by_metric, by_resource
+from periflow_otel.translate.resource import SCOPE_VERSION
 from periflow_otel.translate.telemetry import (
     AttributeValue,
     Event,
@@ -38,11 +32,8 @@ from periflow_otel.translate.telemetry import (
 )
 from periflow_otel.translate.values import number, text
 
-SCOPE_VERSION: Final = version("periflow_otel")
-
 Fields = dict[str, Any]
 """Fields of a message by name. Protobuf takes them for the message itself, and faster, but its stubs do not say so."""
-Item = TypeVar("Item")
 
 
 def traces_request(items: Iterable[tuple[RunStarted, Span]]) -> ExportTraceServiceRequest:
@@ -55,38 +46,6 @@ def metrics_request(items: Iterable[tuple[RunStarted, Point]]) -> ExportMetricsS
     """Build the request that exports points: one metric per instrument and resource, its points in the order given."""
     groups = by_resource(items).items()
     return ExportMetricsServiceRequest(resource_metrics=starmap(_resource_metrics, groups))  # type: ignore[arg-type]  # Fields
-
-
-def by_resource(items: Iterable[tuple[RunStarted, Item]]) -> dict[Resource, list[Item]]:
-    """Group items by resource, in the order given."""
-    groups: dict[Resource, list[Item]] = {}
-    group_of_run: dict[int, list[Item]] = {}  # by identity: to hash a run takes longer than all else here
-    for run, item in items:
-        group = group_of_run.get(id(run))
-        if group is None:
-            group = group_of_run[id(run)] = groups.setdefault(resource_of(run), [])
-        group.append(item)
-    return groups
-
-
-def by_metric(points: Iterable[Point]) -> Iterable[list[Point]]:
-    """Group points that one OTLP metric can hold: of one instrument, temporality and kind of histogram."""
-    groups: dict[tuple[Instrument, bool, bool], list[Point]] = {}
-    for point in points:
-        key = point.instrument, point.is_delta, isinstance(point.value, ExponentialHistogram)
-        groups.setdefault(key, []).append(point)
-    return groups.values()
-
-
-def attribute(value: AttributeValue) -> AttributeValue:
-    """Return an attribute's value with the text and the numbers in it as OTLP can hold them."""
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        return number(value)
-    return [text(each) for each in value]
 
 
 def _resource_spans(resource: Resource, spans: list[Span]) -> Fields:
@@ -237,70 +196,3 @@ _FLAGS: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _OK: Final[Fields] = {}
 _CUMULATIVE: Final = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
 _DELTA: Final = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
-
-
-def to_json_line(message: Message) -> str:
-    """Write an OTLP message as OTLP JSON, in one line without its end.
-
-    This is protobuf's JSON but for the trace and span ids, which are hexadecimal, and the enumerations, which are
-    numbers.
-    """
-    return msgspec.json.encode(_json_object(message)).decode()
-
-
-def _json_object(message: Message) -> dict[str, Any]:
-    result = {}
-    for field, value in message.ListFields():
-        name, write = _json_field(field)
-        result[name] = write(value)
-    return result
-
-
-@cache  # OTLP has a bounded number of fields
-def _json_field(field: FieldDescriptor) -> tuple[str, Callable[[Any], Any]]:
-    """Return how a field is called in JSON, and the function that makes JSON of its value."""
-    write = _json_writer(field)
-    if field.default_value == []:  # which says that it is repeated, in every version of protobuf
-        return field.json_name, lambda values: [write(value) for value in values]
-    return field.json_name, write
-
-
-def _json_writer(field: FieldDescriptor) -> Callable[[Any], Any]:
-    if field.message_type == KeyValue.DESCRIPTOR:
-        return _json_attribute
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        return bytes.hex if field.name in _IDS else _json_bytes
-    return _JSON_WRITERS.get(field.cpp_type, _as_is)
-
-
-def _json_attribute(attribute: KeyValue) -> dict[str, Any]:
-    """Write what most of a message is, without a look at fields that are always there: in a third of the time."""
-    kind = attribute.value.WhichOneof("value")
-    if kind is None:
-        return _json_object(attribute)
-    name, write = _json_field(_VALUE_FIELDS[kind])
-    return {"key": attribute.key, "value": {name: write(getattr(attribute.value, kind))}}
-
-
-def _json_bytes(value: bytes) -> str:
-    return b64encode(value).decode()
-
-
-def _json_float(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _as_is(value: Any) -> Any:
-    return value
-
-
-_VALUE_FIELDS: Final = AnyValue.DESCRIPTOR.fields_by_name
-_IDS: Final = frozenset({"trace_id", "span_id", "parent_span_id"})
-_JSON_WRITERS: Final[dict[int, Callable[[Any], Any]]] = {
-    FieldDescriptor.CPPTYPE_INT64: str,
-    FieldDescriptor.CPPTYPE_UINT64: str,
-    FieldDescriptor.CPPTYPE_DOUBLE: _json_float,
-    FieldDescriptor.CPPTYPE_MESSAGE: _json_object,
-}

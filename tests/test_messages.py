@@ -1,127 +1,22 @@
-"""OTLP requests, held against the SDK's own encoder and protobuf's own JSON."""
+"""OTLP requests, held against the SDK's own encoder."""
 
-import base64
-import json
 import math
 from typing import Any
 
 import pytest
-from google.protobuf import json_format
 from google.protobuf.message import Message
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from programs import read_attributes, read_points, read_spans
+from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_run, make_span
 
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
-from periflow_otel.messages import metrics_request, to_json_line, traces_request
+from periflow_otel.messages import metrics_request, traces_request
 from periflow_otel.records import RunStarted
-from periflow_otel.translate.telemetry import (
-    Event,
-    Exemplar,
-    ExponentialHistogram,
-    Histogram,
-    Link,
-    Point,
-    Span,
-)
+from periflow_otel.translate.telemetry import Event, Point, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
-
-ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
-KEYS = st.text(min_size=1, max_size=20)
-FLOATS = st.floats(allow_nan=True, allow_infinity=True)
-INTEGERS = st.one_of(st.integers(-100, 100), st.integers(-(1 << 70), 1 << 70), st.just(10**400))
-NUMBERS = st.one_of(FLOATS, INTEGERS, st.booleans())
-TIMES = st.integers(1, (1 << 63) - 1)
-COUNTS = st.integers(0, (1 << 63) - 1)
-TRACE_IDS = st.integers(1, (1 << 128) - 1)
-SPAN_IDS = st.integers(1, (1 << 64) - 1)
-ATTRIBUTES = st.dictionaries(KEYS, st.one_of(ANY_TEXT, NUMBERS, st.lists(ANY_TEXT, max_size=3)), max_size=4)
-
-
-LOSS = names.user_instrument("loss")
-
-
-def make_run(run_id: str = "run", rank: int = 0, resource: tuple[tuple[str, str | int], ...] = ()) -> RunStarted:
-    """Return one rank of a run."""
-    return RunStarted(
-        run_id=run_id,
-        attempt=1,
-        rank=rank,
-        local_rank=rank,
-        node_rank=0,
-        world_size=2,
-        mode="local",
-        pid=1,
-        process_start=1,
-        boot_id="boot",
-        started_unix_ns=1,
-        initial_step=0,
-        total_steps=None,
-        consumers=(),
-        local_log=None,
-        traceparent=None,
-        sampling_ratio=1.0,
-        resource=resource,
-    )
-
-
-RUNS = st.sampled_from(
-    [make_run(), make_run(rank=1), make_run("other", resource=(("host.name", "bücher"), ("host.cpus", 8)))]
-)
-SPANS = st.builds(
-    Span,
-    name=ANY_TEXT,
-    trace_id=TRACE_IDS,
-    span_id=SPAN_IDS,
-    parent_span_id=st.none() | SPAN_IDS,
-    start_unix_ns=TIMES,
-    end_unix_ns=TIMES,
-    attributes=ATTRIBUTES,
-    events=st.lists(st.builds(Event, ANY_TEXT, TIMES, ATTRIBUTES), max_size=2).map(tuple),
-    links=st.lists(st.builds(Link, TRACE_IDS, SPAN_IDS), max_size=2).map(tuple),
-    error=st.none() | ANY_TEXT,
-)
-TOTALS = {"count": COUNTS, "sum": FLOATS, "min": FLOATS, "max": FLOATS}
-HISTOGRAMS = st.builds(Histogram, **TOTALS, bounds=st.just((0.5, 2.0)), bucket_counts=st.tuples(COUNTS, COUNTS, COUNTS))
-EXPONENTIAL_HISTOGRAMS = st.builds(
-    ExponentialHistogram,
-    **TOTALS,
-    scale=st.integers(-10, 20),
-    zero_count=COUNTS,
-    offset=st.integers(-1000, 1000),
-    bucket_counts=st.lists(COUNTS, max_size=4).map(tuple),
-)
-VALUES = {"gauge": NUMBERS, "counter": NUMBERS, "histogram": HISTOGRAMS | EXPONENTIAL_HISTOGRAMS}
-INSTRUMENTS = st.sampled_from(names.INSTRUMENTS) | ANY_TEXT.map(names.user_instrument)
-POINTS = INSTRUMENTS.flatmap(
-    lambda instrument: st.builds(
-        Point,
-        instrument=st.just(instrument),
-        attributes=st.dictionaries(KEYS, ANY_TEXT | st.integers(0, 9), max_size=3).map(
-            lambda each: tuple(each.items())
-        ),
-        time_unix_ns=TIMES,
-        value=VALUES[instrument.kind],
-        start_unix_ns=TIMES,
-        exemplars=st.lists(st.builds(Exemplar, TIMES, FLOATS, TRACE_IDS, SPAN_IDS), max_size=2).map(tuple),
-        is_delta=st.booleans(),
-    )
-)
-SPAN_ITEMS = st.lists(st.tuples(RUNS, SPANS), max_size=4)
-POINT_ITEMS = st.lists(st.tuples(RUNS, POINTS), max_size=6)
-
-
-def make_span(**fields: Any) -> Span:
-    """Return a span, the same but for ``fields``."""
-    return Span("step", 1, 2, None, 10, 20, {})._replace(**fields)
-
-
-def make_point(value: Any, time_unix_ns: int = 1, instrument: names.Instrument = LOSS) -> Point:
-    """Return a point."""
-    return Point(instrument, (("periflow.rank", 0),), time_unix_ns, value)
 
 
 def only_span(**fields: Any) -> Any:
@@ -153,70 +48,6 @@ def test_points_become_what_the_sdk_makes_of_them(items: list[tuple[RunStarted, 
 def as_bytes(message: Message) -> bytes:
     """Return a message's bytes: unlike messages, they are equal where both have NaN."""
     return message.SerializeToString(deterministic=True)
-
-
-@settings(deadline=None)
-@given(SPAN_ITEMS)
-def test_json_of_spans_reads_back(items: list[tuple[RunStarted, Span]]):
-    """Protobuf's own parser finds the same spans in a line, once the ids are base64 as it wants them."""
-    assert_reads_back(traces_request(items))
-
-
-@settings(deadline=None)
-@given(POINT_ITEMS)
-def test_json_of_points_reads_back(items: list[tuple[RunStarted, Point]]):
-    """Protobuf's own parser finds the same points in a line, once the ids are base64 as it wants them."""
-    assert_reads_back(metrics_request(items))
-
-
-def assert_reads_back(request: Message) -> None:
-    """Fail unless the JSON line of a request is one line and holds the request."""
-    line = to_json_line(request)
-    assert "\n" not in line
-    read = json_format.ParseDict(with_base64_ids(json.loads(line)), type(request)())
-    assert json_format.MessageToDict(read) == json_format.MessageToDict(request)
-
-
-def with_base64_ids(value: Any) -> Any:
-    """Return OTLP JSON as protobuf's JSON."""
-    if isinstance(value, list):
-        return [with_base64_ids(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: base64.b64encode(bytes.fromhex(each)).decode()
-        if key in ("traceId", "spanId", "parentSpanId")
-        else with_base64_ids(each)
-        for key, each in value.items()
-    }
-
-
-def test_json_is_as_otlp_wants_it():
-    """Ids are lower-case hexadecimal, 64-bit integers text, enumerations numbers, and NaN and infinities words."""
-    span = make_span(trace_id=0xAB, span_id=0xCD, parent_span_id=0xEF, attributes={"step": 3, "ok": True, "é": "ü"})
-    line = json.loads(to_json_line(traces_request([(make_run(), span)])))
-    assert line["resourceSpans"][0]["scopeSpans"][0]["spans"] == [
-        {
-            "traceId": "000000000000000000000000000000ab",
-            "spanId": "00000000000000cd",
-            "parentSpanId": "00000000000000ef",
-            "name": "step",
-            "kind": 1,
-            "startTimeUnixNano": "10",
-            "endTimeUnixNano": "20",
-            "attributes": [
-                {"key": "step", "value": {"intValue": "3"}},
-                {"key": "ok", "value": {"boolValue": True}},
-                {"key": "é", "value": {"stringValue": "ü"}},
-            ],
-            "status": {},
-            "flags": 256,
-        }
-    ]
-    points = [(make_run(), make_point(value)) for value in (math.nan, math.inf, -math.inf, 1.5, 1 << 62)]
-    metric = json.loads(to_json_line(metrics_request(points)))["resourceMetrics"][0]["scopeMetrics"][0]["metrics"][0]
-    values = [point.get("asDouble", point.get("asInt")) for point in metric["gauge"]["dataPoints"]]
-    assert values == ["NaN", "Infinity", "-Infinity", 1.5, str(1 << 62)]
 
 
 @pytest.mark.parametrize(

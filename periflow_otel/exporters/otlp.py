@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from google.protobuf.message import Message
-
 from periflow_otel.config import OtlpSettings, Signal
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp_answers import Accepted, Answer, Kept, Refused
 from periflow_otel.messages import metrics_request, traces_request
+from periflow_otel.otlp_json import metrics_json, traces_json
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.telemetry import Point, Span
 
@@ -23,11 +22,8 @@ Items = Sequence[tuple[RunStarted, Span | Point]]
 class Transport(Protocol):
     """How a request reaches the receiver. The seam below which HTTP and gRPC differ."""
 
-    def encode(self, request: Message) -> bytes:
-        """Return the body of a request, not compressed."""
-
     def send(self, body: bytes) -> Answer:
-        """Send a body and raise nothing. Takes as long as the settings allow, and the time to look up the host."""
+        """Send a request and raise nothing. Takes as long as the settings allow, and the time to look up the host."""
 
     def close(self) -> None:
         """Release the connection; the next ``send`` opens another."""
@@ -38,7 +34,7 @@ class OtlpExporter:
 
     def __init__(self, settings: OtlpSettings, transport: Transport | None = None) -> None:
         """Prepare to send what ``settings.signal`` names; nothing is opened before the first ``export``."""
-        self._build = _BUILDERS[settings.signal]
+        self._encode = (_JSON_ENCODERS if settings.protocol == "http/json" else _ENCODERS)[settings.signal]
         self._transport = transport or _transport(settings)
 
     def export(self, items: Items) -> Outcome:
@@ -79,7 +75,7 @@ class OtlpExporter:
 
     def _deliver(self, batch: Items) -> Answer:
         try:
-            body = self._transport.encode(self._build(batch))
+            body = self._encode(batch)
         except (TypeError, ValueError) as error:
             return Refused(f"cannot be encoded: {type(error).__name__}")
         if len(body) > MAX_REQUEST_BYTES and len(batch) > 1:
@@ -97,4 +93,9 @@ def _transport(settings: OtlpSettings) -> Transport:
     return HttpTransport(settings)
 
 
-_BUILDERS: Final[dict[Signal, Callable[[Any], Message]]] = {"traces": traces_request, "metrics": metrics_request}
+_Encoders = dict[Signal, Callable[[Any], bytes]]
+_ENCODERS: Final[_Encoders] = {
+    "traces": lambda items: traces_request(items).SerializeToString(),
+    "metrics": lambda items: metrics_request(items).SerializeToString(),
+}
+_JSON_ENCODERS: Final[_Encoders] = {"traces": traces_json, "metrics": metrics_json}

@@ -15,11 +15,9 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from google.protobuf.message import Message
-
 from periflow_otel.config import Signal
 from periflow_otel.exporters import Outcome
-from periflow_otel.messages import metrics_request, to_json_line, traces_request
+from periflow_otel.otlp_json import metrics_json, traces_json
 from periflow_otel.records import RunStarted
 from periflow_otel.translate.telemetry import Point, Span
 
@@ -36,10 +34,10 @@ class _OtlpFile(Generic[_Item]):
     """Appends to the file of each rank; items of a rank without a metric log count as delivered."""
 
     def __init__(
-        self, signal: Signal, request: Callable[[Sequence[tuple[RunStarted, _Item]]], Message], max_file_bytes: int
+        self, signal: Signal, encode: Callable[[Sequence[tuple[RunStarted, _Item]]], bytes], max_file_bytes: int
     ) -> None:
         self._signal = signal
-        self._request = request
+        self._encode = encode
         self._files = _Files(max_file_bytes)
 
     def export(self, items: Sequence[tuple[RunStarted, _Item]]) -> Outcome:
@@ -61,7 +59,7 @@ class _OtlpFile(Generic[_Item]):
 
     def _lines(self, batch: Sequence[tuple[RunStarted, _Item]]) -> Iterator[tuple[int, bytes]]:
         """Yield lines, each with the number of items in it: one, or more where that would be too long."""
-        line = _line(self._request(batch))
+        line = self._encode(batch) + b"\n"
         if len(line) > MAX_LINE_BYTES and len(batch) > 1:
             middle = len(batch) // 2
             yield from self._lines(batch[:middle])
@@ -74,23 +72,12 @@ class _OtlpFile(Generic[_Item]):
         self._files.close()
 
 
-def _line(request: Message) -> bytes:
-    """Write the items of one rank as a line, the resource last.
-
-    Ranks of a node share their resource, and the Collector takes files with the same first 1000 bytes for one.
-    """
-    ((field, (group,)),) = request.ListFields()
-    resource = to_json_line(group.resource)
-    group.ClearField("resource")
-    return f'{{"{field.json_name}":[{to_json_line(group)[:-1]},"resource":{resource}}}]}}\n'.encode()
-
-
 class OtlpSpanFile(_OtlpFile[Span]):
     """Writes spans to ``<log name>.traces.jsonl``."""
 
     def __init__(self, max_file_bytes: int = MAX_FILE_BYTES) -> None:
         """Open nothing yet; a file that would grow beyond ``max_file_bytes`` is numbered and a new one begun."""
-        super().__init__("traces", traces_request, max_file_bytes)
+        super().__init__("traces", traces_json, max_file_bytes)
 
 
 class OtlpPointFile(_OtlpFile[Point]):
@@ -98,7 +85,7 @@ class OtlpPointFile(_OtlpFile[Point]):
 
     def __init__(self, max_file_bytes: int = MAX_FILE_BYTES) -> None:
         """Open nothing yet; a file that would grow beyond ``max_file_bytes`` is numbered and a new one begun."""
-        super().__init__("metrics", metrics_request, max_file_bytes)
+        super().__init__("metrics", metrics_json, max_file_bytes)
 
 
 class _Files:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # it has no stubs
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it has no stubs
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
@@ -22,7 +22,7 @@ from periflow_otel.exporters.otlp_answers import (
     accepted,
     clean,
 )
-from periflow_otel.messages import SCOPE_VERSION
+from periflow_otel.translate.resource import SCOPE_VERSION
 
 
 class GrpcTransport:
@@ -36,10 +36,6 @@ class GrpcTransport:
         self._settings = settings
         self._target = urlsplit(settings.endpoint).netloc
         self._channel: grpc.Channel | None = None
-
-    def encode(self, request: Message) -> bytes:
-        """Return the request as protobuf."""
-        return request.SerializeToString()
 
     def send(self, body: bytes) -> Answer:
         """Call the service and judge the answer."""

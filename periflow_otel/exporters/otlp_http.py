@@ -18,8 +18,6 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from google.protobuf.message import Message
-
 from periflow_otel.config import OtlpSettings
 from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
@@ -32,7 +30,7 @@ from periflow_otel.exporters.otlp_answers import (
     clean,
     explanation,
 )
-from periflow_otel.messages import SCOPE_VERSION, to_json_line
+from periflow_otel.translate.resource import SCOPE_VERSION
 
 
 class HttpTransport:
@@ -46,10 +44,6 @@ class HttpTransport:
         self._headers = _headers(settings)
         self._connection: HTTPConnection | None = None
         self._socket: _DeadlineSocket | None = None
-
-    def encode(self, request: Message) -> bytes:
-        """Return the request as protobuf or OTLP JSON."""
-        return to_json_line(request).encode() if self._is_json else request.SerializeToString()
 
     def send(self, body: bytes) -> Answer:
         """Post a request and judge the answer."""

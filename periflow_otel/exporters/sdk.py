@@ -36,10 +36,10 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome
-from periflow_otel.messages import SCOPE_VERSION, attribute, by_metric, by_resource
 from periflow_otel.names import SCOPE
 from periflow_otel.records import RunStarted
-from periflow_otel.translate.resource import resource_of
+from periflow_otel.translate.groups import by_metric, by_resource
+from periflow_otel.translate.resource import SCOPE_VERSION, resource_of
 from periflow_otel.translate.telemetry import (
     AttributeValue,
     Exemplar,
@@ -179,7 +179,18 @@ def _resource(resource: Resource) -> resources.Resource:
 
 
 def _attributes(attributes: Iterable[tuple[str, AttributeValue]]) -> dict[str, Any]:
-    return {_text(key): attribute(value) for key, value in attributes}
+    return {_text(key): _attribute(value) for key, value in attributes}
+
+
+def _attribute(value: AttributeValue) -> AttributeValue:
+    """Return an attribute's value with the text and the numbers in it as OTLP can hold them."""
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return number(value)
+    return [text(each) for each in value]
 
 
 def _resource_metrics(resource: Resource, points: list[Point]) -> ResourceMetrics:

@@ -1,0 +1,32 @@
+"""Telemetry in the groups in which OTLP carries it."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from periflow_otel.names import Instrument
+from periflow_otel.records import RunStarted
+from periflow_otel.translate.resource import resource_of
+from periflow_otel.translate.telemetry import ExponentialHistogram, Point, Resource
+
+Item = TypeVar("Item")
+
+
+def by_resource(items: Iterable[tuple[RunStarted, Item]]) -> dict[Resource, list[Item]]:
+    """Group items by resource, in the order given."""
+    groups: dict[Resource, list[Item]] = {}
+    group_of_run: dict[int, list[Item]] = {}  # by identity: to hash a run takes longer than all else here
+    for run, item in items:
+        group = group_of_run.get(id(run))
+        if group is None:
+            group = group_of_run[id(run)] = groups.setdefault(resource_of(run), [])
+        group.append(item)
+    return groups
+
+
+def by_metric(points: Iterable[Point]) -> Iterable[list[Point]]:
+    """Group points that one OTLP metric can hold: of one instrument, temporality and kind of histogram."""
+    groups: dict[tuple[Instrument, bool, bool], list[Point]] = {}
+    for point in points:
+        key = point.instrument, point.is_delta, isinstance(point.value, ExponentialHistogram)
+        groups.setdefault(key, []).append(point)
+    return groups.values()
