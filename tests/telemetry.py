@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from periflow_otel import names
@@ -103,7 +104,7 @@ POINT_ITEMS = st.lists(st.tuples(RUNS, POINTS), max_size=6)
 
 def make_span(**fields: Any) -> Span:
     """Return a span, the same but for ``fields``."""
-    return Span("step", 1, 2, None, 10, 20, {})._replace(**fields)
+    return msgspec.structs.replace(Span("step", 1, 2, None, 10, 20, {}), **fields)
 
 
 def make_point(value: Any, time_unix_ns: int = 1, instrument: names.Instrument = LOSS) -> Point:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from certificates import Authority
 from faulty_receiver import (
@@ -474,7 +475,7 @@ def test_nothing_to_send_sends_nothing():
 def test_an_item_that_cannot_be_encoded_is_lost_alone():
     """A time before 1970 is none that OTLP can hold."""
     exporter, _ = scripted(lambda _: Accepted())
-    broken = RUN, span(1)[1]._replace(start_unix_ns=-1)
+    broken = RUN, msgspec.structs.replace(span(1)[1], start_unix_ns=-1)
     outcome = exporter.export([span(0), broken, span(2)])
     assert outcome == Outcome(2, 1, "cannot be encoded: ValueError")
 

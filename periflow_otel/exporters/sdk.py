@@ -38,6 +38,7 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome
 from periflow_otel.names import SCOPE
 from periflow_otel.records import RunStarted
+from periflow_otel.translate import telemetry
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.resource import SCOPE_VERSION, resource_of
 from periflow_otel.translate.telemetry import (
@@ -155,13 +156,17 @@ def _span(span: Span, resource: resources.Resource) -> ReadableSpan:
         parent=None if span.parent_span_id is None else _context(span.trace_id, span.parent_span_id),
         resource=resource,
         attributes=_attributes(span.attributes.items()),
-        events=[Event(_text(name), _attributes(values.items()), time_ns) for name, time_ns, values in span.events],
+        events=[_event(event) for event in span.events],
         links=[Link(_context(link.trace_id, link.span_id)) for link in span.links],
         status=Status() if span.error is None else Status(StatusCode.ERROR, _text(span.error)),
         start_time=span.start_unix_ns,
         end_time=span.end_unix_ns,
         instrumentation_scope=_SCOPE,
     )
+
+
+def _event(event: telemetry.Event) -> Event:
+    return Event(_text(event.name), _attributes(event.attributes.items()), event.time_unix_ns)
 
 
 def _context(trace_id: int, span_id: int) -> SpanContext:

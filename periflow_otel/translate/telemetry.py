@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
+
 from periflow_otel.ids import SpanId, TraceId
 from periflow_otel.names import Instrument
 
@@ -12,7 +14,7 @@ AttributeValue = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, AttributeValue]
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that happened at one moment of a span."""
 
     name: str
@@ -20,14 +22,14 @@ class Event(NamedTuple):
     attributes: Attributes
 
 
-class Link(NamedTuple):
+class Link(msgspec.Struct, frozen=True, gc=False):
     """Another span that a span belongs to without being its child."""
 
     trace_id: TraceId
     span_id: SpanId
 
 
-class Span(NamedTuple):
+class Span(msgspec.Struct, frozen=True, gc=False):
     """A span that is over."""
 
     name: str
@@ -43,7 +45,7 @@ class Span(NamedTuple):
     """Type of the exception, or another reason, when the status is ERROR."""
 
 
-class Exemplar(NamedTuple):
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
     """One measurement behind a histogram, with the span in which it was taken."""
 
     time_unix_ns: int
@@ -81,7 +83,7 @@ class ExponentialHistogram:
     bucket_counts: tuple[int, ...]
 
 
-class Point(NamedTuple):
+class Point(msgspec.Struct, frozen=True, gc=False):
     """One data point of one stream.
 
     A gauge's value is a number and it has no start time. A counter's value is a number since ``start_unix_ns``.
