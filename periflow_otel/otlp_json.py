@@ -5,9 +5,9 @@ test holds that it reads as what ``messages.py`` makes of the same telemetry. As
 hexadecimal, enumerations numbers, integers of 64 bits text, and NaN and infinities words.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import isfinite, isnan
 from typing import Any, Final
 
 import msgspec
@@ -124,8 +124,10 @@ def _event(event: Event) -> Fields:
     }
 
 
-def _link(link: Link) -> Fields:
-    return {"traceId": _trace_id(link.trace_id), "spanId": _span_id(link.span_id), "flags": _FLAGS}
+@lru_cache(maxsize=1024)
+def _link(link: Link) -> msgspec.Raw:
+    """Return a link; all steps of a rank have the same."""
+    return _raw({"traceId": _trace_id(link.trace_id), "spanId": _span_id(link.span_id), "flags": _FLAGS})
 
 
 def _metric(points: Sequence[Point]) -> Fields:
@@ -196,9 +198,9 @@ def _number(value: float) -> Fields:
 
 
 def _double(value: float) -> float | str:
-    if math.isfinite(value):
+    if isfinite(value):
         return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return "NaN" if isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _integers(values: Iterable[int]) -> list[str]:

@@ -6,6 +6,7 @@ step is held until the next one begins.
 
 import math
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -65,6 +66,7 @@ class SpanTranslator:
         launcher_trace_id, self._launcher_span_id = ids.parse_traceparent(run.traceparent)
         self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt)
         self._run_span_id = ids.run_span_id(run.run_id, run.attempt, run.rank)
+        self._links = (Link(self._run_trace_id, self._run_span_id),)
         self._spans: list[Span] = []
         if state:
             self.state = msgspec.msgpack.decode(state, type=SpanState)
@@ -141,7 +143,7 @@ class SpanTranslator:
         for key, value in record.values.items():
             if value is None or isinstance(value, list | dict):
                 continue
-            name = names.METRIC_PREFIX + key
+            name = _attribute_name(key)
             if len(draft.values) >= MAX_KEYS and name not in draft.values:
                 self._drop(TOO_MANY_KEYS, 1)
                 continue
@@ -226,7 +228,7 @@ class SpanTranslator:
             attributes=attributes,
             events=_exceptions(ended.error, end_unix_ns)
             + ((self._checkpoint_event(checkpoint),) if checkpoint else ()),
-            links=(Link(self._run_trace_id, self._run_span_id),),
+            links=self._links,
             error=ended.error,
         )
 
@@ -340,6 +342,11 @@ class SpanTranslator:
             events=_exceptions(error, end_unix_ns),
             error=error,
         )
+
+
+@lru_cache(maxsize=4096)
+def _attribute_name(key: str) -> str:
+    return names.METRIC_PREFIX + key
 
 
 def restart_gap_ns(run: RunStarted) -> int:

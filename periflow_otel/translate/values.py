@@ -46,10 +46,10 @@ def to_attribute(value: object) -> AttributeValue:
         ValueError: An integer within a list or dict has thousands of digits.
     """
     match value:
-        case bool():
-            return value
         case float():
             return _named(value)
+        case bool():
+            return value
         case str():
             return text(value)
         case int():
