@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from faulty_receiver import FaultyReceiver, blackhole, partial
+from journals import numbered, rank_of
+from msgspec.structs import replace
 from programs import Collector, free_ports, wait_until
 from training import (
     TRAINER,
@@ -26,6 +28,12 @@ from training import (
     in_order,
     outcomes,
 )
+
+from periflow_otel.agent.agent import Agent
+from periflow_otel.config import ExportSettings
+from periflow_otel.journal.agent_lock import take_agent_lock
+from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
+from periflow_otel.journal.writer import JournalWriter
 
 ROUND = 512
 
@@ -355,3 +363,19 @@ def test_closed_streams_do_not_matter(collector: Collector):
     subprocess.run(["/bin/sh", "-c", command], env=environ, timeout=60, check=True)
     wait_until(lambda: not agents(Path.cwd() / "state"), 20)
     assert in_order(arrived(collector)) == everything(100)
+
+
+def test_the_live_view_has_what_the_files_have(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The journal forgets nothing that the Prometheus endpoint, which is slower than the metric log, has not seen."""
+    folder = node_folder(run_folder(tmp_path, "job"))
+    make_private(folder)
+    journal = journal_folder(folder, 1, 0)
+    make_private(journal)
+    writer = JournalWriter(journal, replace(rank_of(), consumers=("metric_log",)), segment_bytes=64 << 10)
+    for number in range(50_000):
+        writer.append(numbered(number))
+    lock = take_agent_lock(folder)
+    assert lock is not None
+    settings = ExportSettings.from_environ({"OTEL_EXPORTER_PROMETHEUS_PORT": "0"})
+    assert Agent(folder, settings, lock).serve()
+    assert caplog.messages == []

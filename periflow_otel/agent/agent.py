@@ -175,7 +175,9 @@ class Agent:
             journal.retire()
             del self._journals[journal.folder]
         else:
-            journal.forget(min((self._segment(journal, name) for name in journal.run.consumers), default=0))
+            segments = [self._segment(journal, name) for name in journal.run.consumers]
+            segments += [consumer.position(journal).segment for consumer in self._live]
+            journal.forget(min(segments, default=0))
 
     def _is_complete(self, journal: RankJournal) -> bool:
         """Tell whether every consumer has all of a rank whose run is over."""
