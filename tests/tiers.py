@@ -13,8 +13,6 @@ from certificates import Authority
 from programs import Collector, Program, free_ports, program
 from stack import CONFIG
 
-FEATURE_GATES = "ottl.functions.enableLambda"
-
 
 class Issuer:
     """Signs tokens, as the platform does for the nodes of its tenants."""
@@ -146,7 +144,7 @@ def command(*names: str, environ: dict[str, str]) -> list[str]:
     """Return the command of a Collector with one of our configurations, and others on top of it."""
     variables = [f"{key}={value}" for key, value in environ.items()]
     configs = [part for name in names for part in ("--config", str(CONFIG / f"{name}.yaml"))]
-    return ["env", *variables, program("otelcol"), *configs, f"--feature-gates={FEATURE_GATES}"]
+    return ["env", *variables, program("otelcol"), *configs]
 
 
 def _openssl(*arguments: str | Path, given: bytes | None = None) -> bytes:
