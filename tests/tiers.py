@@ -50,6 +50,7 @@ class Tiers:
         self.certificate = environ["GATEWAY_CA"]
         self.issuer: Issuer
         self.samplers: list[Program]
+        self.metrics_ports: list[int]
         self._environ = environ
 
     @classmethod
@@ -70,7 +71,7 @@ class Tiers:
         authority = Authority(folder / "tls")
         certificate, key = authority.issue("gateway")
         samplers = free_ports(2)
-        grpc_port, http_port, *health = free_ports(5)
+        grpc_port, http_port, health_port, metrics_port = free_ports(4)
         with ExitStack() as running:
             checkpoints = running.enter_context(Collector(folder / "checkpoints"))
             environ = {
@@ -79,7 +80,8 @@ class Tiers:
                 "TOKEN_KEYS": str(issuer.keys),
                 "GATEWAY_GRPC_PORT": str(grpc_port),
                 "GATEWAY_HTTP_PORT": str(http_port),
-                "GATEWAY_HEALTH_PORT": str(health[0]),
+                "GATEWAY_HEALTH_PORT": str(health_port),
+                "GATEWAY_METRICS_PORT": str(metrics_port),
                 "GATEWAY_CA": str(authority.certificate),
                 "SAMPLERS": json.dumps([f"127.0.0.1:{port}" for port in samplers]),
                 "KAFKA_BROKERS": json.dumps([kafka]),
@@ -92,8 +94,15 @@ class Tiers:
             }
             overlays = ["scale/sampling-kafka"] if kafka else []
             sampling = []
-            for port, health_port in zip(samplers, health[1:3], strict=True):
-                own = {"SAMPLING_GRPC_PORT": str(port), "SAMPLING_HEALTH_PORT": str(health_port)}
+            metrics = [metrics_port]
+            for port in samplers:
+                health_port, metrics_port = free_ports(2)
+                own = {
+                    "SAMPLING_GRPC_PORT": str(port),
+                    "SAMPLING_HEALTH_PORT": str(health_port),
+                    "SAMPLING_METRICS_PORT": str(metrics_port),
+                }
+                metrics.append(metrics_port)
                 # With Kafka there is no port for traces.
                 sampler = Program(
                     command("sampling", *overlays, environ={**environ, **own}),
@@ -106,7 +115,7 @@ class Tiers:
                 command("gateway", *overlays, environ=environ), folder / "gateway.log", [grpc_port, http_port]
             )
             tiers = cls(folder, running.enter_context(gateway), checkpoints, environ)
-            tiers.issuer, tiers.samplers = issuer, sampling
+            tiers.issuer, tiers.samplers, tiers.metrics_ports = issuer, sampling, metrics
             yield tiers
 
     def direct(self, token: str) -> dict[str, str]:
@@ -126,13 +135,14 @@ class NodeAgent(Program):
         """Start it, with its token and its queue in ``folder``."""
         folder.mkdir()
         (folder / "token").write_text(f"{token}\n")
-        grpc_port, http_port, health_port = free_ports(3)
+        grpc_port, http_port, health_port, self.metrics_port = free_ports(4)
         self.endpoint = f"http://127.0.0.1:{http_port}"
         environ = {
             **environ,
             "NODE_OTLP_GRPC_PORT": str(grpc_port),
             "NODE_OTLP_HTTP_PORT": str(http_port),
             "NODE_HEALTH_PORT": str(health_port),
+            "NODE_METRICS_PORT": str(self.metrics_port),
             "NODE_QUEUE_FOLDER": str(folder / "queue"),
             "GATEWAY": f"127.0.0.1:{environ['GATEWAY_GRPC_PORT']}",
             "GATEWAY_TOKEN_FILE": str(folder / "token"),
