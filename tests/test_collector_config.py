@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 import requests
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from programs import Program, ReceivedSpan, free_ports, program, read_spans, wait_until
+from programs import Collector, Program, ReceivedSpan, free_ports, program, read_spans, wait_until
 from programs import _messages as messages
+from prometheus_client.parser import text_string_to_metric_families
 from stack import CONFIG, Stack, start_ranks, wait_for_ranks
 from tiers import Issuer, Tiers, command
 from training import agents
@@ -42,6 +44,7 @@ for step in range(1, {STEPS + 1}):
 UPLOADS = [50, 100, 150, 200]
 MARKED = {11, 37, 71, *UPLOADS}
 KEPT_PERCENT = 25
+SPAN = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "periflow.step"}
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +276,46 @@ def test_nothing_is_lost_while_the_gateway_is_away(stack: Stack, tiers: Tiers):
     assert outcomes(stack, "away") == ["finished"] * 2
 
 
+def test_no_trace_is_lost_while_their_store_is_away(tmp_path: Path):
+    """Samplers that hold all they can wait with the others, and deliver everything once the store is back."""
+    traces = range(1, 4001)
+    limits = {"KEPT_PERCENT": "100", "SAMPLING_TRACES": "500"}
+    with ExitStack() as running:
+        store = running.enter_context(Collector(tmp_path / "store"))
+        address = store.grpc_endpoint.removeprefix("http://")
+        tiers = running.enter_context(Tiers.started(tmp_path / "tiers", store.http_endpoint, address, **limits))
+        node = running.enter_context(tiers.node_agent(tiers.issuer.token(tenant="acme")))
+        store.kill()
+        for first in traces[::100]:
+            spans = [{**SPAN, "traceId": f"{trace:032x}"} for trace in range(first, first + 100)]
+            requests.post(f"{node.endpoint}/v1/traces", json=_message(*spans), timeout=30).raise_for_status()
+        wait_until(lambda: all(map(is_full, tiers.metrics_ports[1:])), 60, "both samplers hold all they can")
+        store.start()
+        wait_until(lambda: {span.trace_id for span in store.spans()} == set(traces), 90, "all traces have arrived")
+
+
+def is_full(sampler: int) -> bool:
+    """Tell whether both the memory for traces and the queue for the store are full."""
+    metrics = own_metrics(sampler)
+    held, queued = "otelcol_processor_tail_sampling_sampling_traces_on_memory", "otelcol_exporter_queue_size"
+    return (metrics[held], metrics[queued]) == (500, 1000)
+
+
+def own_metrics(port: int) -> dict[str, float]:
+    """Return what a Collector says of itself: a value for each of its metrics, summed up."""
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text):
+        for sample in family.samples:
+            found[sample.name.removesuffix("_total")] += sample.value
+    return found
+
+
 def _one_span(**more: Any) -> dict[str, Any]:
-    span = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "periflow.step", **more}
-    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    return _message({**SPAN, **more})
+
+
+def _message(*spans: dict[str, Any]) -> dict[str, Any]:
+    return {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
 
 
 def _attribute(key: str, value: str) -> dict[str, Any]:
