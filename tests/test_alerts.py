@@ -14,9 +14,12 @@ from periflow_otel import names
 from periflow_otel.exporters.prometheus import family_name
 
 FOLDER = CONFIG / "prometheus"
+FILES = {"alerts": "periflow_run_id", "collectors": "instance"}
+"""Alerts, and the label that says what they are about."""
 CASES = [
     case
-    for test in yaml.safe_load((FOLDER / "alerts_test.yml").read_text())["tests"]
+    for name in FILES
+    for test in yaml.safe_load((FOLDER / f"{name}_test.yml").read_text())["tests"]
     for case in test["alert_rule_test"]
 ]
 
@@ -26,7 +29,8 @@ def rules(name: str) -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load((FOLDER / name).read_text())["groups"] for rule in group["rules"]]
 
 
-ALERTS = [rule["alert"] for rule in rules("alerts.yml")]
+ALERTS = {name: [rule for rule in rules(f"{name}.yml") if "alert" in rule] for name in FILES}
+NAMES = [alert["alert"] for name in FILES for alert in ALERTS[name]]
 
 
 def promtool(*arguments: str | Path) -> None:
@@ -38,15 +42,16 @@ def promtool(*arguments: str | Path) -> None:
 def test_prometheus_accepts_the_configuration():
     """Configuration, recording rules and alerts are free of mistakes and of what a linter finds suspicious."""
     promtool("check", "config", "--lint-fatal", "prometheus.yml")
-    promtool("check", "rules", "--lint-fatal", "rules.yml", "alerts.yml")
+    promtool("check", "rules", "--lint-fatal", "rules.yml", "alerts.yml", "collectors.yml")
 
 
-def test_alerts_do_what_their_cases_say():
+@pytest.mark.parametrize("name", FILES)
+def test_alerts_do_what_their_cases_say(name: str):
     """Each case fires, or stays silent, at the time it says."""
-    promtool("test", "rules", "alerts_test.yml")
+    promtool("test", "rules", f"{name}_test.yml")
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize("alert", NAMES)
 def test_an_alert_has_a_case_that_fires_and_one_that_does_not(alert: str):
     """Both kinds of case are there."""
     cases = [case for case in CASES if case["alertname"] == alert]
@@ -54,10 +59,15 @@ def test_an_alert_has_a_case_that_fires_and_one_that_does_not(alert: str):
     assert any("exp_alerts" not in case for case in cases)
 
 
-@pytest.mark.parametrize("alert", rules("alerts.yml"), ids=ALERTS)
-def test_an_alert_says_what_to_do(alert: dict[str, Any]):
-    """It tells what is wrong, with which run, how bad that is and what to do."""
-    assert "{{ $labels.periflow_run_id }}" in alert["annotations"]["summary"]
+@pytest.mark.parametrize(
+    ("label", "alert"),
+    [("periflow_run_id", alert) for alert in ALERTS["alerts"]]
+    + [("instance", alert) for alert in ALERTS["collectors"]],
+    ids=NAMES,
+)
+def test_an_alert_says_what_to_do(label: str, alert: dict[str, Any]):
+    """It tells what is wrong, with which run or Collector, how bad that is and what to do."""
+    assert f"{{{{ $labels.{label} }}}}" in alert["annotations"]["summary"]
     assert alert["annotations"]["runbook"].endswith(".")
     assert alert["labels"]["severity"] in ("warning", "critical")
 

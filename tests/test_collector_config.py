@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from programs import Collector, Program, ReceivedSpan, free_ports, program, read_spans, wait_until
 from programs import _messages as messages
 from prometheus_client.parser import text_string_to_metric_families
-from stack import CONFIG, Stack, start_ranks, wait_for_ranks
+from stack import CONFIG, Prometheus, Stack, start_ranks, wait_for_ranks
 from tiers import Issuer, Tiers, command
 from training import agents
 
@@ -44,6 +44,9 @@ for step in range(1, {STEPS + 1}):
 UPLOADS = [50, 100, 150, 200]
 MARKED = {11, 37, 71, *UPLOADS}
 KEPT_PERCENT = 25
+POINT = {
+    "resourceMetrics": [{"scopeMetrics": [{"metrics": [{"name": "sent", "gauge": {"dataPoints": [{"asInt": 1}]}}]}]}]
+}
 SPAN = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "periflow.step"}
 
 
@@ -276,6 +279,63 @@ def test_nothing_is_lost_while_the_gateway_is_away(stack: Stack, tiers: Tiers):
     assert outcomes(stack, "away") == ["finished"] * 2
 
 
+def test_a_node_that_drops_what_is_refused_is_reported(tiers: Tiers, tmp_path: Path):
+    """An alert about the node with the bad token fires, and no other."""
+    with (
+        tiers.node_agent("not a token", "dropping") as dropping,
+        tiers.node_agent(tiers.issuer.token(tenant="acme"), "delivering") as delivering,
+        watching(tmp_path, dropping.metrics_port, delivering.metrics_port) as prometheus,
+    ):
+        for node in (dropping, delivering):
+            requests.post(f"{node.endpoint}/v1/traces", json=_one_span(), timeout=30).raise_for_status()
+        wait_until(lambda: prometheus.query("otelcol_exporter_sent_spans"), 60, "one node has delivered")
+        wait_until(lambda: prometheus.query("ALERTS"), 60, "an alert fires")
+        (alert,) = prometheus.query("ALERTS")
+    assert (alert.labels["alertname"], alert.labels["alertstate"]) == ("PeriFlowCollectorDrops", "firing")
+    assert alert.labels["instance"] == f"127.0.0.1:{dropping.metrics_port}"
+
+
+def test_alerts_ask_for_what_collectors_tell(tiers: Tiers, tmp_path: Path):
+    """All metrics that the alerts ask for are there once something was refused and something has come late."""
+    rules = (CONFIG / "prometheus" / "collectors.yml").read_text()
+    asked = set(re.findall(r"otelcol_\w+(?:\([\w|]+\))?", rules))
+    with (
+        tiers.node_agent("not a token", "refused") as refused,
+        tiers.node_agent(tiers.issuer.token(tenant="acme"), "late") as late,
+        watching(tmp_path, refused.metrics_port, late.metrics_port, *tiers.metrics_ports) as prometheus,
+    ):
+
+        def is_all_there() -> bool:
+            for node in (refused, late):
+                requests.post(f"{node.endpoint}/v1/traces", json=_one_span(), timeout=30).raise_for_status()
+                requests.post(f"{node.endpoint}/v1/metrics", json=_one_point(), timeout=30).raise_for_status()
+            told = prometheus.names()
+            return all(any(re.fullmatch(name, each) for each in told) for name in asked)
+
+        wait_until(is_all_there, 60, "all metrics are there")
+
+
+@contextmanager
+def watching(folder: Path, *ports: int) -> Iterator[Prometheus]:
+    """Run a Prometheus that scrapes Collectors and knows the alerts about them."""
+    targets = [f"127.0.0.1:{port}" for port in ports]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(CONFIG / "prometheus" / "collectors.yml")],
+        "scrape_configs": [{"job_name": "collectors", "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        *(program("prometheus"), f"--config.file={folder}/prometheus.yml"),
+        *(f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address=127.0.0.1:{port}"),
+    ]
+    with Program(command, folder / "prometheus.log", [port]):
+        wait_until(lambda: requests.get(f"{url}/-/ready", timeout=10).ok, 30, "Prometheus is ready")
+        yield Prometheus(url)
+
+
 def test_no_trace_is_lost_while_their_store_is_away(tmp_path: Path):
     """Samplers that hold all they can wait with the others, and deliver everything once the store is back."""
     traces = range(1, 4001)
@@ -312,6 +372,11 @@ def own_metrics(port: int) -> dict[str, float]:
 
 def _one_span(**more: Any) -> dict[str, Any]:
     return _message({**SPAN, **more})
+
+
+def _one_point() -> dict[str, Any]:
+    point = {"name": "sent", "gauge": {"dataPoints": [{"asInt": 1}]}}
+    return {"resourceMetrics": [{"scopeMetrics": [{"metrics": [point]}]}]}
 
 
 def _message(*spans: dict[str, Any]) -> dict[str, Any]:

@@ -70,10 +70,10 @@ class Tiers:
         issuer = Issuer(folder / "issuer")
         authority = Authority(folder / "tls")
         certificate, key = authority.issue("gateway")
-        samplers = free_ports(2)
-        grpc_port, http_port, health_port, metrics_port = free_ports(4)
         with ExitStack() as running:
             checkpoints = running.enter_context(Collector(folder / "checkpoints"))
+            grpc_port, http_port, health_port, metrics_port, *ports = free_ports(10)
+            samplers = ports[:2]
             environ = {
                 "GATEWAY_CERTIFICATE": str(certificate),
                 "GATEWAY_KEY": str(key),
@@ -94,20 +94,17 @@ class Tiers:
             }
             overlays = ["scale/sampling-kafka"] if kafka else []
             sampling = []
-            metrics = [metrics_port]
-            for port in samplers:
-                health_port, metrics_port = free_ports(2)
+            for port, health, metrics in zip(samplers, ports[2:4], ports[4:], strict=True):
                 own = {
                     "SAMPLING_GRPC_PORT": str(port),
-                    "SAMPLING_HEALTH_PORT": str(health_port),
-                    "SAMPLING_METRICS_PORT": str(metrics_port),
+                    "SAMPLING_HEALTH_PORT": str(health),
+                    "SAMPLING_METRICS_PORT": str(metrics),
                 }
-                metrics.append(metrics_port)
                 # With Kafka there is no port for traces.
                 sampler = Program(
                     command("sampling", *overlays, environ={**environ, **own}),
                     folder / f"sampling-{port}.log",
-                    [health_port if kafka else port],
+                    [health if kafka else port],
                 )
                 sampling.append(running.enter_context(sampler))
             overlays = ["scale/gateway-kafka"] if kafka else []
@@ -115,7 +112,7 @@ class Tiers:
                 command("gateway", *overlays, environ=environ), folder / "gateway.log", [grpc_port, http_port]
             )
             tiers = cls(folder, running.enter_context(gateway), checkpoints, environ)
-            tiers.issuer, tiers.samplers, tiers.metrics_ports = issuer, sampling, metrics
+            tiers.issuer, tiers.samplers, tiers.metrics_ports = issuer, sampling, [metrics_port, *ports[4:]]
             yield tiers
 
     def direct(self, token: str) -> dict[str, str]:
