@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from programs import Collector, Program, ReceivedSpan, free_ports, program, read_spans, wait_until
 from programs import _messages as messages
 from prometheus_client.parser import text_string_to_metric_families
-from stack import CONFIG, Prometheus, Stack, start_ranks, wait_for_ranks
+from stack import CONFIG, ROOT, Prometheus, Stack, start_ranks, wait_for_ranks
 from tiers import Issuer, Tiers, command
 from training import agents
 
@@ -99,6 +99,14 @@ def test_the_builder_has_what_the_configurations_use():
                     types = {name.partition("/")[0] for name in components}
                     used[kind] |= {modules.get(each, each.replace("_", "")) for each in types}
     assert used == built
+
+
+def test_every_collector_has_the_same_version():
+    """Containers of the stack and of Kubernetes run the Collector that the builder would build."""
+    version = yaml.safe_load((CONFIG / "otelcol-builder.yaml").read_text())["dist"]["version"]
+    texts = [path.read_text() for path in (ROOT / "docker-compose.yml", *CONFIG.glob("scale/kubernetes/*.yaml"))]
+    images = [image for text in texts for image in re.findall(r"opentelemetry-collector-contrib:(\S+)", text)]
+    assert images == [version] * 4
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("scale/kubernetes/*.yaml")), ids=lambda path: path.stem)
