@@ -44,9 +44,6 @@ for step in range(1, {STEPS + 1}):
 UPLOADS = [50, 100, 150, 200]
 MARKED = {11, 37, 71, *UPLOADS}
 KEPT_PERCENT = 25
-POINT = {
-    "resourceMetrics": [{"scopeMetrics": [{"metrics": [{"name": "sent", "gauge": {"dataPoints": [{"asInt": 1}]}}]}]}]
-}
 SPAN = {"traceId": "1" * 32, "spanId": "2" * 16, "name": "periflow.step"}
 
 
