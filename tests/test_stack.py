@@ -1,8 +1,10 @@
 """The local stack carries a run to Jaeger and Prometheus, whole."""
 
 import math
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +15,7 @@ import pytest
 import requests
 import yaml
 from programs import Program, ReceivedSpan, free_ports, is_listening, program, wait_until
-from stack import CONFIG, ROOT, Series, Stack, start_ranks, wait_for_ranks, wait_for_run
+from stack import CONFIG, PORTS, ROOT, Series, Stack, start_ranks, wait_for_ranks, wait_for_run
 from training import Training, agents
 
 from periflow_otel.journal.folders import node_folder, run_folder
@@ -182,13 +184,29 @@ def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
     assert not any(map(is_listening, ports))
 
 
+def test_a_port_that_is_taken_is_named(tmp_path: Path):
+    """Nothing is started: the answers of another stack would be taken for those of this one."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environ = {**os.environ, **own_ports(), "STACK_PROMETHEUS_PORT": str(port), "PERIFLOW_STACK": "native"}
+        script = [sys.executable, ROOT / "scripts" / "stack", tmp_path / "stack"]
+        ended = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(rf"Port {port} cannot be used \(.+\)\. .* set STACK_PROMETHEUS_PORT\n", ended.stderr)
+
+
 def test_a_program_that_is_missing_is_named(tmp_path: Path):
     """Without the programs the stack says which one it lacks, and that Docker would do."""
-    environ = {"PATH": str(tmp_path), "PERIFLOW_STACK": "native"}
+    environ = {"PATH": str(tmp_path), **own_ports(), "PERIFLOW_STACK": "native"}
     script = [sys.executable, ROOT / "scripts" / "stack", tmp_path / "stack"]
     ended = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr == "jaeger is neither in PERIFLOW_TEST_BIN nor on PATH. With Docker: make stack\n"
+
+
+def own_ports() -> dict[str, str]:
+    """Return what gives a stack ports that nobody uses."""
+    return {f"STACK_{name}_PORT": str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
 
 
 def _stacks(trained: Trained) -> tuple[Stack, Stack]:
