@@ -61,7 +61,7 @@ WORLD_SIZE: Final = Name("periflow.world_size", "Number of ranks. Resource attri
 RUN_ID: Final = Name("periflow.run.id", "Identity of the run, the same on all ranks. Resource attribute.")
 ATTEMPT: Final = Name("periflow.run.attempt", "1, and one more at each restart of the run. Resource attribute.")
 MODE: Final = Name("periflow.mode", "local or cloud. Resource attribute, and on the checkpoint event in local mode.")
-OUTCOME: Final = Name("periflow.run.outcome", "finished, failed or killed.")
+OUTCOME: Final = Name("periflow.run.outcome", "finished, failed or killed. Also a metric attribute.")
 RUN_STEPS: Final = Name("periflow.run.steps", "Steps that this attempt completed.")
 LAST_STEP: Final = Name("periflow.run.last_step", "Number of the last step that was completed.")
 LAST_CHECKPOINT: Final = Name("periflow.run.last_checkpoint", "Step of the last checkpoint that was announced.")
@@ -110,6 +110,8 @@ STEP_REDONE: Final = Instrument(
     "periflow.step.redone", "counter", "{step}", "Steps that an earlier attempt had done already."
 )
 TIME: Final = Instrument("periflow.time", "counter", "s", "Wall time by kind; goodput is a ratio of these.")
+RUN_UP: Final = Instrument("periflow.run.up", "gauge", "{run}", "1 while the run of a rank goes on, 0 when it is over.")
+RUN_ENDED: Final = Instrument("periflow.run.ended", "counter", "{run}", "Runs of a rank that are over, by outcome.")
 CHECKPOINT_UPLOADS: Final = Instrument(
     "periflow.checkpoint.uploads", "counter", "{upload}", "Checkpoints announced, by save type."
 )
@@ -142,7 +144,7 @@ TELEMETRY_CPU_TIME: Final = Instrument(
 )
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
-    STEP_REDONE, TIME, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS,
+    STEP_REDONE, TIME, RUN_UP, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS,
     TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
     TELEMETRY_CPU_TIME,
 )  # fmt: skip

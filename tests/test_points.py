@@ -13,7 +13,7 @@ from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, 
 
 from periflow_otel import ids
 from periflow_otel.names import SECONDS_BOUNDS
-from periflow_otel.records import Metric, RankLost, RunStarted, decode, encode_metric
+from periflow_otel.records import Metric, RankLost, RunFinished, RunStarted, decode, encode_metric
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
@@ -167,6 +167,7 @@ def test_a_snapshot_shows_every_instrument():
     assert found == {
         ("periflow.step.completed", "ok"): 3,
         ("periflow.step.completed", "error"): 1,
+        "periflow.run.up": 1,
         "periflow.step.current": 14,
         "periflow.step.last_ended": 14,
         "periflow.step.target": 100,
@@ -190,7 +191,29 @@ def test_a_snapshot_shows_every_instrument():
 def test_a_new_run_shows_what_it_knows():
     """The step that earlier attempts reached, and nothing that has not been."""
     found = last_values(translate([], make_run(initial_step=7)))
-    assert found == {"periflow.step.current": 7, "periflow.step.last_ended": 7}
+    assert found == {"periflow.run.up": 1, "periflow.step.current": 7, "periflow.step.last_ended": 7}
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        (RunFinished(STARTED_NS + S), "finished"),
+        (RunFinished(STARTED_NS + S, "ValueError"), "failed"),
+        (RankLost(STARTED_NS + S, 0, 0), "killed"),
+    ],
+)
+@pytest.mark.parametrize("is_delta", [False, True])
+def test_the_last_points_say_that_the_run_is_over_and_how(last: Input, outcome: str, is_delta: bool):  # noqa: FBT001  # a case
+    """Whoever watches need not take silence for a fault."""
+    translator = PointTranslator(make_run(), is_delta=is_delta)
+    translator.snapshot()
+    give(translator, [last])
+    translator.settle()
+    found = last_values(translator.take())
+    assert found["periflow.run.up"] == 0
+    assert {key: value for key, value in found.items() if key[0] == "periflow.run.ended"} == {
+        ("periflow.run.ended", outcome): 1
+    }
 
 
 def test_a_step_that_is_open_has_not_ended():

@@ -15,7 +15,7 @@ from periflow_otel.names import Instrument
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.steps import restart_gap_ns, save_type
+from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Exemplar, Point
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, number
 from periflow_otel.translate.walltime import RESTART, WallTime
@@ -41,6 +41,8 @@ class PointState(msgspec.Struct, array_like=True):
     completed: dict[str, int] = {}
     redone: int = 0
     uploads: dict[str, int] = {}
+    ended: dict[str, int] = {}
+    """By outcome; empty while the run goes on."""
     last_checkpoint: int | None = None
     nonfinite: dict[str, int] = {}
     duration: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
@@ -126,13 +128,13 @@ class PointTranslator:
                 self._seen(record.start_unix_ns + record.duration_ns)
             case RunFinished():
                 self.state.wall_time.close(record.time_unix_ns)
-                self._seen(record.time_unix_ns)
+                self._end(record)
             case RankLost():
                 if record.last_started_step > self.state.wall_time.ended_step:
                     self.state.completed["error"] = self.state.completed.get("error", 0) + 1
                 self.step_began(record.last_started_step, record.last_started_unix_ns)
                 self.state.wall_time.lose(record)
-                self._seen(record.time_unix_ns)
+                self._end(record)
 
     def snapshot(self, now_unix_ns: int | None = None) -> None:
         """Make a point of every built-in instrument.
@@ -207,12 +209,17 @@ class PointTranslator:
         self.state.wall_time.end_checkpoint(record)
         self._seen(record.time_unix_ns)
 
+    def _end(self, record: RunFinished | RankLost) -> None:
+        self.state.ended[outcome_of(record)] = 1
+        self._seen(record.time_unix_ns)
+
     def _seen(self, unix_ns: int) -> None:
         self.state.is_changed = True
         self.state.last_unix_ns = max(self.state.last_unix_ns, unix_ns)
 
     def _snapshot_gauges(self) -> None:
         state = self.state
+        self._gauge(names.RUN_UP, 0 if state.ended else 1)
         self._gauge(names.STEP_CURRENT, state.step)
         self._gauge(names.STEP_LAST_ENDED, state.wall_time.ended_step)
         if self._run.total_steps is not None:
@@ -226,6 +233,7 @@ class PointTranslator:
         state = self.state
         for attribute, instrument, sums in (
             (names.STEP_OUTCOME, names.STEP_COMPLETED, state.completed),
+            (names.OUTCOME, names.RUN_ENDED, state.ended),
             (names.SAVE_TYPE, names.CHECKPOINT_UPLOADS, state.uploads),
             (names.METRIC_KEY, names.METRIC_NONFINITE, state.nonfinite),
         ):
@@ -292,7 +300,7 @@ class PointTranslator:
     def _start_over(self) -> None:
         state = self.state
         state.delta_start_unix_ns = self._snapshot_unix_ns
-        for sums in (state.completed, state.uploads, state.nonfinite, state.wall_time.spent_ns):
+        for sums in (state.completed, state.ended, state.uploads, state.nonfinite, state.wall_time.spent_ns):
             sums.update(dict.fromkeys(sums, 0))
         state.redone = 0
         state.examples.clear()

@@ -110,7 +110,7 @@ class SpanTranslator:
             case Phase():
                 self._add_phase(record)
             case RunFinished():
-                self._finish("failed" if record.error else "finished", record.time_unix_ns, record.error)
+                self._finish(record, record.error)
             case RankLost():
                 self._lose(record)
 
@@ -198,12 +198,12 @@ class SpanTranslator:
         if record.last_started_step > self.state.ended_step:
             duration_ns = max(0, record.time_unix_ns - record.last_started_unix_ns)
             self._close(StepEnded(record.last_started_step, record.last_started_unix_ns, duration_ns, _KILLED))
-        self._finish(_KILLED, record.time_unix_ns, _KILLED)
+        self._finish(record, _KILLED)
 
-    def _finish(self, outcome: str, time_unix_ns: int, error: str | None) -> None:
+    def _finish(self, record: RunFinished | RankLost, error: str | None) -> None:
         if self.state.draft:
             self._release(self.state.draft)
-        self._spans.append(self._run_span(outcome, time_unix_ns, error))
+        self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error))
 
     def _step_trace_id(self, step: int) -> ids.TraceId:
         return ids.step_trace_id(self._run.run_id, self._run.attempt, step)
@@ -347,6 +347,13 @@ class SpanTranslator:
 @lru_cache(maxsize=4096)
 def _attribute_name(key: str) -> str:
     return names.METRIC_PREFIX + key
+
+
+def outcome_of(record: RunFinished | RankLost) -> str:
+    """Return how a run has ended."""
+    if isinstance(record, RankLost):
+        return _KILLED
+    return "failed" if record.error else "finished"
 
 
 def restart_gap_ns(run: RunStarted) -> int:
