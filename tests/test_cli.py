@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from privileges import UNPRIVILEGED
 
 import periflow_otel as pf
 from periflow_otel.cli import main
 from periflow_otel.journal.control import Control
+from periflow_otel.journal.folders import journal_folders
+from periflow_otel.journal.segment import segment_path
 
 Begin = Callable[..., pf.TrainingRun]
 
@@ -156,6 +159,41 @@ def test_a_folder_without_journals_is_named(tmp_path: Path, capsys: pytest.Captu
     said = Said(capsys, "replay", str(tmp_path))
     message = f"{tmp_path}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME\n"
     assert (said.status, said.output, said.errors) == (1, "", message)
+
+
+@pytest.mark.parametrize("damage", ["segment", "folder"])
+def test_a_journal_that_cannot_be_read_is_not_delivered(begin: Begin, damage: str):
+    """It stays there, and the message names it."""
+    run = begin(run_id="job")
+    run.shutdown()
+    journal = next(journal_folders(run.folder))
+    if damage == "segment":
+        segment_path(journal, 1).write_bytes(b"")
+    else:
+        journal.chmod(0)
+    said = in_a_process("replay", str(run.folder))
+    assert (said.returncode, said.stderr) == (1, "")
+    expected = (
+        f"{run.folder}: not everything could be delivered; the rest stays there; cannot be read: {journal.name}\n"
+    )
+    assert said.stdout == expected
+    assert journal.exists()
+
+
+def test_a_run_that_cannot_be_read_is_named(begin: Begin):
+    """Also where no folder is given."""
+    run = begin(run_id="job")
+    run.shutdown()
+    run.folder.parent.chmod(0)
+    said = in_a_process("replay")
+    assert (said.returncode, said.stdout, said.stderr) == (1, "", f"{run.folder}: Permission denied\n")
+
+
+def in_a_process(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command where the modes of files count."""
+    code = "import sys; from periflow_otel.cli import main; sys.exit(main())"
+    command = [*UNPRIVILEGED, sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 # periflow-otel ranks

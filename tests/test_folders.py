@@ -1,6 +1,7 @@
 """Where things are: names that no run id can escape, folders for one user, and journals for one process."""
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from privileges import UNPRIVILEGED
 
 from periflow_otel.journal.folders import (
     LEDGER,
@@ -84,6 +86,24 @@ def test_nodes_of_one_run_have_different_folders(tmp_path: Path):
     (tmp_path / "of another node" / "elsewhere").mkdir(parents=True)
     (tmp_path / "file").touch()
     assert node_folders(tmp_path) == [node_folder(tmp_path / name) for name in ("oldest", "old", "new")]
+
+
+def test_a_folder_that_cannot_be_looked_at_comes_first(tmp_path: Path):
+    """Nobody can tell its age; one of somebody else is none of ours."""
+    for name in ("open", "closed", "theirs"):
+        node_folder(tmp_path / name).mkdir(parents=True)
+    (tmp_path / "closed").chmod(0)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "theirs", 65534, 65534)
+        (tmp_path / "theirs").chmod(0o700)
+    else:
+        shutil.rmtree(tmp_path / "theirs")
+    code = (
+        "import sys; from pathlib import Path; from periflow_otel.journal.folders import node_folders\n"
+        "print(*(each.parent.name for each in node_folders(Path(sys.argv[1]))))"
+    )
+    command = [*UNPRIVILEGED, sys.executable, "-c", code, tmp_path]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "closed open\n"
 
 
 def test_journals_are_found_the_oldest_attempt_first(tmp_path: Path):

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import SMALL, Everything, numbered, rank_of, read_all
 
-from periflow_otel.journal.reader import OPEN_SEGMENTS, READ_BYTES, JournalReader, Position
+from periflow_otel.journal.folders import journal_folder
+from periflow_otel.journal.reader import OPEN_SEGMENTS, READ_BYTES, JournalReader, Position, unreadable_journals
 from periflow_otel.journal.segment import (
     COMMIT,
     FIRST_SEQUENCE,
@@ -392,3 +393,26 @@ def test_a_step_is_never_seen_before_the_records_of_the_one_before(tmp_path: Pat
         head = reader.head()
         assert head.sequence >= head.step - 1
     thread.join()
+
+
+def test_what_was_dropped_comes_before_the_first_sequence(tmp_path: Path):
+    """It counts from the first segment that is there and can be read."""
+    assert JournalReader(tmp_path).first_sequence() == 0
+    filled(tmp_path, 3 * COUNT, END)
+    assert JournalReader(tmp_path).first_sequence() == 0
+    segment_path(tmp_path, 1).unlink()
+    assert JournalReader(tmp_path).first_sequence() == COUNT
+    segment_path(tmp_path, 2).write_bytes(b"")
+    assert JournalReader(tmp_path).first_sequence() == 2 * COUNT
+
+
+def test_a_journal_is_unreadable_when_no_segment_tells_whose_it_is(tmp_path: Path):
+    """One whole header is enough, and where there is no segment, nothing is missing."""
+    journals = [journal_folder(tmp_path, 1, rank) for rank in range(3)]
+    journals[0].mkdir()
+    for journal in journals[1:]:
+        filled(journal, COUNT + 2, END)
+        segment_path(journal, 1).write_bytes(b"")
+    assert unreadable_journals(tmp_path) == []
+    segment_path(journals[2], 2).write_bytes(b"")
+    assert unreadable_journals(tmp_path) == [journals[2]]

@@ -10,9 +10,9 @@ from typing import Final
 from periflow_otel.agent.agent import Agent
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
-from periflow_otel.journal.folders import journal_folders, node_folders
+from periflow_otel.journal.folders import is_readable, journal_folders, node_folders
 from periflow_otel.journal.processes import is_process_alive
-from periflow_otel.journal.reader import JournalReader
+from periflow_otel.journal.reader import JournalReader, unreadable_journals
 from periflow_otel.records import RunStarted
 
 KEPT_S: Final = 30 * 86_400.0
@@ -21,9 +21,10 @@ _LOOK_INTERVAL_S: Final = 0.5
 
 
 def leftovers(state_dirs: Iterable[Path]) -> Iterator[Path]:
-    """Yield the folders of runs on this node that hold journals; some of the runs may be going on."""
-    for state_dir in state_dirs:
-        yield from (folder for folder in node_folders(state_dir) if any(journal_folders(folder)))
+    """Yield the folders of runs on this node that hold journals, or may; some of the runs may be going on."""
+    for folder in (folder for state_dir in state_dirs for folder in node_folders(state_dir)):
+        if any(journal_folders(folder)) or not is_readable(folder):
+            yield folder
 
 
 def deliver_leftover(folder: Path, settings: ExportSettings, linger_s: float) -> bool | None:
@@ -47,7 +48,7 @@ def deliver_leftover(folder: Path, settings: ExportSettings, linger_s: float) ->
         return None
     agent = Agent(folder, settings, lock, is_live=False)
     agent.linger_s = linger_s
-    return agent.serve()
+    return agent.serve() and not unreadable_journals(folder)
 
 
 def deliver_leftovers(state_dirs: Iterable[Path], settings: ExportSettings, first: Agent) -> None:

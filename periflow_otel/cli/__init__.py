@@ -12,7 +12,8 @@ from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
-from periflow_otel.journal.folders import journal_folders
+from periflow_otel.journal.folders import is_readable, journal_folders
+from periflow_otel.journal.reader import unreadable_journals
 from periflow_otel.logs import keep_quiet
 from periflow_otel.ranks import describe, find_identity
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     keep_quiet()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
     try:
         return int(options.run(options))
     except ConfigurationError as error:
@@ -85,7 +87,7 @@ def replay(folders: Sequence[Path], timeout_s: float) -> int:
     settings = ExportSettings.from_environ(os.environ)
     status = 0
     for folder in folders or leftovers(find_state_dirs(os.environ)):
-        if not any(journal_folders(folder)):
+        if is_readable(folder) and not any(journal_folders(folder)):
             print(f"{folder}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME", file=sys.stderr)
             status = 1
             continue
@@ -95,9 +97,14 @@ def replay(folders: Sequence[Path], timeout_s: float) -> int:
             print(f"{folder}: {error.strerror}", file=sys.stderr)
             status = 1
             continue
-        print(f"{folder}: {_OUTCOMES[is_delivered]}")
+        print(f"{folder}: {_OUTCOMES[is_delivered]}{_unreadable(folder)}")
         status |= not is_delivered
     return status
+
+
+def _unreadable(folder: Path) -> str:
+    journals = unreadable_journals(folder)
+    return f"; cannot be read: {', '.join(each.name for each in journals)}" if journals else ""
 
 
 _OUTCOMES = {

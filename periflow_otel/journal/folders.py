@@ -46,9 +46,18 @@ def node_folder(run_folder: Path) -> Path:
 
 
 def node_folders(state_dir: Path) -> list[Path]:
-    """Return the folders of all runs on this node, the one that has been left alone longest first."""
-    folders = [folder for run in _entries(state_dir) if (folder := node_folder(run)).is_dir()]
-    return sorted(folders, key=lambda folder: folder.stat().st_mtime)
+    """Return the folders of all runs on this node, the one that has been left alone longest first.
+
+    Before these come those of this user that may be there, but cannot be looked at.
+    """
+    folders = map(node_folder, _entries(state_dir))
+    found = [(changed_s, folder) for folder in folders if (changed_s := _changed_s(folder)) is not None]
+    return [folder for _, folder in sorted(found)]
+
+
+def is_readable(folder: Path) -> bool:
+    """Tell whether this process may look into a folder; not if there is none."""
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def journal_folder(folder: Path, attempt: int, rank: int) -> Path:
@@ -107,6 +116,24 @@ def make_private(folder: Path) -> None:
         raise PermissionError(message)
     if status.st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def _changed_s(folder: Path) -> float | None:
+    """Return when something in a folder of a run came or went; 0 if nobody can tell, None if it is none of ours."""
+    try:
+        status = folder.stat()
+    except PermissionError:
+        return 0 if _owner(folder.parent) in (None, os.geteuid()) else None
+    except OSError:
+        return None
+    return status.st_mtime if stat.S_ISDIR(status.st_mode) else None
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
 
 
 def _create(folder: Path) -> bool:

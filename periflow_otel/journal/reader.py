@@ -6,12 +6,14 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     COMMIT,
     SCARCE,
     STEP,
     STEP_STARTED_UNIX_NS,
+    SUFFIX,
     URGENT_SEQUENCE,
     Segment,
     frame_head,
@@ -83,6 +85,17 @@ class JournalReader:
             if segment := self._segment(index):
                 return segment.run
         return None
+
+    def first_sequence(self) -> int:
+        """Return how many records came before those that are still there; 0 if there is no segment.
+
+        Raises:
+            OSError: This process has too many files open.
+        """
+        for index in self._indices():
+            if segment := self._segment(index):
+                return segment.first_sequence
+        return 0
 
     def head(self) -> Head:
         """Return the present state of the rank; zeros if there is no segment.
@@ -176,6 +189,20 @@ class JournalReader:
         if chunk.position == position and rest:
             return _give_up(position, end, segment.first_sequence + count)
         return chunk
+
+
+def unreadable_journals(folder: Path) -> list[Path]:
+    """Return the journals of a run with segments of which none can tell who wrote it, or that cannot be looked at."""
+    return [each for each in journal_folders(folder) if _is_unreadable(each)]
+
+
+def _is_unreadable(journal: Path) -> bool:
+    try:
+        return any(entry.suffix == SUFFIX for entry in journal.iterdir()) and JournalReader(journal).run() is None
+    except FileNotFoundError:  # everybody has had it
+        return False
+    except OSError:
+        return True
 
 
 def _whole_frames(data: bytes, position: Position, max_frames: int) -> Chunk:
