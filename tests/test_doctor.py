@@ -1,15 +1,28 @@
 """``periflow-otel doctor``: it shows what would happen, finds what is wrong, and leaves everything as it is."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from faulty_receiver import FaultyReceiver, status
+from journals import SMALL, numbered, rank_of
+from privileges import UNPRIVILEGED
 from programs import Collector, free_ports, wait_until
 from training import Training, agents, cloud
 
 from periflow_otel.cli import main
+from periflow_otel.cli.runs import SHOWN
+from periflow_otel.journal.cursors import Cursor, save_cursor
+from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
+from periflow_otel.journal.processes import boot_id, process_start
+from periflow_otel.journal.reader import JournalReader, Position
+from periflow_otel.journal.segment import HEADER_BYTES, segment_path
+from periflow_otel.journal.writer import JournalWriter
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -21,7 +34,22 @@ class Told:
         """Run it."""
         capsys.readouterr()
         self.status = main(["doctor"])
-        self.text = capsys.readouterr().out
+        self._read(capsys.readouterr().out)
+
+    @classmethod
+    def by(cls, *command: str) -> "Told":
+        """Run it in a process of its own, which writes no errors."""
+        code = "import sys; from periflow_otel.cli import main; sys.exit(main(['doctor']))"
+        script = [*command, sys.executable, "-c", code]
+        done = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+        assert not done.stderr
+        told = cls.__new__(cls)
+        told.status = done.returncode
+        told._read(done.stdout)
+        return told
+
+    def _read(self, text: str) -> None:
+        self.text = text
         found = re.findall(r"^([! ]) (\w+(?: \S+)?)  *(.+)$", self.text, re.MULTILINE)
         self.faults = {subject: text for mark, subject, text in found if mark == "!"}
         *_, self.verdict = self.text.splitlines()
@@ -58,6 +86,27 @@ def test_a_dead_receiver_is_a_fault(capsys: pytest.CaptureFixture[str], monkeypa
     assert told.verdict == "2 of these need attention (!)"
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_port_for_the_other_protocol_is_suspected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, collector: Collector, protocol: str
+):
+    """What fails there says little; the answer names the variable."""
+    monkeypatch.setenv(ENDPOINT, collector.http_endpoint if protocol == "grpc" else collector.grpc_endpoint)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    told = Told(capsys)
+    assert told.status == 1
+    assert told.faults["traces"].endswith(
+        "; is that its port for OTEL_EXPORTER_OTLP_PROTOCOL? Usual are 4317 for grpc and 4318 for http/protobuf"
+    )
+
+
+def test_what_grpc_has_to_say_of_certificates_is_left_out(monkeypatch: pytest.MonkeyPatch, collector: Collector):
+    """Nothing is on stderr though the handshake fails."""
+    monkeypatch.setenv(ENDPOINT, collector.grpc_endpoint.replace("http:", "https:"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert set(Told.by().faults) == {"traces", "metrics"}
+
+
 def test_a_refused_token_is_a_fault_and_is_not_shown(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -86,6 +135,26 @@ def test_a_folder_that_cannot_be_written_is_a_fault(
     assert "set PERIFLOW_STATE_DIR" in Told(capsys).faults["journals"]
 
 
+@pytest.mark.parametrize("depth", range(3))
+def test_a_folder_that_cannot_be_read_is_a_fault(depth: int):
+    """Be it that of a run, of the run on this node, or of a journal; nothing is taken for delivered."""
+    journal = leave("closed")
+    (journal.parent.parent, journal.parent, journal)[depth].chmod(0)
+    told = Told.by(*UNPRIVILEGED)
+    assert told.status == 1
+    assert told.faults["run closed"] in (
+        f"{journal.parent} cannot be read",
+        f"1 journal in {journal.parent} cannot be read",
+    )
+
+
+def test_a_state_folder_below_one_that_cannot_be_entered_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """There, nothing could be recorded."""
+    (tmp_path / "closed").mkdir(mode=0)
+    monkeypatch.setenv("PERIFLOW_STATE_DIR", str(tmp_path / "closed" / "below" / "state"))
+    assert "cannot be written; set PERIFLOW_STATE_DIR" in Told.by(*UNPRIVILEGED).faults["journals"]
+
+
 def test_a_port_that_is_taken_is_no_fault(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """A run takes the next."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -106,7 +175,7 @@ def test_what_a_run_has_left_is_a_fault_until_it_is_delivered(
             wait_until(lambda: not agents(training.state), 30, "the agent has given up")
     monkeypatch.setenv("PERIFLOW_STATE_DIR", str(training.state))
     (text,) = Told(capsys).faults.values()
-    assert re.match(r"over, after step 20; \d+ records wait for otlp.traces; \d+ records wait for otlp.metrics", text)
+    assert re.match(r"over, after step 20; \d+ records wait for otlp.traces, otlp.metrics; periflow-otel replay", text)
     assert "periflow-otel replay delivers them; the agent said: otlp." in text
     assert "HTTP 401" in text
     with FaultyReceiver() as receiver:
@@ -128,3 +197,56 @@ def test_a_run_that_is_going_on_is_shown(
         training.kill()
     assert told.status == 0
     assert re.search(r"run busy +1 of 1 ranks are at work, in step \d+\n", told.text)
+
+
+def leave(run_id: str = "left", count: int = 10, *, max_bytes: int = 1 << 20, **more: object) -> Path:
+    """Leave a journal that nobody has delivered, of a process that is gone, and return its folder."""
+    run = msgspec.structs.replace(rank_of(), **{"run_id": run_id, "consumers": ("a", "b"), **more})
+    journal = journal_folder(node_folder(run_folder(Path.cwd(), run_id)), run.attempt, run.rank)
+    make_private(journal)
+    writer = JournalWriter(journal, run, segment_bytes=SMALL, max_bytes=max_bytes)
+    for number in range(count):
+        writer.append(numbered(number))
+    return journal
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * HEADER_BYTES, None])
+def test_a_journal_that_cannot_be_read_is_a_fault(capsys: pytest.CaptureFixture[str], content: bytes | None):
+    """It is empty, its header is overwritten, or what the header says of the run; the other is told of as always."""
+    leave("harmed", rank=1)
+    segment = segment_path(leave("harmed"), 1)
+    segment.write_bytes(segment.read_bytes()[: HEADER_BYTES + 9] + b"xxx" if content is None else content)
+    told = Told(capsys)
+    assert told.faults["run harmed"].startswith(
+        f"over, after step 0; 1 journal in {segment.parents[1]} cannot be read; 10 records wait for a, b"
+    )
+
+
+def test_what_the_bound_of_a_journal_took_does_not_wait(capsys: pytest.CaptureFixture[str]):
+    """It is dropped; only what is still there can be delivered."""
+    journal = leave(count=1000, max_bytes=2 * SMALL)
+    save_cursor(journal, "b", Cursor(Position(1, HEADER_BYTES, 5), dropped={"journal": 2}))
+    there = 1000 - JournalReader(journal).first_sequence()
+    assert 0 < there < 1000
+    (text,) = Told(capsys).faults.values()
+    assert text == (
+        f"over, after step 0; {there} records wait for a, b; {1000 - there} were dropped (journal) for a; "
+        f"{1000 - there - 5 + 2} were dropped (journal) for b; periflow-otel replay delivers them"
+    )
+
+
+def test_of_many_runs_the_latest_are_told_of(capsys: pytest.CaptureFixture[str]):
+    """And how many more there are."""
+    for number in range(SHOWN + 3):
+        os.utime(leave(f"run-{number}").parent, (number, number))
+    told = Told(capsys)
+    assert told.faults.pop("runs") == "3 more in need of attention"
+    assert list(told.faults) == [f"run run-{number}" for number in range(SHOWN + 2, 2, -1)]
+
+
+def test_ranks_that_are_done_count_among_those_of_the_node(capsys: pytest.CaptureFixture[str]):
+    """Though their journals are gone, and those of an earlier attempt are not."""
+    leave(consumers=())
+    alive = {"pid": os.getpid(), "process_start": process_start(os.getpid()), "boot_id": boot_id()}
+    leave(consumers=(), attempt=2, local_world_size=2, **alive)
+    assert re.search(r"run left +1 of 2 ranks are at work, in step 0\n", Told(capsys).text)

@@ -2,37 +2,23 @@
 
 import errno
 import os
+import re
 import shutil
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from periflow_otel import names
+from periflow_otel.cli.findings import Finding
+from periflow_otel.cli.runs import examine_runs
 from periflow_otel.config import ExportSettings, OtlpSettings, RunSettings, find_state_dirs
 from periflow_otel.errors import PeriFlowError
-from periflow_otel.journal.cursors import SUFFIX, load_cursor
-from periflow_otel.journal.folders import AGENT_LOG, journal_folders, node_folders
-from periflow_otel.journal.processes import is_process_alive
-from periflow_otel.journal.reader import JournalReader
 from periflow_otel.journal.segment import SEGMENT_BYTES
 from periflow_otel.ranks import Environ, describe, find_identity, require_cloud
-from periflow_otel.records import RunStarted
-from periflow_otel.translate.steps import SAMPLED_OUT
 
-STALLED_S: Final = 30.0
-"""A consumer with something to deliver that has delivered nothing for so long is in trouble."""
-
-
-class Finding(NamedTuple):
-    """One thing that was looked at."""
-
-    subject: str
-    text: str
-    is_fault: bool = False
+_OTHER_PROTOCOL: Final = re.compile("gRPC UNAVAILABLE|Connection reset|closed connection|BadStatusLine")
+"""What a request meets at a port for another protocol."""
 
 
 def examine(environ: Environ) -> Iterator[Finding]:
@@ -48,7 +34,7 @@ def examine(environ: Environ) -> Iterator[Finding]:
         yield Finding("exporters", "everything is off, as OTEL_SDK_DISABLED is true")
     else:
         yield from _destinations(export)
-    yield from _runs(environ)
+    yield from examine_runs(find_state_dirs(environ))
 
 
 def _who(environ: Environ, settings: RunSettings) -> Iterator[Finding]:
@@ -62,7 +48,7 @@ def _who(environ: Environ, settings: RunSettings) -> Iterator[Finding]:
 
 def _state_folder(settings: RunSettings) -> Finding:
     folder = settings.state_dir
-    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    existing = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
     free = shutil.disk_usage(existing).free
     text = f"{folder}, {free >> 20} MiB free"
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -101,7 +87,10 @@ def _try(otlp: OtlpSettings) -> Finding:
     exporter.close()
     if isinstance(answer, Accepted):
         return Finding(otlp.signal, f"{where} accepts them, in {took_ms:.0f} ms")
-    return Finding(otlp.signal, f"{where} does not take them: {answer.message}", is_fault=True)
+    text = f"{where} does not take them: {answer.message}"
+    if _OTHER_PROTOCOL.search(text):
+        text += "; is that its port for OTEL_EXPORTER_OTLP_PROTOCOL? Usual are 4317 for grpc and 4318 for http/protobuf"
+    return Finding(otlp.signal, text, is_fault=True)
 
 
 def _endpoint(export: ExportSettings) -> Finding:
@@ -114,56 +103,3 @@ def _endpoint(export: ExportSettings) -> Finding:
             return Finding("Prometheus", f"{text}: {error.strerror}", is_fault=True)
         text += "; somebody else is there now, so it would be the next free port"
     return Finding("Prometheus", text)
-
-
-def _runs(environ: Environ) -> Iterator[Finding]:
-    """Tell of each run whose journals are not delivered."""
-    for folder in (folder for state_dir in find_state_dirs(environ) for folder in node_folders(state_dir)):
-        ranks = [(each, run) for each in journal_folders(folder) if (run := JournalReader(each).run())]
-        if ranks:
-            yield _run(folder, ranks)
-
-
-def _run(folder: Path, ranks: list[tuple[Path, RunStarted]]) -> Finding:
-    alive = [run for _, run in ranks if is_process_alive(run.pid, run.process_start, run.boot_id)]
-    step = max(JournalReader(journal).head().step for journal, _ in ranks)
-    texts = [f"{len(alive)} of {len(ranks)} ranks are at work, in step {step}" if alive else f"over, after step {step}"]
-    waiting, dropped = _backlog(ranks, is_over=not alive)
-    texts += [f"{count} records wait for {consumer}" for consumer, count in waiting.items()]
-    texts += [f"{consumer} has dropped {count} ({reason})" for (consumer, reason), count in dropped.items()]
-    if waiting and not alive:
-        texts.append("periflow-otel replay delivers them")
-    if (waiting or dropped) and (said := _last_line(folder / AGENT_LOG)):
-        texts.append(f"the agent said: {said}")
-    return Finding(f"run {ranks[0][1].run_id}", "; ".join(texts), is_fault=bool(waiting or dropped))
-
-
-def _backlog(ranks: list[tuple[Path, RunStarted]], *, is_over: bool) -> tuple[Counter[str], Counter[tuple[str, str]]]:
-    """Count what waits though it should be delivered by now, and what was dropped for other reasons than sampling."""
-    waiting: Counter[str] = Counter()
-    dropped: Counter[tuple[str, str]] = Counter()
-    for journal, run in ranks:
-        end = JournalReader(journal).head().sequence
-        for consumer in run.consumers:
-            cursor = load_cursor(journal, consumer)
-            if end > cursor.position.sequence and (is_over or _idle_s(journal, consumer, run) > STALLED_S):
-                waiting[consumer] += end - cursor.position.sequence
-            for reason, count in cursor.dropped.items():
-                if reason != SAMPLED_OUT:
-                    dropped[consumer, reason] += count
-    return waiting, dropped
-
-
-def _idle_s(journal: Path, consumer: str, run: RunStarted) -> float:
-    """Return how long ago a consumer delivered something."""
-    with suppress(OSError):
-        return time.time() - (journal / f"{consumer}{SUFFIX}").stat().st_mtime
-    return time.time() - run.started_unix_ns / 1e9
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in reversed(lines) if "periflow_otel: " in line), "").partition("periflow_otel: ")[2]

@@ -1,0 +1,122 @@
+"""How the runs on this node are: what they have not delivered, and why."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from periflow_otel.cli.findings import Finding
+from periflow_otel.journal.cursors import SUFFIX, load_cursor
+from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, node_folders
+from periflow_otel.journal.processes import is_process_alive
+from periflow_otel.journal.reader import JournalReader, unreadable_journals
+from periflow_otel.records import RunStarted
+from periflow_otel.translate.steps import SAMPLED_OUT
+
+SHOWN: Final = 10
+"""How many runs are told of one by one, the latest first."""
+STALLED_S: Final = 30.0
+"""A consumer with something to deliver that has delivered nothing for so long is in trouble."""
+
+_WAIT: Final = "records wait for"
+
+
+class _Rank(NamedTuple):
+    journal: JournalReader
+    run: RunStarted
+
+
+def examine_runs(state_dirs: Iterable[Path]) -> Iterator[Finding]:
+    """Tell of the runs whose journals are there, as they are not delivered."""
+    folders = [folder for state_dir in state_dirs for folder in reversed(node_folders(state_dir))]
+    findings = (finding for folder in folders if (finding := _examine(folder)))
+    yield from islice(findings, SHOWN)
+    if faults := sum(each.is_fault for each in findings):
+        yield Finding("runs", f"{faults} more in need of attention", is_fault=True)
+
+
+def _examine(folder: Path) -> Finding | None:
+    if not is_readable(folder):
+        return Finding(f"run {folder.parent.name}", f"{folder} cannot be read", is_fault=True)
+    readers = map(JournalReader, journal_folders(folder))
+    ranks = [_Rank(reader, run) for reader in readers if (run := reader.run())]
+    unreadable = len(unreadable_journals(folder))
+    texts = [f"{_journals(unreadable)} in {folder} cannot be read"] if unreadable else []
+    if not ranks:
+        return Finding(f"run {folder.parent.name}", texts[0], is_fault=True) if texts else None
+    undelivered = _tell_undelivered(folder, ranks)
+    return Finding(
+        f"run {ranks[0].run.run_id}",
+        "; ".join((_tell_progress(ranks), *texts, *undelivered)),
+        is_fault=bool(texts or undelivered),
+    )
+
+
+def _journals(count: int) -> str:
+    return f"{count} journal{'' if count == 1 else 's'}"
+
+
+def _alive(ranks: Iterable[_Rank]) -> set[int]:
+    return {run.rank for _, run in ranks if is_process_alive(run.pid, run.process_start, run.boot_id)}
+
+
+def _tell_progress(ranks: list[_Rank]) -> str:
+    step = max(each.journal.head().step for each in ranks)
+    alive = len(_alive(ranks))
+    if not alive:
+        return f"over, after step {step}"
+    # Some may be done, and their journals gone.
+    return f"{alive} of {max(ranks[-1].run.local_world_size, alive)} ranks are at work, in step {step}"
+
+
+def _tell_undelivered(folder: Path, ranks: list[_Rank]) -> list[str]:
+    is_over = not _alive(ranks)
+    counts = _count_undelivered(ranks, is_over=is_over)
+    texts = _grouped(counts)
+    if is_over and any(what == _WAIT for what, _ in counts):
+        texts.append("periflow-otel replay delivers them")
+    if counts and (said := _last_line(folder / AGENT_LOG)):
+        texts.append(f"the agent said: {said}")
+    return texts
+
+
+def _count_undelivered(ranks: Iterable[_Rank], *, is_over: bool) -> Counter[tuple[str, str]]:
+    """Count what waits though it should be delivered by now, and what was dropped other than by sampling."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for journal, run in ranks:
+        first, end = journal.first_sequence(), journal.head().sequence
+        for consumer in run.consumers:
+            cursor = load_cursor(journal.folder, consumer)
+            had = cursor.position.sequence
+            if is_over or _idle_s(journal.folder, consumer, run) > STALLED_S:
+                counts[_WAIT, consumer] += max(0, end - max(had, first))
+            for reason, count in (*cursor.dropped.items(), ("journal", max(0, first - had))):
+                if reason != SAMPLED_OUT:
+                    counts[f"were dropped ({reason}) for", consumer] += count
+    return +counts
+
+
+def _grouped(counts: Counter[tuple[str, str]]) -> list[str]:
+    """Return one text for all consumers of which the same is to be said."""
+    groups: dict[tuple[int, str], list[str]] = {}
+    for (what, consumer), count in counts.items():
+        groups.setdefault((count, what), []).append(consumer)
+    return [f"{count} {what} {', '.join(consumers)}" for (count, what), consumers in groups.items()]
+
+
+def _idle_s(journal: Path, consumer: str, run: RunStarted) -> float:
+    """Return how long ago a consumer delivered something."""
+    with suppress(OSError):
+        return time.time() - (journal / f"{consumer}{SUFFIX}").stat().st_mtime
+    return time.time() - run.started_unix_ns / 1e9
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if "periflow_otel: " in line), "").partition("periflow_otel: ")[2]
