@@ -248,5 +248,5 @@ def test_ranks_that_are_done_count_among_those_of_the_node(capsys: pytest.Captur
     """Though their journals are gone, and those of an earlier attempt are not."""
     leave(consumers=())
     alive = {"pid": os.getpid(), "process_start": process_start(os.getpid()), "boot_id": boot_id()}
-    leave(consumers=(), attempt=2, local_world_size=2, **alive)
-    assert re.search(r"run left +1 of 2 ranks are at work, in step 0\n", Told(capsys).text)
+    leave(consumers=(), attempt=2, local_world_size=3, **alive)
+    assert re.search(r"run left +1 of 3 ranks are at work, in step 0\n", Told(capsys).text)
