@@ -150,7 +150,6 @@ def test_files_of_a_run_give_the_same_points(trained: Trained):
 def test_an_agent_is_scraped_where_a_link_says_so(tmp_path: Path):
     """The Prometheus of the stack finds a run that sends nothing by a link to its prometheus.json."""
     shutil.copytree(CONFIG / "prometheus", tmp_path / "prometheus")
-    (tmp_path / "prometheus" / "agents").mkdir(exist_ok=True)
     link = tmp_path / "prometheus" / "agents" / "run.json"
     link.symlink_to(node_folder(run_folder(tmp_path / "state", "scraped")) / "prometheus.json")
     (port,) = free_ports(1)
@@ -173,35 +172,69 @@ def is_there(url: str, promql: str) -> bool:
 
 
 def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
-    """One line has the address to open, one what a training needs; Ctrl-C leaves no program behind."""
+    """One line has the addresses to open, one what a training needs; Ctrl-C leaves no program behind, and no errors."""
     with Stack(tmp_path / "stack") as stack:
         ports = [int(url.rpartition(":")[2]) for url in (stack.endpoint, stack.prometheus.url, stack.jaeger.url)]
         assert stack.said == [
-            f"Open {stack.prometheus.url}\n",
+            f"Open {stack.prometheus.url} (Prometheus) or {stack.jaeger.url} (Jaeger)\n",
             f"Train with OTEL_EXPORTER_OTLP_ENDPOINT={stack.endpoint}\n",
         ]
     assert stack.process.returncode == 0
     assert not any(map(is_listening, ports))
+    assert "level=ERROR" not in (tmp_path / "stack" / "prometheus.log").read_text()
+
+
+def test_a_program_that_ends_is_named(tmp_path: Path):
+    """With the last line of its log; what earlier ones wrote there stays."""
+    (tmp_path / "otelcol").symlink_to("/bin/sh")  # which takes no --config
+    for name in ("prometheus", "jaeger"):
+        (tmp_path / name).symlink_to(program(name))
+    (tmp_path / "stack").mkdir()
+    log = tmp_path / "stack" / "otelcol.log"
+    log.write_text("earlier\n")
+    ended = run_script(tmp_path / "stack", PERIFLOW_STACK="native", PERIFLOW_TEST_BIN=str(tmp_path), **own_ports())
+    assert (ended.returncode, ended.stdout) == (1, "")
+    earlier, *_, last = log.read_text().splitlines()
+    assert earlier == "earlier"
+    assert ended.stderr == f"otelcol has ended. {log} ends with\n{last}\n"
+
+
+def run_script(folder: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run the script until it ends by itself, which it does only if something is wrong."""
+    script = [sys.executable, ROOT / "scripts" / "stack", folder]
+    environ = {**os.environ, **environ}
+    return subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path):
     """Nothing is started: the answers of another stack would be taken for those of this one."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        environ = {**os.environ, **own_ports(), "STACK_PROMETHEUS_PORT": str(port), "PERIFLOW_STACK": "native"}
-        script = [sys.executable, ROOT / "scripts" / "stack", tmp_path / "stack"]
-        ended = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        ports = {**own_ports(), "STACK_PROMETHEUS_PORT": str(port)}
+        ended = run_script(tmp_path / "stack", PERIFLOW_STACK="native", **ports)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert re.fullmatch(rf"Port {port} cannot be used \(.+\)\. .* set STACK_PROMETHEUS_PORT\n", ended.stderr)
 
 
 def test_a_program_that_is_missing_is_named(tmp_path: Path):
     """Without the programs the stack says which one it lacks, and that Docker would do."""
-    environ = {"PATH": str(tmp_path), **own_ports(), "PERIFLOW_STACK": "native"}
-    script = [sys.executable, ROOT / "scripts" / "stack", tmp_path / "stack"]
-    ended = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    (tmp_path / "prometheus").symlink_to("/bin/true")
+    (tmp_path / "jaeger").symlink_to("/bin/true")
+    ended = run_script(tmp_path, PATH=str(tmp_path), PERIFLOW_TEST_BIN="", PERIFLOW_STACK="native", **own_ports())
     assert ended.returncode == 1
-    assert ended.stderr == "jaeger is neither in PERIFLOW_TEST_BIN nor on PATH. With Docker: make stack\n"
+    assert ended.stderr == (
+        "otelcol-contrib or otelcol is not on PATH; docs/stack.md says what to install. With Docker: make stack\n"
+    )
+
+
+@pytest.mark.parametrize(("docker", "what"), [(None, "is not on PATH"), ("/bin/false", "has no compose plugin")])
+def test_without_docker_or_its_plugin_the_other_way_is_named(tmp_path: Path, docker: str | None, what: str):
+    """In one line."""
+    if docker:
+        (tmp_path / "docker").symlink_to(docker)
+    ended = run_script(tmp_path, PATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"docker {what}. Without it: PERIFLOW_STACK=native make stack\n"
 
 
 def own_ports() -> dict[str, str]:
