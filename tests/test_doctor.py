@@ -5,11 +5,12 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
-from faulty_receiver import FaultyReceiver, status
+from faulty_receiver import Exchange, FaultyReceiver, ok, status
 from journals import SMALL, numbered, rank_of
 from privileges import UNPRIVILEGED
 from programs import Collector, free_ports, wait_until
@@ -105,6 +106,19 @@ def test_what_grpc_has_to_say_of_certificates_is_left_out(monkeypatch: pytest.Mo
     monkeypatch.setenv(ENDPOINT, collector.grpc_endpoint.replace("http:", "https:"))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     assert set(Told.by().faults) == {"traces", "metrics"}
+
+
+def test_both_signals_are_tried_at_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A receiver that is silent costs its time-out once: this one answers neither before both are here."""
+    both = threading.Barrier(2)
+
+    def wait_for_both(exchange: Exchange) -> None:
+        both.wait(5)
+        ok(exchange)
+
+    with FaultyReceiver(wait_for_both) as receiver:
+        monkeypatch.setenv(ENDPOINT, receiver.endpoint)
+        assert Told(capsys).status == 0
 
 
 def test_a_refused_token_is_a_fault_and_is_not_shown(

@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from periflow_otel import names
@@ -62,10 +63,10 @@ def _destinations(export: ExportSettings) -> Iterator[Finding]:
     if not export.is_cloud:
         has_json = export.writes_traces_file or export.writes_metrics_file
         yield Finding("files", f"the metric log{', and OTLP JSON files beside it' if has_json else ''}")
-    for otlp in (export.otlp_traces, export.otlp_metrics):
-        if otlp is not None:
-            yield _try(otlp)
-    if export.otlp_traces is None and export.otlp_metrics is None:
+    receivers = [otlp for otlp in (export.otlp_traces, export.otlp_metrics) if otlp is not None]
+    with ThreadPoolExecutor() as pool:  # one that does not answer takes ten seconds
+        yield from pool.map(_try, receivers)
+    if not receivers:
         yield Finding("OTLP", "nowhere; OTEL_EXPORTER_OTLP_ENDPOINT names a receiver")
     for name in dict.fromkeys((*export.traces_exporters, *export.metrics_exporters)):
         if name != "otlp":
