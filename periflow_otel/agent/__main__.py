@@ -56,6 +56,7 @@ def _set_up_logging(log: int) -> None:
         handlers=[logging.StreamHandler(), logging.StreamHandler(open(log, "w", closefd=False))],  # noqa: SIM115
     )
     keep_quiet()
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
 
 
 def _set_up_signals(agent: Agent) -> None:
