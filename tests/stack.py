@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -59,8 +58,8 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it as Ctrl-C does."""
-        self.process.send_signal(signal.SIGINT)
+        """End it. Not as Ctrl-C does, which is nothing to a process that was started in the background of a script."""
+        self.process.terminate()
         self.process.communicate(timeout=60)
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -179,6 +180,9 @@ def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
             f"Open {stack.prometheus.url} (Prometheus) or {stack.jaeger.url} (Jaeger)\n",
             f"Train with OTEL_EXPORTER_OTLP_ENDPOINT={stack.endpoint}\n",
         ]
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # children of a script's background job ignore it too
+            stack.process.send_signal(signal.SIGINT)
+            stack.process.wait(60)
     assert stack.process.returncode == 0
     assert not any(map(is_listening, ports))
     assert "level=ERROR" not in (tmp_path / "stack" / "prometheus.log").read_text()
