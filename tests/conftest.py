@@ -8,6 +8,8 @@ import pytest
 from programs import Collector
 from training import isolate
 
+from periflow_otel import testing
+
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -20,3 +22,16 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
     """Return a running OpenTelemetry Collector."""
     with Collector(tmp_path / "otelcol") as collector:
         yield collector
+
+
+@pytest.fixture
+def clock() -> testing.FakeClock:
+    """Return the clock of everything that is recorded."""
+    return testing.FakeClock()
+
+
+@pytest.fixture
+def captured(clock: testing.FakeClock) -> Iterator[testing.Captured]:
+    """Capture what the test records."""
+    with testing.capture(clock) as captured:
+        yield captured

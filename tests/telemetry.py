@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
+from recorder import make_run
 
 from periflow_otel import names
-from periflow_otel.records import RunStarted
 from periflow_otel.translate.telemetry import (
     Event,
     Exemplar,
@@ -27,37 +27,9 @@ COUNTS = st.integers(0, (1 << 63) - 1)
 TRACE_IDS = st.integers(1, (1 << 128) - 1)
 SPAN_IDS = st.integers(1, (1 << 64) - 1)
 ATTRIBUTES = st.dictionaries(KEYS, st.one_of(ANY_TEXT, NUMBERS, st.lists(ANY_TEXT, max_size=3)), max_size=4)
-
-
 LOSS = names.user_instrument("loss")
-
-
-def make_run(run_id: str = "run", rank: int = 0, resource: tuple[tuple[str, str | int], ...] = ()) -> RunStarted:
-    """Return one rank of a run."""
-    return RunStarted(
-        run_id=run_id,
-        attempt=1,
-        rank=rank,
-        local_rank=rank,
-        node_rank=0,
-        world_size=2,
-        mode="local",
-        pid=1,
-        process_start=1,
-        boot_id="boot",
-        started_unix_ns=1,
-        initial_step=0,
-        total_steps=None,
-        consumers=(),
-        local_log=None,
-        traceparent=None,
-        sampling_ratio=1.0,
-        resource=resource,
-    )
-
-
 RUNS = st.sampled_from(
-    [make_run(), make_run(rank=1), make_run("other", resource=(("host.name", "bücher"), ("host.cpus", 8)))]
+    [make_run(), make_run(rank=1), make_run(run_id="other", resource=(("host.name", "bücher"), ("host.cpus", 8)))]
 )
 SPANS = st.builds(
     Span,

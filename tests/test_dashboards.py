@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 import yaml
-from programs import wait_until
+from programs import program, wait_until
 from stack import CONFIG, ROOT, Stack, start_ranks, wait_for_ranks, wait_for_run
 
 FOLDER = CONFIG / "grafana"
@@ -96,9 +95,9 @@ def test_dashboards_are_what_the_names_make_of_them(tmp_path: Path):
     assert {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")} == DASHBOARDS
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 def test_dashboards_have_the_types_of_grafana():
     """The compiler finds nothing wrong with them, by the types that Grafana publishes."""
+    program("npm")
     checked = subprocess.run(
         [sys.executable, ROOT / "scripts" / "check_dashboards"],
         capture_output=True,

@@ -2,7 +2,7 @@
 
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +52,6 @@ class SlowTrainer(Trainer):
         self.model.clock.advance(SAVING_S)
         if self.fails:
             raise BlockingIOError
-
-
-@pytest.fixture
-def clock() -> testing.FakeClock:
-    """Return the clock of everything that is recorded."""
-    return testing.FakeClock()
-
-
-@pytest.fixture
-def captured(clock: testing.FakeClock) -> Iterator[testing.Captured]:
-    """Capture what the test records."""
-    with testing.capture(clock) as captured:
-        yield captured
 
 
 @pytest.fixture

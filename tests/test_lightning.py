@@ -1,7 +1,6 @@
 """The callback for ``lightning`` records what a real trainer does."""
 
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +92,6 @@ class Model(pl.LightningModule):
     def _fail(self, what: str) -> None:
         if self.failing == what and len(self.losses) >= 2:
             raise FloatingPointError
-
-
-@pytest.fixture
-def clock() -> testing.FakeClock:
-    """Return the clock of everything that is recorded."""
-    return testing.FakeClock()
-
-
-@pytest.fixture
-def captured(clock: testing.FakeClock) -> Iterator[testing.Captured]:
-    """Capture what the test records."""
-    with testing.capture(clock) as captured:
-        yield captured
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from programs import read_attributes, read_points, read_spans
-from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_run, make_span
+from recorder import make_run
+from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
@@ -106,7 +107,7 @@ def test_streams_stay_in_order_within_one_metric_per_instrument():
 
 def test_ranks_of_a_node_share_a_resource():
     """Spans of two ranks stand under one resource, those of another run under another."""
-    runs = [make_run(), make_run(rank=1), make_run("other")]
+    runs = [make_run(), make_run(rank=1), make_run(run_id="other")]
     request = traces_request([(run, make_span(span_id=n)) for n, run in enumerate([*runs, *runs], 1)])
     assert [len(each.scope_spans[0].spans) for each in request.resource_spans] == [4, 2]
     assert [span.resource["periflow.run.id"] for span in read_spans(request)] == ["run"] * 4 + ["other"] * 2

@@ -48,6 +48,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from programs import Collector, Rotel, free_ports, read_points, read_spans, wait_until
+from recorder import make_run
 
 from periflow_otel import names
 from periflow_otel.config import ExportSettings, Headers, OtlpSettings, Protocol, Signal
@@ -65,26 +66,7 @@ SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 CANARY = "canary-5f0c2d"
 HOUR_NS = 3_600_000_000_000
 UNIX_NS = 1_700_000_000_000_000_000
-RUN = RunStarted(
-    run_id="run",
-    attempt=1,
-    rank=0,
-    local_rank=0,
-    node_rank=0,
-    world_size=1,
-    mode="local",
-    pid=1,
-    process_start=1,
-    boot_id="boot",
-    started_unix_ns=1,
-    initial_step=0,
-    total_steps=None,
-    consumers=(),
-    local_log=None,
-    traceparent=None,
-    sampling_ratio=1.0,
-    resource=(("service.name", "training"),),
-)
+RUN = make_run(world_size=1, resource=(("service.name", "training"),))
 
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 over_both = pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

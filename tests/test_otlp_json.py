@@ -8,7 +8,8 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from hypothesis import given, settings
-from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_run, make_span
+from recorder import make_run
+from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 
 from periflow_otel.messages import metrics_request, traces_request
 from periflow_otel.otlp_json import metrics_json, traces_json
