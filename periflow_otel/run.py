@@ -16,6 +16,7 @@ from periflow_otel import ids, names, startup
 from periflow_otel.clock import Clock, current_clock
 from periflow_otel.config import RunSettings
 from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
+from periflow_otel.endings import call_at_exit, error_at_exit
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.journal.control import Control, Request
 from periflow_otel.journal.cursors import delivered_sequence
@@ -153,7 +154,7 @@ class TrainingRun:
         self._signals = SignalWatch(signals, self._ask_for_save) if (signals := settings.emergency_signals) else None
         self._agent_check_due_ns = 0
         self._ensure_agent()
-        _call_at_exit(self._at_exit)
+        call_at_exit(self._at_exit)
         _log.info("run %s, attempt %d: %s", self.run_id, self.info.attempt, describe(identity))
 
     def _open(self) -> None:
@@ -385,7 +386,7 @@ class TrainingRun:
 
     def _at_exit(self) -> None:
         try:
-            is_delivered = self._shutdown(_error_at_exit(self._last_error), None)
+            is_delivered = self._shutdown(error_at_exit(self._last_error), None)
         except KeyboardInterrupt:
             is_delivered = False
         if not is_delivered and self._settings.agent != "off" and self._has_journal:
@@ -464,21 +465,3 @@ def _checked_name(name: object) -> str:
         message = f"the name of a span has {len(name)} characters; give at most {MAX_KEY_CHARS}"
         raise ValueError(message)
     return name.encode("utf-8", "replace").decode()
-
-
-def _call_at_exit(call: Callable[[], None]) -> None:
-    """Call at the end of this process, also of a forked child of ``multiprocessing``, which runs no atexit handlers."""
-    atexit.register(call)
-    processes = sys.modules.get("multiprocessing.process")
-    if processes is not None and processes.parent_process() is not None:
-        from multiprocessing.util import Finalize  # noqa: PLC0415  # loaded already
-
-        Finalize(None, call, exitpriority=0)
-
-
-def _error_at_exit(old: BaseException | None) -> str | None:
-    """Name the exception that ends this process; ``old`` was there before."""
-    error = sys.exc_info()[1] or getattr(sys, "last_value", None)
-    if error is None or error is old or isinstance(error, SystemExit) or hasattr(sys, "ps1"):
-        return None
-    return type(error).__name__

@@ -14,7 +14,7 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"names", "errors", "logs", "records", "ids", "clock"},
-    {"journal", "context", "preemption"},
+    {"journal", "context", "endings", "preemption"},
     {"ranks"},
     {"config", "translate"},
     {"messages", "otlp_json"},

@@ -1,0 +1,45 @@
+"""How this process ends: what is called then, and by which exception."""
+
+import atexit
+import sys
+from collections.abc import Callable
+
+
+def call_at_exit(call: Callable[[], None]) -> None:
+    """Call at the end of this process, also of a child of ``multiprocessing``, which may run no atexit handlers."""
+    atexit.register(call)
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None and processes.parent_process() is not None:
+        from multiprocessing.util import Finalize  # noqa: PLC0415  # loaded already
+
+        Finalize(None, call, exitpriority=0)
+        process = processes.current_process()
+        process.name = _Name(process.name)
+
+
+def error_at_exit(old: BaseException | None) -> str | None:
+    """Name the type of the exception that ends this process; ``old`` was there before."""
+    error = sys.exc_info()[1] or _Name.error or getattr(sys, "last_value", None)
+    if error is None or error is old or isinstance(error, SystemExit) or hasattr(sys, "ps1"):
+        return None
+    return type(error).__name__
+
+
+class _Name(str):
+    """Name of a child of ``multiprocessing``, which sees the exception that ends it.
+
+    From Python 3.13 on, that exception is forgotten when the handlers at exit run. It is there while the child says on
+    stderr which process has failed, and so asks for its name.
+    """
+
+    __slots__ = ()
+    error: BaseException | None = None
+
+    def __str__(self) -> str:
+        error = sys.exc_info()[1]
+        if error and error.__traceback__ and error.__traceback__.tb_frame.f_code.co_name == "_bootstrap":
+            _Name.error = error
+        return self[:]
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (self[:],)
