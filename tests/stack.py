@@ -14,6 +14,7 @@ import requests
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from programs import ReceivedSpan, free_ports, program, read_spans, wait_until
+from prometheus_client.parser import text_string_to_metric_families
 from typing_extensions import Self
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +96,20 @@ class Prometheus:
     def names(self) -> set[str]:
         """Return the names of all series."""
         return set(self._get("label/__name__/values", {}))
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the rules of all groups with their state."""
+        return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
+
+    def last_evaluations(self) -> list[float]:
+        """Return the Unix time of the last evaluation of each group of rules, whose moments are spread."""
+        page = requests.get(f"{self.url}/metrics", timeout=30).text
+        return [
+            sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if sample.name == "prometheus_rule_group_last_evaluation_timestamp_seconds"
+        ]
 
     def _get(self, path: str, parameters: Mapping[str, Any]) -> Any:
         answer = requests.post if path.startswith("query") else requests.get
