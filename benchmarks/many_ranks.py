@@ -22,10 +22,10 @@ from bench_step import Sink
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.cursors import load_cursor
 from periflow_otel.journal.folders import journal_folder, journal_folders, make_private, node_folder, run_folder
-from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.records import RunFinished, RunStarted, StepEnded, encode, encode_end, encode_metric
+from periflow_otel.processes import Process
+from periflow_otel.records import Orders, RankRun, RunFinished, StepEnded, encode, encode_end, encode_metric
 
 CONSUMERS = ("otlp.traces", "otlp.metrics")
 LOOK_INTERVAL_S = 5.0
@@ -66,12 +66,11 @@ def write_ranks(folder: Path, load: Load, first: int, barrier: Barrier) -> None:
 
 def begin_rank(folder: Path, load: Load, rank: int) -> JournalWriter:
     """Begin the journal of a rank of this process."""
-    pid = os.getpid()
-    run = RunStarted(
-        run_id="many", attempt=1, rank=rank, local_rank=rank, node_rank=0, world_size=load.ranks, mode="cloud", pid=pid,
-        process_start=process_start(pid) or 0, boot_id=boot_id(), started_unix_ns=time.time_ns(), initial_step=0,
-        total_steps=load.steps, consumers=CONSUMERS, local_log=None, traceparent=None, sampling_ratio=1.0,
-        resource=(("service.name", "periflow-training"),), local_world_size=load.ranks,
+    run = RankRun(
+        run_id="many", attempt=1, rank=rank, local_rank=rank, node_rank=0, world_size=load.ranks,
+        local_world_size=load.ranks, mode="cloud", process=Process.current(), started_unix_ns=time.time_ns(),
+        initial_step=0, total_steps=load.steps, resource=(("service.name", "periflow-training"),),
+        orders=Orders(CONSUMERS),
     )  # fmt: skip
     journal = journal_folder(folder, 1, rank)
     make_private(journal)

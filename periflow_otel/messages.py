@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags, Status
 
 from periflow_otel.names import SCOPE
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.resource import SCOPE_VERSION
 from periflow_otel.translate.telemetry import (
@@ -36,13 +36,13 @@ Fields = dict[str, Any]
 """Fields of a message by name. Protobuf takes them for the message itself, and faster, but its stubs do not say so."""
 
 
-def traces_request(items: Iterable[tuple[RunStarted, Span]]) -> ExportTraceServiceRequest:
+def traces_request(items: Iterable[tuple[RankRun, Span]]) -> ExportTraceServiceRequest:
     """Build the request that exports spans, in the order given within each resource."""
     groups = by_resource(items).items()
     return ExportTraceServiceRequest(resource_spans=starmap(_resource_spans, groups))  # type: ignore[arg-type]  # Fields
 
 
-def metrics_request(items: Iterable[tuple[RunStarted, Point]]) -> ExportMetricsServiceRequest:
+def metrics_request(items: Iterable[tuple[RankRun, Point]]) -> ExportMetricsServiceRequest:
     """Build the request that exports points: one metric per instrument and resource, its points in the order given."""
     groups = by_resource(items).items()
     return ExportMetricsServiceRequest(resource_metrics=starmap(_resource_metrics, groups))  # type: ignore[arg-type]  # Fields

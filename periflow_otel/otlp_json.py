@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.names import SCOPE
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.resource import SCOPE_VERSION
 from periflow_otel.translate.telemetry import (
@@ -35,12 +35,12 @@ Fields = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
-def traces_json(items: Iterable[tuple[RunStarted, Span]]) -> bytes:
+def traces_json(items: Iterable[tuple[RankRun, Span]]) -> bytes:
     """Write a ``TracesData`` in one line without its end, spans in the order given within each resource."""
     return _encode({"resourceSpans": [_resource_spans(*group) for group in by_resource(items).items()]})
 
 
-def metrics_json(items: Iterable[tuple[RunStarted, Point]]) -> bytes:
+def metrics_json(items: Iterable[tuple[RankRun, Point]]) -> bytes:
     """Write a ``MetricsData`` in one line without its end: one metric per instrument and resource, points as given."""
     return _encode({"resourceMetrics": [_resource_metrics(*group) for group in by_resource(items).items()]})
 

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from periflow_otel.processes import Process
+
 JSONValue = float | int | bool | str | None | list["JSONValue"] | dict[str, "JSONValue"]
 """What a metric value may be, besides a NumPy or tensor scalar."""
 
 
-class Earlier(msgspec.Struct, frozen=True, array_like=True):
+class Earlier(msgspec.Struct, frozen=True):
     """What is known on this node of the attempt of a rank before this one."""
 
     attempt: int
@@ -26,8 +28,21 @@ class Earlier(msgspec.Struct, frozen=True, array_like=True):
     """When it was certainly still there."""
 
 
-class RunStarted(msgspec.Struct, frozen=True, array_like=True):
-    """One rank of one attempt of a run. Written in the header of every segment of its journal."""
+class Orders(msgspec.Struct, frozen=True):
+    """What the agent is to do with the records of a rank."""
+
+    consumers: tuple[str, ...] = ()
+    """Every one of these must have delivered a record before the journal may forget it."""
+    local_log: str | None = None
+    """Absolute path of the metric log; the OTLP JSON files stand beside it. None in cloud mode."""
+    destination: str = ""
+    """Where the network exporters are to send, by a name that does not tell; empty if there are none."""
+    sampling_ratio: float = 1.0
+    """Share of step traces to keep, 0 to 1."""
+
+
+class RankRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank's part in one attempt of a run. Written in the header of every segment of its journal."""
 
     run_id: str
     attempt: int
@@ -35,33 +50,23 @@ class RunStarted(msgspec.Struct, frozen=True, array_like=True):
     local_rank: int
     node_rank: int
     world_size: int
+    local_world_size: int = 1
+    """Number of ranks on this node."""
     mode: str
     """``local`` or ``cloud``."""
-    pid: int
-    process_start: int
-    """Kernel's start time of the process: with ``pid`` and ``boot_id`` it names a process for good."""
-    boot_id: str
+    process: Process
     started_unix_ns: int
     initial_step: int
     """Steps done by earlier attempts: the first step of this one is one more."""
-    total_steps: int | None
+    total_steps: int | None = None
     """Number of the last step, where it is known."""
-    consumers: tuple[str, ...]
-    """Every one of these must have delivered a record before the journal may forget it."""
-    local_log: str | None
-    """Absolute path of the metric log; the OTLP JSON files stand beside it. None in cloud mode."""
-    traceparent: str | None
-    """W3C trace context of the launcher: the parent of the run span."""
-    sampling_ratio: float
-    """Share of step traces to keep, 0 to 1."""
-    resource: tuple[tuple[str, str | int], ...]
-    """Resource attributes, sorted by key."""
-    local_world_size: int = 1
-    """Number of ranks on this node."""
     earlier: Earlier | None = None
     """The attempt before this one, if there was one."""
-    destination: str = ""
-    """Where the network exporters are to send, by a name that does not tell; empty if there are none."""
+    traceparent: str | None = None
+    """W3C trace context of the launcher: the parent of the run span."""
+    resource: tuple[tuple[str, str | int], ...] = ()
+    """Resource attributes, sorted by key."""
+    orders: Orders = Orders()
 
 
 class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -287,15 +292,15 @@ decode: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record, ext_hook=_de
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_decode_extension).decode
 
 
-def encode_run(run: RunStarted) -> bytes:
+def encode_run(run: RankRun) -> bytes:
     """Encode the run for the header of a segment. A path in it need not be valid text."""
     return _encode(_plain(msgspec.to_builtins(run), "run", 0))
 
 
-def decode_run(blob: bytes) -> RunStarted:
+def decode_run(blob: bytes) -> RankRun:
     """Decode the run from the header of a segment.
 
     Raises:
         msgspec.DecodeError: It is none, or of another version.
     """
-    return msgspec.convert(_decode_any(blob), RunStarted)
+    return msgspec.convert(_decode_any(blob), RankRun)

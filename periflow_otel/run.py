@@ -23,18 +23,19 @@ from periflow_otel.journal.cursors import delivered_sequence
 from periflow_otel.journal.emergency import request_save
 from periflow_otel.journal.folders import claim_journal, journal_folder, node_folder, run_folder
 from periflow_otel.journal.ledger import find_earlier
-from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.writer import JournalWriter, NoJournal
 from periflow_otel.logs import keep_quiet
 from periflow_otel.preemption import SignalWatch
+from periflow_otel.processes import Process
 from periflow_otel.ranks import Environ, describe, find_identity
 from periflow_otel.records import (
     MAX_KEY_CHARS,
     Checkpoint,
     JSONValue,
+    Orders,
     Phase,
+    RankRun,
     RunFinished,
-    RunStarted,
     StepEnded,
     encode,
     encode_end,
@@ -110,7 +111,7 @@ class TrainingRun:
             log = None if settings.is_cloud else startup.local_log(local_log_name, identity)
             self.folder = startup.usable_folder(settings.state_dir, self.run_id)
             attempt, self._journal_folder = _claim_journal(self.folder, identity.rank, attempt)
-        self.info: RunStarted = RunStarted(
+        self.info: RankRun = RankRun(
             run_id=self.run_id,
             attempt=attempt or 1,
             rank=identity.rank,
@@ -118,19 +119,14 @@ class TrainingRun:
             node_rank=identity.node_rank,
             world_size=identity.world_size,
             mode="cloud" if settings.is_cloud else "local",
-            pid=os.getpid(),
-            process_start=process_start(os.getpid()) or 0,
-            boot_id=boot_id(),
+            process=Process.current(),
             started_unix_ns=self._time_ns(),
             initial_step=initial,
             total_steps=target,
-            consumers=settings.consumers,
-            local_log=log,
-            traceparent=settings.traceparent,
-            sampling_ratio=settings.sampling_ratio,
-            resource=startup.resource(settings),
             local_world_size=identity.local_world_size,
-            destination=settings.destination,
+            traceparent=settings.traceparent,
+            resource=startup.resource(settings),
+            orders=Orders(settings.consumers, log, settings.destination, settings.sampling_ratio),
             earlier=find_earlier(self.folder.parent, identity.rank, attempt or 1),
         )
         """Who this process is."""
@@ -333,7 +329,7 @@ class TrainingRun:
             trace_id, is_sampled = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt), True
         else:
             trace_id = ids.step_trace_id(run.run_id, run.attempt, step)
-            is_sampled = ids.is_sampled(trace_id, run.sampling_ratio)
+            is_sampled = ids.is_sampled(trace_id, run.orders.sampling_ratio)
         if phase:
             return SpanIdentity(trace_id, ids.phase_span_id(run.run_id, run.attempt, run.rank, phase), is_sampled)
         return SpanIdentity(trace_id, ids.step_span_id(run.run_id, run.attempt, step or 0, run.rank), is_sampled)
@@ -382,7 +378,7 @@ class TrainingRun:
             )
 
     def _is_own_process(self) -> bool:
-        return self.info.pid == os.getpid()
+        return self.info.process.is_current()
 
     def _at_exit(self) -> None:
         try:

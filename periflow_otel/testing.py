@@ -27,7 +27,7 @@ from periflow_otel.journal.control import ANY_STEP, Control
 from periflow_otel.journal.folders import node_folders
 from periflow_otel.journal.reader import Head, Position
 from periflow_otel.journal.segment import CREATED_MONOTONIC_NS, Segment, segment_indices, segment_path
-from periflow_otel.records import Checkpoint, JSONValue, Metric, Record, RunFinished, RunStarted, StepEnded
+from periflow_otel.records import Checkpoint, JSONValue, Metric, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Point, Span
@@ -93,7 +93,7 @@ class Captured:
         self._kept: list[_Journal] | None = None
 
     @property
-    def runs(self) -> list[RunStarted]:
+    def runs(self) -> list[RankRun]:
         """Every run that has begun, one for each rank."""
         return [journal.run for journal in self._journals()]
 
@@ -224,7 +224,7 @@ def _default_run() -> Iterator[None]:
 class _Journal(NamedTuple):
     """What one rank has recorded."""
 
-    run: RunStarted
+    run: RankRun
     head: Head
     records: list[Record]
 

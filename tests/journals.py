@@ -1,18 +1,13 @@
-"""What the tests of the journal share: a rank, numbered records, and all that a journal gives."""
+"""What the tests of the journal share: numbered records, and all that a journal gives."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 from periflow_otel.journal.reader import JournalReader, Position
-from periflow_otel.records import Metric, Record, RunStarted, encode_metric
+from periflow_otel.records import Metric, Record, encode_metric
 
 SMALL = 4096
 """Bytes of a segment that holds a few dozen records."""
-
-
-def rank_of(rank: int = 0, attempt: int = 1) -> RunStarted:
-    """Return one rank of a run."""
-    return RunStarted("job", attempt, rank, rank, 0, 8, "local", 1, 1, "boot", 1, 0, None, (), None, None, 1.0, ())
 
 
 def numbered(number: int) -> bytes:

@@ -11,7 +11,7 @@ from journals import read_all
 import periflow_otel as pf
 from periflow_otel.journal.folders import journal_folder, journal_folders, node_folders
 from periflow_otel.journal.reader import JournalReader
-from periflow_otel.records import Metric, Record, RunStarted, StepEnded
+from periflow_otel.records import Metric, RankRun, Record, StepEnded
 
 R = TypeVar("R")
 
@@ -51,7 +51,7 @@ class Journal:
         """Read it."""
         run = JournalReader(folder).run()
         assert run is not None
-        self.run: RunStarted = run
+        self.run: RankRun = run
         everything = read_all(folder)
         self.records, self.lost = everything.records, everything.lost
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from hypothesis import strategies as st
 
-from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
+from periflow_otel.processes import Process
+from periflow_otel.records import Checkpoint, Metric, Orders, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 
 STARTED_NS = 1_700_000_000_000_000_500
 """When every run starts: not at a whole millisecond."""
@@ -34,8 +35,8 @@ class Translator(Protocol):
         """Note the step that is open."""
 
 
-def make_run(**fields: Any) -> RunStarted:
-    """Return one rank of a run, the same but for ``fields``."""
+def make_run(**fields: Any) -> RankRun:
+    """Return one rank of a run, the same but for ``fields``, which may be those of its orders."""
     given: dict[str, Any] = {
         "run_id": "run",
         "attempt": 1,
@@ -44,19 +45,12 @@ def make_run(**fields: Any) -> RunStarted:
         "node_rank": 0,
         "world_size": 2,
         "mode": "cloud",
-        "pid": 1,
-        "process_start": 1,
-        "boot_id": "boot",
+        "process": Process(1, 1, "boot"),
         "started_unix_ns": STARTED_NS,
         "initial_step": 0,
-        "total_steps": None,
-        "consumers": (),
-        "local_log": None,
-        "traceparent": None,
-        "sampling_ratio": 1.0,
-        "resource": (),
     }
-    return RunStarted(**(given | fields))
+    orders = {name: fields.pop(name) for name in Orders.__struct_fields__ if name in fields}
+    return RankRun(**(given | fields), orders=Orders(**orders))
 
 
 def give(translator: Translator, inputs: Sequence[Input]) -> None:

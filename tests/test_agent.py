@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from faulty_receiver import FaultyReceiver, blackhole, partial
-from journals import numbered, rank_of
-from msgspec.structs import replace
+from journals import numbered
 from programs import Collector, free_ports, wait_until
+from recorder import make_run
 from training import (
     TRAINER,
     Recorded,
@@ -371,7 +371,7 @@ def test_the_live_view_has_what_the_files_have(tmp_path: Path, caplog: pytest.Lo
     make_private(folder)
     journal = journal_folder(folder, 1, 0)
     make_private(journal)
-    writer = JournalWriter(journal, replace(rank_of(), consumers=("metric_log",)), segment_bytes=64 << 10)
+    writer = JournalWriter(journal, make_run(consumers=("metric_log",)), segment_bytes=64 << 10)
     for number in range(50_000):
         writer.append(numbered(number))
     lock = take_agent_lock(folder)

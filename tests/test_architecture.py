@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "periflow_otel"
 
 LAYERS = [
-    {"names", "errors", "logs", "records", "ids", "clock"},
+    {"names", "errors", "logs", "processes", "ids", "clock"},
+    {"records"},
     {"journal", "context", "endings", "preemption"},
     {"ranks"},
     {"config", "translate"},
@@ -29,6 +30,7 @@ LAYERS = [
 
 FOREIGN = {
     "records": {"msgspec"},
+    "processes": {"msgspec"},
     "journal": {"msgspec"},
     "agent": {"msgspec"},
     "translate": {"msgspec"},

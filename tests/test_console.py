@@ -9,26 +9,27 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorder import make_run
 
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.console import Console
 from periflow_otel.names import Instrument
-from periflow_otel.records import Checkpoint, Metric, RunStarted, StepEnded
+from periflow_otel.records import Checkpoint, Metric, RankRun, StepEnded
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.telemetry import Histogram, Point
 
-Items = list[tuple[RunStarted, Point]]
+Items = list[tuple[RankRun, Point]]
 
 
 def run(
     rank: int = 0, total_steps: int | None = 1000, run_id: str = "job", attempt: int = 1, started_unix_ns: int = 1
-) -> RunStarted:
+) -> RankRun:
     """Return a rank of a run."""
-    return RunStarted(
-        *(run_id, attempt, rank, rank, 0, 8, "local", 1, 1, "boot", started_unix_ns),
-        *(0, total_steps, (), None, None, 1.0, ()),
-    )
+    return make_run(
+        run_id=run_id, attempt=attempt, rank=rank, local_rank=rank, world_size=8, mode="local",
+        started_unix_ns=started_unix_ns, total_steps=total_steps,
+    )  # fmt: skip
 
 
 def gauge(instrument: Instrument, value: float, time_unix_ns: int = 1) -> Point:
@@ -64,7 +65,7 @@ class Screen:
         self.stream = io.StringIO()
         self.console = Console(self.stream, monotonic=lambda: self.now_s)
 
-    def show(self, *points: Point, of: RunStarted | None = None, after_s: float = 5.0) -> str:
+    def show(self, *points: Point, of: RankRun | None = None, after_s: float = 5.0) -> str:
         """Give points of a rank to the console after some time; return what it writes."""
         return self.write(lambda: self.console.export([(of or run(), point) for point in points]), after_s)
 
@@ -250,7 +251,7 @@ def test_next_attempt_begins_anew(screen: Screen):
 
 
 @pytest.mark.parametrize("late", [run(1, attempt=1), run(run_id="left behind")])
-def test_points_of_an_earlier_attempt_or_run_are_taken_unseen(screen: Screen, late: RunStarted):
+def test_points_of_an_earlier_attempt_or_run_are_taken_unseen(screen: Screen, late: RankRun):
     """What is left of earlier runs does not disturb the one that goes on."""
     screen.show(*at(5), of=run(attempt=2, started_unix_ns=9))
     assert screen.show(*at(900), user("loss", 1.0), of=late) == ""

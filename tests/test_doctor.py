@@ -8,22 +8,22 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import pytest
 from faulty_receiver import Exchange, FaultyReceiver, ok, status
-from journals import SMALL, numbered, rank_of
+from journals import SMALL, numbered
 from privileges import UNPRIVILEGED
 from programs import Collector, free_ports, wait_until
+from recorder import make_run
 from training import Training, agents, cloud
 
 from periflow_otel.cli import main
 from periflow_otel.cli.runs import SHOWN
 from periflow_otel.journal.cursors import Cursor, save_cursor
 from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
-from periflow_otel.journal.processes import boot_id, process_start
 from periflow_otel.journal.reader import JournalReader, Position
 from periflow_otel.journal.segment import HEADER_BYTES, segment_path
 from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.processes import Process
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -215,7 +215,7 @@ def test_a_run_that_is_going_on_is_shown(
 
 def leave(run_id: str = "left", count: int = 10, *, max_bytes: int = 1 << 20, **more: object) -> Path:
     """Leave a journal that nobody has delivered, of a process that is gone, and return its folder."""
-    run = msgspec.structs.replace(rank_of(), **{"run_id": run_id, "consumers": ("a", "b"), **more})
+    run = make_run(**{"run_id": run_id, "consumers": ("a", "b"), **more})
     journal = journal_folder(node_folder(run_folder(Path.cwd(), run_id)), run.attempt, run.rank)
     make_private(journal)
     writer = JournalWriter(journal, run, segment_bytes=SMALL, max_bytes=max_bytes)
@@ -261,6 +261,5 @@ def test_of_many_runs_the_latest_are_told_of(capsys: pytest.CaptureFixture[str])
 def test_ranks_that_are_done_count_among_those_of_the_node(capsys: pytest.CaptureFixture[str]):
     """Though their journals are gone, and those of an earlier attempt are not."""
     leave(consumers=())
-    alive = {"pid": os.getpid(), "process_start": process_start(os.getpid()), "boot_id": boot_id()}
-    leave(consumers=(), attempt=2, local_world_size=3, **alive)
+    leave(consumers=(), attempt=2, local_world_size=3, process=Process.current())
     assert re.search(r"run left +1 of 3 ranks are at work, in step 0\n", Told(capsys).text)

@@ -139,7 +139,7 @@ if __name__ == "__main__":
     assert ("ZeroDivisionError" in ended.errors) == bool(error)
     of_parent, of_child = sorted(journals(), key=lambda journal: -(journal.run.total_steps or 0))
     parent_of([of_parent])
-    assert of_child.run.pid != of_parent.run.pid
+    assert of_child.run.process != of_parent.run.process
     assert of_child.values == [{"child": 1}]
     assert [each.error for each in of_child.of(RunFinished)] == [error]
 

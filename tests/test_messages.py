@@ -15,7 +15,7 @@ from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
 from periflow_otel.messages import metrics_request, traces_request
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Point, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
 
@@ -34,14 +34,14 @@ def only_data_point(value: Any) -> Any:
 
 @settings(deadline=None)
 @given(SPAN_ITEMS)
-def test_spans_become_what_the_sdk_makes_of_them(items: list[tuple[RunStarted, Span]]):
+def test_spans_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Span]]):
     """Any spans give the very bytes that the SDK's encoder gives."""
     assert as_bytes(traces_request(items)) == as_bytes(encode_spans(sdk_spans(items)))
 
 
 @settings(deadline=None)
 @given(POINT_ITEMS)
-def test_points_become_what_the_sdk_makes_of_them(items: list[tuple[RunStarted, Point]]):
+def test_points_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Point]]):
     """Any points give the very bytes that the SDK's encoder gives."""
     assert as_bytes(metrics_request(items)) == as_bytes(encode_metrics(sdk_metrics(items)))
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from disks import file_size_limit
+from recorder import make_run
 
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.metric_log import MetricLog
-from periflow_otel.records import Metric, RunStarted
+from periflow_otel.records import Metric, RankRun
 
 HARD_TO_WRITE = {
     "损失": math.nan,
@@ -22,11 +23,9 @@ HARD_TO_WRITE = {
 }
 
 
-def run(path: Path | None, rank: int = 0) -> RunStarted:
+def run(path: Path | None, rank: int = 0) -> RankRun:
     """Return a rank that logs to a file."""
-    return RunStarted(
-        "job", 1, rank, rank, 0, 8, "local", 1, 1, "boot", 1, 0, None, (), path and str(path), None, 1.0, ()
-    )
+    return make_run(run_id="job", rank=rank, local_rank=rank, mode="local", local_log=path and str(path))
 
 
 def metric(**values: object) -> Metric:

@@ -57,7 +57,7 @@ from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, MAX_REQUESTS, OtlpEx
 from periflow_otel.exporters.otlp_answers import Accepted, Answer, Kept, Refused, accepted, clean, explanation
 from periflow_otel.exporters.otlp_http import HttpTransport
 from periflow_otel.messages import metrics_request, traces_request
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
 Receiver = FaultyReceiver | FaultyGrpcReceiver
@@ -73,18 +73,18 @@ over_both = pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 each_signal = pytest.mark.parametrize("signal", SIGNALS)
 
 
-def span(number: int, **attributes: Any) -> tuple[RunStarted, Span]:
+def span(number: int, **attributes: Any) -> tuple[RankRun, Span]:
     """Return a span that is called ``item-{number}``."""
     start_unix_ns = UNIX_NS + number
     return RUN, Span(f"item-{number}", 1 << 100, number + 1, None, start_unix_ns, start_unix_ns + 10, attributes)
 
 
-def point(number: int, value: Any = 1.0) -> tuple[RunStarted, Point]:
+def point(number: int, value: Any = 1.0) -> tuple[RankRun, Point]:
     """Return a point of a metric that is called ``periflow.metric.item-{number}``."""
     return RUN, Point(names.user_instrument(f"item-{number}"), ((names.RANK, 0),), UNIX_NS + number, value)
 
 
-def items(signal: Signal, count: int) -> list[tuple[RunStarted, Any]]:
+def items(signal: Signal, count: int) -> list[tuple[RankRun, Any]]:
     """Return spans or points, numbered from 0."""
     return [(span if signal == "traces" else point)(number) for number in range(count)]
 
@@ -94,7 +94,7 @@ def item_names(signal: Signal, *numbers: int) -> list[str]:
     return [("" if signal == "traces" else names.METRIC_PREFIX) + f"item-{number}" for number in numbers]
 
 
-def rich_spans() -> list[tuple[RunStarted, Span]]:
+def rich_spans() -> list[tuple[RankRun, Span]]:
     """Return spans with everything that a span can have."""
     events = (Event("event", UNIX_NS, {"text": "é", "number": 7}),)
     attributes = {"nan": math.nan, "infinity": -math.inf, "list": ["a", "b"], "yes": True}
@@ -102,7 +102,7 @@ def rich_spans() -> list[tuple[RunStarted, Span]]:
     return [(RUN, rich), *(span(number) for number in range(2, 500))]
 
 
-def rich_points() -> list[tuple[RunStarted, Point]]:
+def rich_points() -> list[tuple[RankRun, Point]]:
     """Return points of all kinds, many of one gauge, with NaN among them."""
     exemplars = (Exemplar(UNIX_NS, 0.5, 1, 2),)
     histogram = Histogram(2, 0.75, 0.25, 0.5, (0.3,), (1, 1))
@@ -755,7 +755,7 @@ def test_a_receiver_that_was_restarted_is_used_at_once(protocol: Protocol):
 # Size
 
 
-def fat_spans(count: int, kilobytes: int) -> list[tuple[RunStarted, Span]]:
+def fat_spans(count: int, kilobytes: int) -> list[tuple[RankRun, Span]]:
     """Return spans of a size."""
     return [span(number, **{f"key-{key}": "x" * 1024 for key in range(kilobytes)}) for number in range(count)]
 

@@ -14,27 +14,28 @@ import pytest
 import requests
 from disks import file_size_limit
 from programs import Collector, Program, free_ports, program, read_points, read_spans, wait_until
+from recorder import make_run
 
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp_file import MAX_LINE_BYTES, MAX_OPEN_FILES, OtlpPointFile, OtlpSpanFile
 from periflow_otel.messages import metrics_request, traces_request
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
 NOW = 1_700_000_000_000_000_000
 RESOURCE = tuple((f"host.attribute.{number}", "x" * 60) for number in range(20))
 """Longer than the 1000 bytes by which a Collector knows a file."""
 
-SpanItems = list[tuple[RunStarted, Span]]
+SpanItems = list[tuple[RankRun, Span]]
 
 
-def run(log: Path | None, rank: int = 0, attempt: int = 1) -> RunStarted:
+def run(log: Path | None, rank: int = 0, attempt: int = 1) -> RankRun:
     """Return a rank that logs to a file."""
-    return RunStarted(
-        *("job", attempt, rank, rank, 0, 8, "local", 1, 1, "boot", attempt, 0, None, ()),
-        *(log and str(log), None, 1.0, RESOURCE),
-    )
+    return make_run(
+        run_id="job", attempt=attempt, rank=rank, local_rank=rank, world_size=8, mode="local",
+        started_unix_ns=attempt, local_log=log and str(log), resource=RESOURCE,
+    )  # fmt: skip
 
 
 def span(number: int = 1, **attributes: str | float) -> Span:

@@ -13,20 +13,20 @@ from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 
 from periflow_otel.messages import metrics_request, traces_request
 from periflow_otel.otlp_json import metrics_json, traces_json
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
 
 @settings(deadline=None)
 @given(SPAN_ITEMS)
-def test_json_of_spans_reads_as_their_message(items: list[tuple[RunStarted, Span]]):
+def test_json_of_spans_reads_as_their_message(items: list[tuple[RankRun, Span]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
     assert_reads_as(traces_json(items), traces_request(items))
 
 
 @settings(deadline=None)
 @given(POINT_ITEMS)
-def test_json_of_points_reads_as_their_message(items: list[tuple[RunStarted, Point]]):
+def test_json_of_points_reads_as_their_message(items: list[tuple[RankRun, Point]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
     assert_reads_as(metrics_json(items), metrics_request(items))
 

@@ -13,7 +13,7 @@ from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, 
 
 from periflow_otel import ids
 from periflow_otel.names import SECONDS_BOUNDS
-from periflow_otel.records import Metric, RankLost, RunFinished, RunStarted, decode, encode_metric
+from periflow_otel.records import Metric, RankLost, RankRun, RunFinished, decode, encode_metric
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
@@ -23,7 +23,7 @@ from periflow_otel.translate.values import MAX_KEYS
 Stream = tuple[str, tuple[tuple[str, str | int], ...]]
 
 
-def translate(inputs: Sequence[Input], run: RunStarted | None = None, **options: bool) -> list[Point]:
+def translate(inputs: Sequence[Input], run: RankRun | None = None, **options: bool) -> list[Point]:
     """Return the points of records, with a snapshot at the end."""
     translator = PointTranslator(run or make_run(), **options)
     give(translator, inputs)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from periflow_otel.journal import processes
-from periflow_otel.journal.processes import boot_id, is_process_alive, process_start
+from periflow_otel import processes
+from periflow_otel.processes import Process, boot_id, process_start
 
 SILENT = (sys.executable, "-c", "input()")
 
@@ -29,22 +29,27 @@ def started(pid: int) -> int:
     return start
 
 
+def process_of(pid: int) -> Process:
+    """Return a process that runs."""
+    return Process(pid, started(pid), boot_id())
+
+
 def test_a_running_process_is_alive(child: subprocess.Popen[bytes]):
     """A process that runs is found by its id and start."""
-    assert is_process_alive(child.pid, started(child.pid), boot_id())
+    assert process_of(child.pid).is_alive()
 
 
 def test_this_process_is_alive():
     """A process recognises itself."""
-    assert is_process_alive(os.getpid(), started(os.getpid()), boot_id())
+    assert Process.current().is_alive()
 
 
 def test_a_zombie_is_dead(child: subprocess.Popen[bytes]):
     """A process that was killed is dead before its parent has asked for its exit status."""
-    start = started(child.pid)
+    process = process_of(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not is_process_alive(child.pid, start, boot_id())
+    assert not process.is_alive()
 
 
 def test_a_buried_process_is_dead(child: subprocess.Popen[bytes]):
@@ -56,12 +61,12 @@ def test_a_buried_process_is_dead(child: subprocess.Popen[bytes]):
 
 def test_another_process_with_the_same_id_is_not_the_one(child: subprocess.Popen[bytes]):
     """The same id with another start is another process."""
-    assert not is_process_alive(child.pid, started(child.pid) - 1, boot_id())
+    assert not Process(child.pid, started(child.pid) - 1, boot_id()).is_alive()
 
 
 def test_a_process_from_before_the_last_boot_is_dead():
     """The same id and start on another boot, or another machine, is another process."""
-    assert not is_process_alive(os.getpid(), started(os.getpid()), "another boot")
+    assert not Process(os.getpid(), started(os.getpid()), "another boot").is_alive()
 
 
 def test_a_younger_process_has_a_later_start(child: subprocess.Popen[bytes]):
@@ -74,7 +79,7 @@ def test_a_program_with_brackets_in_its_name_is_found(tmp_path: Path):
     program = tmp_path / "a) Z (b"
     program.symlink_to(sys.executable)
     with subprocess.Popen([program, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert is_process_alive(process.pid, started(process.pid), boot_id())
+        assert process_of(process.pid).is_alive()
         process.kill()
 
 

@@ -19,6 +19,7 @@ import requests
 from programs import Program, free_ports, program, wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from recorder import make_run
 
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
@@ -26,7 +27,7 @@ from periflow_otel.exporters.prometheus import PrometheusExporter, family_name
 from periflow_otel.exporters.scrape_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ScrapeServer, listen
 from periflow_otel.messages import metrics_request
 from periflow_otel.names import Instrument
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Exemplar, ExponentialHistogram, Histogram, Point
 
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
@@ -34,12 +35,13 @@ TRACE_ID, SPAN_ID = 0xABC << 96, 0xDEF << 32
 USER_KEYS = ("loss", "train/loss", "train_loss", "损失", "lr:0", "9lives", "tokens_total", "a__b")
 
 
-def run(rank: int = 0, attempt: int = 1, resource: Mapping[str, str | int] | None = None) -> RunStarted:
+def run(rank: int = 0, attempt: int = 1, resource: Mapping[str, str | int] | None = None) -> RankRun:
     """Return a rank of a run."""
     attributes = tuple((resource or {"service.name": "training", "host.name": "node-1"}).items())
-    return RunStarted(
-        "job-7", attempt, rank, rank, 0, 8, "local", 1, 1, "boot", attempt, 0, None, (), None, None, 1.0, attributes
-    )
+    return make_run(
+        run_id="job-7", attempt=attempt, rank=rank, local_rank=rank, world_size=8, mode="local",
+        started_unix_ns=attempt, resource=attributes,
+    )  # fmt: skip
 
 
 def point(instrument: Instrument, value: Any = 1.0, rank: int = 0, **attributes: str | int) -> Point:

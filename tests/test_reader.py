@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journals import SMALL, Everything, numbered, rank_of, read_all
+from journals import SMALL, Everything, numbered, read_all
+from recorder import make_run
 
 from periflow_otel.journal.folders import journal_folder
 from periflow_otel.journal.reader import OPEN_SEGMENTS, READ_BYTES, JournalReader, Position, unreadable_journals
@@ -31,7 +32,7 @@ from periflow_otel.records import Metric, StepEnded, encode, encode_metric, enco
 
 COUNT = 8
 """Records in the segment that is damaged."""
-DATA_OFFSET = HEADER_BYTES + len(encode_run(rank_of()))
+DATA_OFFSET = HEADER_BYTES + len(encode_run(make_run()))
 FRAME_BYTES = len(frame(numbered(0)))
 END = DATA_OFFSET + COUNT * FRAME_BYTES
 COMMIT_OFFSET = COMMIT * WORD_BYTES
@@ -40,7 +41,7 @@ COMMIT_OFFSET = COMMIT * WORD_BYTES
 def filled(folder: Path, count: int, segment_bytes: int = SMALL) -> JournalWriter:
     """Return a writer that has written numbered records."""
     folder.mkdir(exist_ok=True)
-    writer = JournalWriter(folder, rank_of(), segment_bytes=segment_bytes)
+    writer = JournalWriter(folder, make_run(), segment_bytes=segment_bytes)
     for number in range(count):
         writer.append(numbered(number))
     return writer
@@ -166,7 +167,7 @@ def test_strange_things_in_the_place_of_segments_are_passed_over(tmp_path: Path)
     segment_path(tmp_path, 2).symlink_to(segment_path(tmp_path, 5))
     segment_path(tmp_path, 3).touch()
     assert read_all(tmp_path).numbers == list(range(COUNT))
-    assert JournalReader(tmp_path).run() == rank_of()
+    assert JournalReader(tmp_path).run() == make_run()
 
 
 def test_a_whole_frame_that_is_no_record_costs_itself_alone(tmp_path: Path):
@@ -226,7 +227,7 @@ def test_pieces_of_any_size_are_the_whole(tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("size", [READ_BYTES - 40, READ_BYTES, READ_BYTES + 1, 3_000_000])
 def test_a_record_may_be_larger_than_a_read(tmp_path: Path, size: int):
     """Records about and beyond the size of a read come whole, among small ones."""
-    writer = JournalWriter(tmp_path, rank_of())
+    writer = JournalWriter(tmp_path, make_run())
     for text in ("a", "b" * size, "c", "d" * size):
         writer.append(encode_metric(1, 1, {"text": text}))
     texts = [each.values["text"] for each in read_all(tmp_path).records if isinstance(each, Metric)]
@@ -255,7 +256,7 @@ def test_the_run_is_told_by_any_segment(tmp_path: Path):
     with segment_path(tmp_path, 1).open("r+b") as file:
         file.seek(FIRST_SEQUENCE * WORD_BYTES)
         file.write(b"\xff")
-    assert JournalReader(tmp_path).run() == rank_of()
+    assert JournalReader(tmp_path).run() == make_run()
 
 
 def test_the_head_is_told_by_the_last_whole_segment(tmp_path: Path):
@@ -298,7 +299,7 @@ def test_few_segments_are_kept_open(tmp_path: Path):
 
 def test_a_deleted_segment_is_not_kept_open(tmp_path: Path):
     """The space of a segment that the writer has dropped is free as soon as the reader looks again."""
-    writer = JournalWriter(tmp_path, rank_of(), max_bytes=3 * END, segment_bytes=END)
+    writer = JournalWriter(tmp_path, make_run(), max_bytes=3 * END, segment_bytes=END)
     reader = JournalReader(tmp_path)
     for number in range(10 * COUNT):
         writer.append(numbered(number))
@@ -351,9 +352,10 @@ FAST = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from journals import numbered, rank_of
+from journals import numbered
+from recorder import make_run
 from periflow_otel.journal.writer import JournalWriter
-writer = JournalWriter(Path(sys.argv[1]), rank_of(), segment_bytes=512)
+writer = JournalWriter(Path(sys.argv[1]), make_run(), segment_bytes=512)
 for number in range(6000):
     writer.append(numbered(number))
 """

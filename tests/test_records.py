@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journals import rank_of
+from recorder import make_run
 
 from periflow_otel.records import (
     MAX_RECORD_BYTES,
@@ -120,15 +120,13 @@ def test_every_kind_of_record_comes_back_equal(record: Record):
 
 def test_a_run_comes_back_equal():
     """The run in the header of a segment is the one that was written."""
-    run = msgspec.structs.replace(
-        rank_of(), consumers=("metric_log", "otlp.traces"), resource=(("a", 1), ("b", "c")), total_steps=10
-    )
+    run = make_run(consumers=("metric_log", "otlp.traces"), resource=(("a", 1), ("b", "c")), total_steps=10)
     assert decode_run(encode_run(run)) == run
 
 
 def test_a_path_that_is_not_valid_text_comes_back_equal():
     """A folder whose name is in another encoding does not stop a run, and its log stays where it is."""
-    run = msgspec.structs.replace(rank_of(), local_log="/data/\udcff/a.log")
+    run = make_run(local_log="/data/\udcff/a.log")
     assert decode_run(encode_run(run)) == run
 
 

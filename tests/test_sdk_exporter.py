@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from programs import Collector
+from recorder import make_run
 
 from periflow_otel import names
 from periflow_otel.config import OtlpSettings
@@ -20,21 +21,21 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.exporters.sdk import SdkPointExporter, SdkSpanExporter
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
 NOW = 1_700_000_000_000_000_000
 
 
-def run(rank: int = 0, run_id: str = "job") -> RunStarted:
+def run(rank: int = 0, run_id: str = "job") -> RankRun:
     """Return a rank of a run."""
-    return RunStarted(
-        *(run_id, 1, rank, rank, 0, 8, "local", 1, 1, "boot", 1, 0, None, (), None, None, 1.0),
-        (("host.cpus", 8), ("host.name", "bücher")),
-    )
+    return make_run(
+        run_id=run_id, rank=rank, local_rank=rank, world_size=8, mode="local", started_unix_ns=1,
+        resource=(("host.cpus", 8), ("host.name", "bücher")),
+    )  # fmt: skip
 
 
-def spans() -> list[tuple[RunStarted, Span]]:
+def spans() -> list[tuple[RankRun, Span]]:
     """Return spans of several ranks and runs that have everything that a span can have."""
     attributes = {"text": "é", "number": 1 << 40, "ratio": 0.5, "ok": True, "keys": ["a", "b"], "nan": math.nan}
     event = Event("periflow.checkpoint.upload", NOW + 1, {"step": 1})
@@ -48,7 +49,7 @@ def spans() -> list[tuple[RunStarted, Span]]:
     ]
 
 
-def points() -> list[tuple[RunStarted, Point]]:
+def points() -> list[tuple[RankRun, Point]]:
     """Return points of every kind, with both temporalities, exemplars, and values that are no numbers."""
     labels = ((names.RANK, 0), ("key", "损失"))
     exemplars = (Exemplar(NOW, 0.3, 11, 12), Exemplar(NOW + 1, 700.0, 13, 14))

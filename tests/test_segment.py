@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from journals import SMALL, rank_of
+from journals import SMALL
+from recorder import make_run
 
 from periflow_otel.journal.segment import (
     COMMIT,
@@ -28,7 +29,7 @@ from periflow_otel.journal.segment import (
 def test_space_is_reserved_before_it_is_used(tmp_path: Path):
     """All blocks of a segment are allocated, so that no later store can fail."""
     path = tmp_path / "a.segment"
-    create_segment(path, rank_of(), 0, 1 << 20)
+    create_segment(path, make_run(), 0, 1 << 20)
     assert path.stat().st_size == 1 << 20
     assert path.stat().st_blocks * 512 >= 1 << 20
 
@@ -59,7 +60,7 @@ def test_a_segment_belongs_to_its_owner_alone(tmp_path: Path):
     """Other users can neither read nor write a segment, whatever the umask."""
     umask = os.umask(0)
     try:
-        create_segment(tmp_path / "a.segment", rank_of(), 0, SMALL)
+        create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     finally:
         os.umask(umask)
     assert stat.S_IMODE((tmp_path / "a.segment").stat().st_mode) == 0o600
@@ -71,7 +72,7 @@ def test_a_segment_that_cannot_be_made_leaves_nothing(tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL - 1, hard))
     try:
         with pytest.raises(OSError, match="File too large"):
-            create_segment(tmp_path / "a.segment", rank_of(), 0, SMALL)
+            create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -84,7 +85,7 @@ def test_a_link_in_the_place_of_a_segment_is_not_followed(tmp_path: Path):
     (tmp_path / "a.new").symlink_to(target)
     (tmp_path / "b.segment").symlink_to(target)
     with pytest.raises(OSError, match="symbolic links"):
-        create_segment(tmp_path / "a.segment", rank_of(), 0, SMALL)
+        create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     with pytest.raises(OSError, match="symbolic links"):
         Segment(tmp_path / "b.segment")
     assert target.read_bytes() == b"precious"
@@ -92,10 +93,10 @@ def test_a_link_in_the_place_of_a_segment_is_not_followed(tmp_path: Path):
 
 def test_the_header_says_who_writes_and_where_it_begins(tmp_path: Path):
     """A reader finds the run, the number of records before, and the progress that was given."""
-    create_segment(tmp_path / "a.segment", rank_of(3), 77, SMALL, (5, 6, 4, 7))
+    create_segment(tmp_path / "a.segment", make_run(rank=3), 77, SMALL, (5, 6, 4, 7))
     segment = Segment(tmp_path / "a.segment")
     words = segment.words()
-    assert segment.run == rank_of(3)
+    assert segment.run == make_run(rank=3)
     assert segment.first_sequence == 77
     assert words[STEP:COMMIT] == [5, 6, 4, 7]
     assert words[COMMIT] == segment.data_offset
@@ -108,7 +109,7 @@ def test_a_reader_sees_the_step_before_the_commit():
 
 def test_a_segment_of_another_version_is_refused(tmp_path: Path):
     """The magic number, which holds the version, is checked."""
-    mapping = create_segment(tmp_path / "a.segment", rank_of(), 0, SMALL)
+    mapping = create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     mapping[7] = 2
     with pytest.raises(ValueError, match=r"the header of .*a\.segment is damaged"):
         Segment(tmp_path / "a.segment")
@@ -116,7 +117,7 @@ def test_a_segment_of_another_version_is_refused(tmp_path: Path):
 
 def test_what_a_failing_device_does_not_give_is_missing(tmp_path: Path):
     """A segment that can be opened, but not read any more, reads as empty."""
-    create_segment(tmp_path / "a.segment", rank_of(), 0, SMALL)
+    create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     segment = Segment(tmp_path / "a.segment")
     folder = os.open(tmp_path, os.O_RDONLY)
     os.dup2(folder, segment._descriptor)  # reading a folder fails as reading a bad device does
@@ -127,7 +128,7 @@ def test_what_a_failing_device_does_not_give_is_missing(tmp_path: Path):
 
 def test_a_segment_closes_its_file(tmp_path: Path):
     """Letting go of a segment gives its file back."""
-    create_segment(tmp_path / "a.segment", rank_of(), 0, SMALL)
+    create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     segment = Segment(tmp_path / "a.segment")
     descriptor = segment._descriptor
     del segment

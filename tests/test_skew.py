@@ -7,16 +7,16 @@ from recorder import S, make_run
 from periflow_otel import names
 from periflow_otel.agent.consumer import RecordTranslator
 from periflow_otel.agent.skew import MAX_OPEN_STEPS, StepSkew
-from periflow_otel.records import Metric, RunFinished, RunStarted, StepEnded
+from periflow_otel.records import Metric, RankRun, RunFinished, StepEnded
 from periflow_otel.translate.telemetry import Histogram, Point
 
 
-def ranks(count: int, attempt: int = 1) -> list[RunStarted]:
+def ranks(count: int, attempt: int = 1) -> list[RankRun]:
     """Return the ranks of a node."""
     return [make_run(rank=rank, world_size=count, local_world_size=count, attempt=attempt) for rank in range(count)]
 
 
-def begin(skew: StepSkew, runs: Iterable[RunStarted], step: int, *starts_s: float) -> None:
+def begin(skew: StepSkew, runs: Iterable[RankRun], step: int, *starts_s: float) -> None:
     """Let each rank take a step that begins at a time of its own and ends at the same time as all others."""
     skew.export(
         [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.records import Metric, RankLost, RunStarted, StepEnded, decode, encode_metric
+from periflow_otel.records import Metric, RankLost, RankRun, StepEnded, decode, encode_metric
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Link, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
@@ -20,7 +20,7 @@ SAMPLED_OUT = make_run(sampling_ratio=0.0)
 LAUNCHER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def translate(inputs: Sequence[Input], run: RunStarted | None = None) -> list[Span]:
+def translate(inputs: Sequence[Input], run: RankRun | None = None) -> list[Span]:
     """Return the spans of records, but for the one that says that the run has begun."""
     translator = SpanTranslator(run or make_run())
     translator.take()
@@ -38,7 +38,7 @@ def steps(spans: Sequence[Span]) -> list[Span]:
     return named("periflow.step", spans)
 
 
-def only_step(recorder: Recorder, run: RunStarted | None = None) -> Span:
+def only_step(recorder: Recorder, run: RankRun | None = None) -> Span:
     """Finish, and return the span of the one step that there was."""
     recorder.finish()
     [span] = steps(translate(recorder.inputs, run))
@@ -505,7 +505,7 @@ def test_a_phase_cannot_pretend_to_be_another_rank():
     assert translate(recorder.inputs)[0].attributes["periflow.rank"] == 0
 
 
-def sampled(recorder: Recorder, run: RunStarted) -> tuple[list[Span], dict[str, int]]:
+def sampled(recorder: Recorder, run: RankRun) -> tuple[list[Span], dict[str, int]]:
     """Return the spans and what was dropped."""
     translator = SpanTranslator(run)
     give(translator, recorder.inputs)

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 from disks import file_size_limit
-from journals import SMALL, numbered, rank_of, read_all
+from journals import SMALL, numbered, read_all
 from programs import wait_until
+from recorder import make_run
 
 from periflow_otel.journal import writer as writer_module
 from periflow_otel.journal.reader import JournalReader
@@ -30,7 +31,7 @@ from periflow_otel.records import MAX_RECORD_BYTES, encode_metric
 
 def small_writer(folder: Path, max_bytes: int = 1 << 30) -> JournalWriter:
     """Return a writer of small segments."""
-    return JournalWriter(folder, rank_of(), max_bytes=max_bytes, segment_bytes=SMALL)
+    return JournalWriter(folder, make_run(), max_bytes=max_bytes, segment_bytes=SMALL)
 
 
 def append_numbers(writer: JournalWriter, first: int, last: int) -> None:
@@ -75,7 +76,7 @@ def test_records_are_read_in_order(tmp_path: Path):
 
 def test_a_record_may_be_as_large_as_is_allowed(tmp_path: Path):
     """The largest record is written between small ones, and read."""
-    writer = JournalWriter(tmp_path, rank_of())
+    writer = JournalWriter(tmp_path, make_run())
     overhead = len(encode_metric(1, 1, {"a": "x" * 100_000})) - 100_000
     for size in (10, MAX_RECORD_BYTES - overhead, 10, MAX_RECORD_BYTES - overhead, 300_000, 10):
         writer.append(encode_metric(1, 1, {"a": "x" * size}))
@@ -128,7 +129,7 @@ def test_progress_is_shown_at_once_and_in_every_segment(tmp_path: Path):
 
 def test_a_step_that_begins_while_a_segment_is_made_is_shown(tmp_path: Path):
     """One thread begins steps while another's records need new segments all the time: every step is seen."""
-    writer = JournalWriter(tmp_path, rank_of(), max_bytes=1024, segment_bytes=512)
+    writer = JournalWriter(tmp_path, make_run(), max_bytes=1024, segment_bytes=512)
     reader = JournalReader(tmp_path)
     is_over = threading.Event()
 
@@ -228,9 +229,10 @@ KILLED = """
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from journals import numbered, rank_of
+from journals import numbered
+from recorder import make_run
 from periflow_otel.journal.writer import JournalWriter
-writer = JournalWriter(Path(sys.argv[1]), rank_of(), segment_bytes=8192)
+writer = JournalWriter(Path(sys.argv[1]), make_run(), segment_bytes=8192)
 number = 0
 while True:
     writer.append(numbered(number))
@@ -331,7 +333,7 @@ def test_a_child_forked_while_another_thread_writes_does_not_hang(tmp_path: Path
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_handler_that_forks_in_the_middle_of_append_disturbs_nothing(tmp_path: Path):
     """The call that the handler interrupted goes on in both processes, and counts in the parent alone."""
-    writer = JournalWriter(tmp_path, rank_of(), segment_bytes=2048)
+    writer = JournalWriter(tmp_path, make_run(), segment_bytes=2048)
     forks = count = 0
     parent = os.getpid()
     has_failed = True
@@ -411,7 +413,7 @@ def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path):
 
 def test_memory_has_a_bound_and_what_goes_is_counted(tmp_path: Path):
     """Of more than is kept in memory the oldest goes; the reader knows exactly how many went."""
-    writer = JournalWriter(tmp_path, rank_of())
+    writer = JournalWriter(tmp_path, make_run())
     writer.append(encode_metric(1, 1, {"n": 0}))
     with file_size_limit(SMALL):
         for number in range(1, 101):
@@ -558,11 +560,12 @@ FULL = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from journals import numbered, rank_of, read_all
+from journals import numbered, read_all
+from recorder import make_run
 from periflow_otel.journal.writer import JournalWriter
 folder = Path(sys.argv[1])
 ballast = folder / "ballast"
-writer = JournalWriter(folder, rank_of(), segment_bytes=1 << 18)
+writer = JournalWriter(folder, make_run(), segment_bytes=1 << 18)
 for number in range(100_000):
     if number == 60_000:
         ballast.unlink()

@@ -81,7 +81,7 @@ class Agent:
         return all(
             self._has_everything(journal, name)
             for journal in list(self._journals.values())
-            for name in journal.run.consumers
+            for name in journal.run.orders.consumers
         )
 
     def _has_everything(self, journal: RankJournal, name: str) -> bool:
@@ -147,7 +147,7 @@ class Agent:
         return any(
             consumer is not None and not consumer.is_complete(journal)
             for journal in self._journals.values()
-            for consumer in (*map(self._durable.get, journal.run.consumers), *self._live)
+            for consumer in (*map(self._durable.get, journal.run.orders.consumers), *self._live)
         )
 
     def _look(self) -> None:
@@ -175,13 +175,13 @@ class Agent:
             journal.retire()
             del self._journals[journal.folder]
         else:
-            segments = [self._segment(journal, name) for name in journal.run.consumers]
+            segments = [self._segment(journal, name) for name in journal.run.orders.consumers]
             segments += [consumer.position(journal).segment for consumer in self._live]
             journal.forget(min(segments, default=0))
 
     def _is_complete(self, journal: RankJournal) -> bool:
         """Tell whether every consumer has all of a rank whose run is over."""
-        durable = [self._durable.get(name) for name in journal.run.consumers]
+        durable = [self._durable.get(name) for name in journal.run.orders.consumers]
         consumers = [*durable, *self._live]
         is_over = not journal.is_alive or bool(consumers)  # a run may also end long before its process
         return is_over and all(consumer is not None and consumer.is_complete(journal) for consumer in consumers)
@@ -193,7 +193,7 @@ class Agent:
 
     def _start_consumers(self) -> None:
         """Start what the journals ask for and is not there yet."""
-        wanted = dict.fromkeys(name for journal in self._journals.values() for name in journal.run.consumers)
+        wanted = dict.fromkeys(name for journal in self._journals.values() for name in journal.run.orders.consumers)
         for name in wanted:
             if name not in self._durable:
                 self._durable[name] = consumer = durable_consumer(name, self._settings, self._report)

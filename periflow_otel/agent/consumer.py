@@ -15,7 +15,7 @@ from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, Outcome
 from periflow_otel.journal.cursors import Cursor, load_cursor, save_cursor
 from periflow_otel.journal.reader import Position
-from periflow_otel.records import Record, RunFinished, RunStarted
+from periflow_otel.records import RankRun, Record, RunFinished
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS
 
 RECORDS_PER_ROUND: Final = 512
@@ -33,7 +33,7 @@ MAX_BACKOFF_S: Final = 8.0
 
 _log = logging.getLogger("periflow_otel")
 
-Item = tuple[RunStarted, Any]
+Item = tuple[RankRun, Any]
 
 
 class Translator(Protocol):
@@ -61,7 +61,7 @@ class Translator(Protocol):
 class RecordTranslator:
     """Passes records of one kind on as they are."""
 
-    def __init__(self, kind: type[Record], run: RunStarted, state: bytes) -> None:
+    def __init__(self, kind: type[Record], run: RankRun, state: bytes) -> None:
         """Begin; there is nothing to remember."""
         del run, state
         self._kind = kind
@@ -142,12 +142,12 @@ class Consumer:
         self,
         name: str,
         exporter: Exporter[Any],
-        translator: Callable[[RunStarted, bytes], Translator],
+        translator: Callable[[RankRun, bytes], Translator],
         *,
         interval_s: float,
         refresh_s: float = float("inf"),
         reports: Callable[[], Sequence[Item]] = tuple,
-        forget: Callable[[RunStarted], None] = lambda _: None,
+        forget: Callable[[RankRun], None] = lambda _: None,
         is_per_rank: bool = False,
     ) -> None:
         """Prepare a consumer; ``start`` sets it going.
@@ -371,7 +371,7 @@ class Consumer:
         if reports := self._reports():
             self._exporter.export(reports)
 
-    def _account(self, run: RunStarted, outcome: Outcome) -> None:
+    def _account(self, run: RankRun, outcome: Outcome) -> None:
         _log.warning("%s: refused were %d of its items: %s", self.name, outcome.rejected, outcome.message)
         track = next(each for each in self._tracks.values() if each.journal.run is run)
         track.dropped["rejected"] += outcome.rejected

@@ -13,7 +13,7 @@ from periflow_otel.config import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
-from periflow_otel.records import Metric, RunStarted, StepEnded
+from periflow_otel.records import Metric, RankRun, StepEnded
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 
@@ -83,7 +83,7 @@ def live_consumers(
         yield Consumer("console", console, PointTranslator, interval_s=LIVE_INTERVAL_S, refresh_s=LIVE_INTERVAL_S)
 
 
-def _translator(stem: str, signal: str, settings: ExportSettings) -> Callable[[RunStarted, bytes], Translator]:
+def _translator(stem: str, signal: str, settings: ExportSettings) -> Callable[[RankRun, bytes], Translator]:
     if signal == "traces":
         return SpanTranslator
     if signal != "metrics":

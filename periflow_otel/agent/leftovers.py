@@ -11,9 +11,8 @@ from periflow_otel.agent.agent import Agent
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import is_readable, journal_folders, node_folders
-from periflow_otel.journal.processes import is_process_alive
 from periflow_otel.journal.reader import JournalReader, unreadable_journals
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 
 KEPT_S: Final = 30 * 86_400.0
 """How long the folder of a run, with its ledger and log, stays when there is nothing left in it to deliver."""
@@ -41,7 +40,7 @@ def deliver_leftover(folder: Path, settings: ExportSettings, linger_s: float) ->
     Raises:
         OSError: The folder cannot be used.
     """
-    if any(is_process_alive(run.pid, run.process_start, run.boot_id) for run in _runs(folder)):
+    if any(run.process.is_alive() for run in _runs(folder)):
         return None
     lock = take_agent_lock(folder)
     if lock is None:
@@ -57,13 +56,13 @@ def deliver_leftovers(state_dirs: Iterable[Path], settings: ExportSettings, firs
         time.sleep(_LOOK_INTERVAL_S)
     for folder in leftovers(state_dirs):
         with suppress(OSError):  # another agent was quicker
-            if all(run.destination in ("", settings.destination()) for run in _runs(folder)):
+            if all(run.orders.destination in ("", settings.destination()) for run in _runs(folder)):
                 deliver_leftover(folder, settings, settings.linger_s)
     for state_dir in state_dirs:
         _forget_old_runs(state_dir)
 
 
-def _runs(folder: Path) -> Iterator[RunStarted]:
+def _runs(folder: Path) -> Iterator[RankRun]:
     for journal in journal_folders(folder):
         if run := JournalReader(journal).run():
             yield run

@@ -1,6 +1,5 @@
 """What the agent adds to what ranks record: how far apart they are, and the ``periflow.telemetry.*`` instruments."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from periflow_otel.agent.consumer import Consumer, Item
 from periflow_otel.agent.skew import StepSkew
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.names import Instrument
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point
 
 _MS: Final = 1_000_000
@@ -26,7 +25,7 @@ class Reporter:
     def __init__(self) -> None:
         """Begin with nothing."""
         self.skew = StepSkew()
-        self._run: RunStarted | None = None
+        self._run: RankRun | None = None
         self._done: dict[Path, _Counts] = {}
         """By journal, of those that are gone or about to go."""
         self._lock = Lock()
@@ -53,7 +52,7 @@ class Reporter:
         ] + self.skew.report(run)
 
     def _values(
-        self, journals: list[RankJournal], consumers: list[Consumer], run: RunStarted
+        self, journals: list[RankJournal], consumers: list[Consumer], run: RankRun
     ) -> Iterator[tuple[Instrument, tuple[tuple[str, str], ...], float, int]]:
         going_on = [each for each in journals if each.folder not in self._done]
         for consumer in consumers:
@@ -67,7 +66,7 @@ class Reporter:
         for (instrument, attributes), count in counts.items():
             yield instrument, attributes, count, self._started_unix_ns
         yield names.TELEMETRY_JOURNAL_SIZE, (), sum(_size(each.folder) for each in going_on), 0
-        if run.pid != os.getpid():  # else this is a thread of training
+        if not run.process.is_current():  # else this is a thread of training
             yield names.TELEMETRY_CPU_TIME, (), time.process_time(), self._started_unix_ns
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.agent.consumer import Item
 from periflow_otel.exporters import Outcome
-from periflow_otel.records import RunStarted, StepEnded
+from periflow_otel.records import RankRun, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.telemetry import Point
 
@@ -36,7 +36,7 @@ class StepSkew:
         """By the rank that was last."""
         self._lock = Lock()
 
-    def export(self, items: Sequence[tuple[RunStarted, StepEnded]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, StepEnded]]) -> Outcome:
         """Take steps of any ranks."""
         with self._lock:
             for run, ended in items:
@@ -46,7 +46,7 @@ class StepSkew:
     def close(self) -> None:
         """Do nothing."""
 
-    def report(self, run: RunStarted) -> list[Item]:
+    def report(self, run: RankRun) -> list[Item]:
         """Return a point for each rank that was ever the last one."""
         time_unix_ns = time.time_ns() // _MS * _MS
         node = (names.NODE_RANK, run.node_rank)
@@ -57,7 +57,7 @@ class StepSkew:
                 for rank, skew in self._skews.items()
             ]  # fmt: skip
 
-    def _add(self, run: RunStarted, ended: StepEnded) -> None:
+    def _add(self, run: RankRun, ended: StepEnded) -> None:
         starts = self._starts.setdefault((run.attempt, ended.step), {})
         starts[run.rank] = ended.start_unix_ns
         if len(starts) == run.local_world_size:

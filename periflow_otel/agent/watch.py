@@ -6,16 +6,15 @@ from pathlib import Path
 
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
-from periflow_otel.journal.processes import is_process_alive
 from periflow_otel.journal.reader import Head, JournalReader
 from periflow_otel.journal.segment import SUFFIX
-from periflow_otel.records import RankLost, RunStarted
+from periflow_otel.records import RankLost, RankRun
 
 
 class RankJournal:
     """One rank's journal, and whether the rank still lives."""
 
-    def __init__(self, folder: Path, run: RunStarted) -> None:
+    def __init__(self, folder: Path, run: RankRun) -> None:
         """Begin to watch.
 
         Args:
@@ -49,7 +48,7 @@ class RankJournal:
         return before is None or self._head.urgent_sequence != before.urgent_sequence
 
     def _is_there(self) -> bool:
-        return is_process_alive(self.run.pid, self.run.process_start, self.run.boot_id)
+        return self.run.process.is_alive()
 
     def _last_write_unix_ns(self) -> int:
         """Return when the journal was written last, as the file system knows it: to half a minute or so."""

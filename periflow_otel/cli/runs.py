@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 from periflow_otel.cli.findings import Finding
 from periflow_otel.journal.cursors import SUFFIX, load_cursor
 from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, node_folders
-from periflow_otel.journal.processes import is_process_alive
 from periflow_otel.journal.reader import JournalReader, unreadable_journals
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.steps import SAMPLED_OUT
 
 SHOWN: Final = 10
@@ -26,7 +25,7 @@ _WAIT: Final = "records wait for"
 
 class _Rank(NamedTuple):
     journal: JournalReader
-    run: RunStarted
+    run: RankRun
 
 
 def examine_runs(state_dirs: Iterable[Path]) -> Iterator[Finding]:
@@ -60,7 +59,7 @@ def _journals(count: int) -> str:
 
 
 def _alive(ranks: Iterable[_Rank]) -> set[int]:
-    return {run.rank for _, run in ranks if is_process_alive(run.pid, run.process_start, run.boot_id)}
+    return {run.rank for _, run in ranks if run.process.is_alive()}
 
 
 def _tell_progress(ranks: list[_Rank]) -> str:
@@ -88,7 +87,7 @@ def _count_undelivered(ranks: Iterable[_Rank], *, is_over: bool) -> Counter[tupl
     counts: Counter[tuple[str, str]] = Counter()
     for journal, run in ranks:
         first, end = journal.first_sequence(), journal.head().sequence
-        for consumer in run.consumers:
+        for consumer in run.orders.consumers:
             cursor = load_cursor(journal.folder, consumer)
             had = cursor.position.sequence
             if is_over or _idle_s(journal.folder, consumer, run) > STALLED_S:
@@ -107,7 +106,7 @@ def _grouped(counts: Counter[tuple[str, str]]) -> list[str]:
     return [f"{count} {what} {', '.join(consumers)}" for (count, what), consumers in groups.items()]
 
 
-def _idle_s(journal: Path, consumer: str, run: RunStarted) -> float:
+def _idle_s(journal: Path, consumer: str, run: RankRun) -> float:
     """Return how long ago a consumer delivered something."""
     with suppress(OSError):
         return time.time() - (journal / f"{consumer}{SUFFIX}").stat().st_mtime

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 
 Item_contra = TypeVar("Item_contra", contravariant=True)
 
@@ -29,7 +29,7 @@ class Exporter(Protocol[Item_contra]):
     An exporter is used by one thread. It raises nothing for a fault of the world: that is an ``Outcome``.
     """
 
-    def export(self, items: Sequence[tuple[RunStarted, Item_contra]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, Item_contra]]) -> Outcome:
         """Deliver items, oldest first, each with the rank that it comes from: what up to 512 records hold."""
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TextIO
 from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.names import Instrument
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point
 
 MAX_METRICS: Final = 6
@@ -49,7 +49,7 @@ class Console:
         self._progress: _Progress | None = None
         self._write_line(first_line)
 
-    def export(self, items: Sequence[tuple[RunStarted, Point]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, Point]]) -> Outcome:
         """Take points of any ranks, and write a line if one is due and has something new to say."""
         for run, point in items:
             progress = self._progress_of(run)
@@ -63,7 +63,7 @@ class Console:
         """Write what has not been shown."""
         self._write()
 
-    def _progress_of(self, run: RunStarted) -> "_Progress | None":
+    def _progress_of(self, run: RankRun) -> "_Progress | None":
         """Return the progress of a rank's attempt; None if a newer one is shown."""
         shown = self._progress
         if shown is None or (run.run_id, run.attempt) != (shown.run.run_id, shown.run.attempt):
@@ -98,7 +98,7 @@ class _Pace(NamedTuple):
 class _Progress:
     """What is known of an attempt, and what of it has been shown."""
 
-    def __init__(self, run: RunStarted) -> None:
+    def __init__(self, run: RankRun) -> None:
         self.run = run
         self._is_new = False
         self._values: dict[Instrument, dict[int, Any]] = defaultdict(dict)

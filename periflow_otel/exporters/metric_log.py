@@ -8,7 +8,7 @@ from itertools import accumulate, groupby
 from typing import Final
 
 from periflow_otel.exporters import Outcome
-from periflow_otel.records import Metric, RunStarted
+from periflow_otel.records import Metric, RankRun
 
 # The user named the file, so a symbolic link there is the user's too and is followed. Reading is for the last byte
 # only. A named pipe must not be waited for.
@@ -22,11 +22,11 @@ class MetricLog:
     owner alone (0600), and begins on a fresh line where somebody left half of one.
     """
 
-    def export(self, items: Sequence[tuple[RunStarted, Metric]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, Metric]]) -> Outcome:
         """Append items, consecutive ones of a file in one write; on a full disk no part of a line stays behind."""
         delivered = rejected = 0
         message = ""
-        for path, group in groupby(items, lambda item: item[0].local_log):
+        for path, group in groupby(items, lambda item: item[0].orders.local_log):
             lines = [_line(metric) for _, metric in group]
             done, error = (len(lines), None) if path is None else _append(path, lines)
             unwritable = lines[:done].count(b"")

@@ -8,7 +8,7 @@ from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp_answers import Accepted, Answer, Kept, Refused
 from periflow_otel.messages import metrics_request, traces_request
 from periflow_otel.otlp_json import metrics_json, traces_json
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
 MAX_REQUEST_BYTES: Final = 4 << 20
@@ -16,7 +16,7 @@ MAX_REQUEST_BYTES: Final = 4 << 20
 MAX_REQUESTS: Final = 64
 """Most requests of one ``export``, so that refusals item by item do not hold up the caller. One item takes ten."""
 
-Items = Sequence[tuple[RunStarted, Span | Point]]
+Items = Sequence[tuple[RankRun, Span | Point]]
 
 
 class Transport(Protocol):

@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 from periflow_otel.config import Signal
 from periflow_otel.exporters import Outcome
 from periflow_otel.otlp_json import metrics_json, traces_json
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
 MAX_FILE_BYTES: Final = 64 << 20
@@ -34,21 +34,21 @@ class _OtlpFile(Generic[_Item]):
     """Appends to the file of each rank; items of a rank without a metric log count as delivered."""
 
     def __init__(
-        self, signal: Signal, encode: Callable[[Sequence[tuple[RunStarted, _Item]]], bytes], max_file_bytes: int
+        self, signal: Signal, encode: Callable[[Sequence[tuple[RankRun, _Item]]], bytes], max_file_bytes: int
     ) -> None:
         self._signal = signal
         self._encode = encode
         self._files = _Files(max_file_bytes)
 
-    def export(self, items: Sequence[tuple[RunStarted, _Item]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, _Item]]) -> Outcome:
         """Append items, consecutive ones of a rank in one line; stop at the first line that cannot be written."""
         delivered = 0
         for run, group in groupby(items, lambda item: item[0]):
             batch = list(group)
-            if run.local_log is None:
+            if run.orders.local_log is None:
                 delivered += len(batch)
                 continue
-            stem = f"{run.local_log.removesuffix('.log')}.{self._signal}"
+            stem = f"{run.orders.local_log.removesuffix('.log')}.{self._signal}"
             for count_of_line, line in self._lines(batch):
                 try:
                     self._files.append(stem, line)
@@ -57,7 +57,7 @@ class _OtlpFile(Generic[_Item]):
                 delivered += count_of_line
         return Outcome(delivered)
 
-    def _lines(self, batch: Sequence[tuple[RunStarted, _Item]]) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, batch: Sequence[tuple[RankRun, _Item]]) -> Iterator[tuple[int, bytes]]:
         """Yield lines, each with the number of items in it: one, or more where that would be too long."""
         line = self._encode(batch) + b"\n"
         if len(line) > MAX_LINE_BYTES and len(batch) > 1:

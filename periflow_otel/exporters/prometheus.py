@@ -32,7 +32,7 @@ from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.names import Instrument
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.resource import resource_of
 from periflow_otel.translate.telemetry import (
     AttributeValue,
@@ -92,7 +92,7 @@ class PrometheusExporter:
         """Where the page is; None if it is not served."""
         return f"http://{self._address}{PAGE}" if self._server else None
 
-    def export(self, items: Sequence[tuple[RunStarted, Point]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, Point]]) -> Outcome:
         """Remember the points for the next scrape. Cumulative ones only: of a delta, the latest says nothing."""
         self._latest.update(items)
         if items and self._server and items[-1][0].run_id != self._announced_run_id:
@@ -100,7 +100,7 @@ class PrometheusExporter:
             self._announce(self._announced_run_id)
         return Outcome(len(items))
 
-    def forget(self, run: RunStarted) -> None:
+    def forget(self, run: RankRun) -> None:
         """Show a rank no more: its run is over."""
         self._latest.forget(run)
 
@@ -133,16 +133,16 @@ class LatestPoints(Collector):
     def __init__(self) -> None:
         """Begin with no points."""
         self._lock = threading.Lock()
-        self._points: dict[RunStarted, dict[_Series, Point]] = {}
+        self._points: dict[RankRun, dict[_Series, Point]] = {}
 
-    def update(self, items: Iterable[tuple[RunStarted, Point]]) -> None:
+    def update(self, items: Iterable[tuple[RankRun, Point]]) -> None:
         """Replace the points of the same series."""
         with self._lock:
             for run, group in groupby(items, lambda item: item[0]):
                 points = self._points.setdefault(run, {})
                 points.update(((point.instrument.name, point.attributes), point) for _, point in group)
 
-    def forget(self, run: RunStarted) -> None:
+    def forget(self, run: RankRun) -> None:
         """Drop all points of a rank."""
         with self._lock:
             self._points.pop(run, None)
@@ -160,7 +160,7 @@ class LatestPoints(Collector):
         yield from families.values()
         yield _target_info(dict.fromkeys(map(resource_of, runs)))
 
-    def _snapshot(self) -> tuple[list[RunStarted], list[Point]]:
+    def _snapshot(self) -> tuple[list[RankRun], list[Point]]:
         """Return the runs and their points; where two attempts have the same series, only the later one's."""
         latest: dict[_Series, Point] = {}
         with self._lock:

@@ -37,7 +37,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome
 from periflow_otel.names import SCOPE
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate import telemetry
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.resource import SCOPE_VERSION, resource_of
@@ -68,7 +68,7 @@ class SdkSpanExporter:
         self._name = name
         self._exporter = _load("traces", name, SpanExporter)
 
-    def export(self, items: Sequence[tuple[RunStarted, Span]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, Span]]) -> Outcome:
         """Deliver spans: all of them, or none if the exporter reports failure or raises."""
         spans = sdk_spans(items)
         return _outcome(self._name, len(items), lambda: self._exporter.export(spans) is SpanExportResult.SUCCESS)
@@ -93,7 +93,7 @@ class SdkPointExporter:
         self._name = name
         self._exporter = _load("metrics", name, MetricExporter)  # type: ignore[type-abstract]  # only for isinstance
 
-    def export(self, items: Sequence[tuple[RunStarted, Point]]) -> Outcome:
+    def export(self, items: Sequence[tuple[RankRun, Point]]) -> Outcome:
         """Deliver points: all of them, or none if the exporter reports failure or raises."""
         data = sdk_metrics(items)
         return _outcome(self._name, len(items), lambda: self._exporter.export(data) is MetricExportResult.SUCCESS)
@@ -139,12 +139,12 @@ def _shutdown(exporter: SpanExporter | MetricExporter) -> None:
         exporter.shutdown()
 
 
-def sdk_spans(items: Iterable[tuple[RunStarted, Span]]) -> list[ReadableSpan]:
+def sdk_spans(items: Iterable[tuple[RankRun, Span]]) -> list[ReadableSpan]:
     """Return spans as the SDK's, in the order given."""
     return [_span(span, _resource(resource_of(run))) for run, span in items]
 
 
-def sdk_metrics(items: Iterable[tuple[RunStarted, Point]]) -> MetricsData:
+def sdk_metrics(items: Iterable[tuple[RankRun, Point]]) -> MetricsData:
     """Return points as the SDK's data: one metric per instrument and resource, its points in the order given."""
     return MetricsData([_resource_metrics(resource, points) for resource, points in by_resource(items).items()])
 

@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 from periflow_otel.journal.control import ANY_STEP, Control, Request
 from periflow_otel.journal.folders import EMERGENCY_FILE, journal_folders, node_folders
-from periflow_otel.journal.processes import is_process_alive
 from periflow_otel.journal.reader import JournalReader
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 
 SETTLING_S: Final = 0.1
 """How long an empty request file is left alone: a number may be about to be written into it."""
@@ -21,7 +20,7 @@ _log = logging.getLogger("periflow_otel")
 class LiveRank(NamedTuple):
     """A rank whose process lives."""
 
-    run: RunStarted
+    run: RankRun
     step: int
     """The last step that it began, in this attempt or before."""
 
@@ -51,7 +50,7 @@ def live_ranks(folder: Path) -> list[LiveRank]:
     for each in journal_folders(folder):
         reader = JournalReader(each)
         run = reader.run()
-        if run and is_process_alive(run.pid, run.process_start, run.boot_id):
+        if run and run.process.is_alive():
             # A later attempt in the same process takes the place of the one before.
             ranks[run.rank] = LiveRank(run, max(reader.head().step, run.initial_step))
     return list(ranks.values())

@@ -1,7 +1,6 @@
 """What stays known of an attempt of a rank when its process is gone, and when its journal is gone too."""
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +8,6 @@ import msgspec
 
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.journal.folders import LEDGER, attempts, journal_folder, make_private
-from periflow_otel.journal.processes import is_process_alive
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import Earlier, RankLost
 
@@ -74,7 +72,7 @@ def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
 def _goes_on(journal: Path) -> bool:
     """Tell whether another process is still writing a journal; one that this process has ended does not go on."""
     run = JournalReader(journal).run()
-    return run is not None and run.pid != os.getpid() and is_process_alive(run.pid, run.process_start, run.boot_id)
+    return run is not None and not run.process.is_current() and run.process.is_alive()
 
 
 def _noted_end(journal: Path) -> Earlier | None:

@@ -22,7 +22,7 @@ from periflow_otel.journal.segment import (
     split_commit,
     unframe,
 )
-from periflow_otel.records import MAX_RECORD_BYTES, Record, RunStarted, decode
+from periflow_otel.records import MAX_RECORD_BYTES, RankRun, Record, decode
 
 READ_BYTES: Final = 256 << 10
 """How much of a segment is read at a time."""
@@ -75,7 +75,7 @@ class JournalReader:
         self.folder = folder
         self._segments: dict[int, Segment | None] = {}
 
-    def run(self) -> RunStarted | None:
+    def run(self) -> RankRun | None:
         """Return who wrote the journal, or None if no segment can tell.
 
         Raises:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.records import RunStarted, decode_run, encode_run
+from periflow_otel.records import RankRun, decode_run, encode_run
 
 SEGMENT_BYTES: Final = 8 << 20
 """Size of a segment. It is reserved at once, and holds some 50 000 records."""
@@ -85,7 +85,7 @@ def segment_indices(folder: Path) -> list[int]:
 
 
 def create_segment(
-    path: Path, run: RunStarted, first_sequence: int, size_bytes: int, progress: Sequence[int] = (0,) * (COMMIT - STEP)
+    path: Path, run: RankRun, first_sequence: int, size_bytes: int, progress: Sequence[int] = (0,) * (COMMIT - STEP)
 ) -> mmap.mmap:
     """Create a segment with its space reserved and its header written; return its mapping.
 
@@ -116,7 +116,7 @@ def create_segment(
     return mapping
 
 
-def _header(run: RunStarted, first_sequence: int, progress: Sequence[int]) -> bytes:
+def _header(run: RankRun, first_sequence: int, progress: Sequence[int]) -> bytes:
     blob = encode_run(run)
     words = [0] * WORDS
     words[MAGIC] = MAGIC_NUMBER

@@ -29,7 +29,7 @@ from periflow_otel.journal.segment import (
     segment_path,
     split_commit,
 )
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 
 MEMORY_BYTES: Final = 32 << 20
 """How much is kept in memory while the disk takes nothing."""
@@ -50,7 +50,7 @@ class JournalWriter:
     """
 
     def __init__(
-        self, folder: Path, run: RunStarted, *, max_bytes: int = 256 << 20, segment_bytes: int = SEGMENT_BYTES
+        self, folder: Path, run: RankRun, *, max_bytes: int = 256 << 20, segment_bytes: int = SEGMENT_BYTES
     ) -> None:
         """Begin a journal in ``folder``, which exists and is empty.
 

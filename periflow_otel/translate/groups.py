@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from periflow_otel.names import Instrument
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.resource import resource_of
 from periflow_otel.translate.telemetry import ExponentialHistogram, Point, Resource
 
 Item = TypeVar("Item")
 
 
-def by_resource(items: Iterable[tuple[RunStarted, Item]]) -> dict[Resource, list[Item]]:
+def by_resource(items: Iterable[tuple[RankRun, Item]]) -> dict[Resource, list[Item]]:
     """Group items by resource, in the order given."""
     groups: dict[Resource, list[Item]] = {}
     group_of_run: dict[int, list[Item]] = {}  # by identity: to hash a run takes longer than all else here

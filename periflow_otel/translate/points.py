@@ -12,7 +12,7 @@ import msgspec
 
 from periflow_otel import ids, names
 from periflow_otel.names import Instrument
-from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
+from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
@@ -57,7 +57,7 @@ class PointTranslator:
     """Turns the records of one rank, in order, into metric points."""
 
     def __init__(
-        self, run: RunStarted, state: bytes = b"", *, is_delta: bool = False, is_exponential: bool = False
+        self, run: RankRun, state: bytes = b"", *, is_delta: bool = False, is_exponential: bool = False
     ) -> None:
         """Begin, or go on from an encoded ``state``.
 
@@ -197,10 +197,10 @@ class PointTranslator:
     def _has_span(self, record: StepEnded, duration_s: float) -> bool:
         """Tell whether a step has a span, as far as can be told at its end."""
         run = self._run
-        if run.sampling_ratio >= 1:
+        if run.orders.sampling_ratio >= 1:
             return True
         trace_id = ids.step_trace_id(run.run_id, run.attempt, record.step)
-        return self._sampler.keep(trace_id, run.sampling_ratio, duration_s, is_marked=record.error is not None)
+        return self._sampler.keep(trace_id, run.orders.sampling_ratio, duration_s, is_marked=record.error is not None)
 
     def _add_checkpoint(self, record: Checkpoint) -> None:
         kind = save_type(record)

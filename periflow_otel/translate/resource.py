@@ -5,14 +5,14 @@ from importlib.metadata import version
 from typing import Final
 
 from periflow_otel import names
-from periflow_otel.records import RunStarted
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Resource
 
 SCOPE_VERSION: Final = version("periflow_otel")
 
 
 @lru_cache(maxsize=1024)
-def resource_of(run: RunStarted) -> Resource:
+def resource_of(run: RankRun) -> Resource:
     """Return the resource, which all ranks of one attempt on one node share."""
     attributes: dict[str, str | int] = {
         "service.namespace": "periflow",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel import ids, names
-from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, RunStarted, StepEnded
+from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, text, to_attribute
@@ -52,7 +52,7 @@ class SpanState(msgspec.Struct, array_like=True):
 class SpanTranslator:
     """Turns the records of one rank, in order, into spans."""
 
-    def __init__(self, run: RunStarted, state: bytes = b"") -> None:
+    def __init__(self, run: RankRun, state: bytes = b"") -> None:
         """Begin, or go on from an encoded ``state``."""
         self._run = run
         self._who: dict[str, AttributeValue] = {
@@ -165,9 +165,9 @@ class SpanTranslator:
         attributes = {key: to_attribute(value) for key, value in record.attributes.items() if value is not None}
         phase = msgspec.structs.replace(record, name=text(record.name), attributes=attributes)
         draft = None if record.step is None else self._draft(record.step)
-        if draft and self._run.sampling_ratio < 1:
+        if draft and self._run.orders.sampling_ratio < 1:
             draft.phases.append(phase)
-        elif record.step is None or ids.is_sampled(self._step_trace_id(record.step), self._run.sampling_ratio):
+        elif record.step is None or ids.is_sampled(self._step_trace_id(record.step), self._run.orders.sampling_ratio):
             self._spans.append(self._phase_span(phase))
         else:
             self._drop(SAMPLED_OUT, 1)
@@ -184,7 +184,7 @@ class SpanTranslator:
             self._drop(SAMPLED_OUT, len(draft.phases) + (draft.ended is not None))
 
     def _is_kept(self, draft: StepDraft, trace_id: ids.TraceId, *, has_checkpoint: bool) -> bool:
-        ratio = self._run.sampling_ratio
+        ratio = self._run.orders.sampling_ratio
         if draft.ended is None:  # it has left already, or its end was lost; its phases are shown all the same
             return ids.is_sampled(trace_id, ratio)
         is_marked = bool(draft.ended.error or draft.nonfinite or has_checkpoint)
@@ -356,7 +356,7 @@ def outcome_of(record: RunFinished | RankLost) -> str:
     return "failed" if record.error else "finished"
 
 
-def restart_gap_ns(run: RunStarted) -> int:
+def restart_gap_ns(run: RankRun) -> int:
     """Return the time from the last sign of the attempt before to the start of this one; 0 if there was none."""
     return max(0, run.started_unix_ns - run.earlier.last_seen_unix_ns) if run.earlier else 0
 

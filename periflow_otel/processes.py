@@ -1,12 +1,39 @@
-"""Is a process still alive? Exact although the kernel uses process ids again."""
+"""A process, named for good although the kernel uses process ids again."""
 
+import os
 import subprocess
 import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 _PROC: Final = Path("/proc")
+
+
+class Process(msgspec.Struct, frozen=True):
+    """One process of one start of one machine."""
+
+    pid: int
+    start: int
+    """What :func:`process_start` said of it."""
+    boot_id: str
+    """What :func:`boot_id` said on its machine."""
+
+    @classmethod
+    def current(cls) -> "Process":
+        """Return the process that asks."""
+        pid = os.getpid()
+        return cls(pid, process_start(pid) or 0, boot_id())
+
+    def is_current(self) -> bool:
+        """Tell whether this is the process that asks, and not a forked child of it."""
+        return self.pid == os.getpid()
+
+    def is_alive(self) -> bool:
+        """Tell whether exactly this process still runs on this machine; one of another machine counts as dead."""
+        return self.boot_id == boot_id() and self.start == process_start(self.pid)
 
 
 @lru_cache(maxsize=1)
@@ -32,17 +59,6 @@ def process_start(pid: int) -> int | None:
     # The name of the program comes first, in brackets, and may itself hold blanks and brackets.
     state, *fields = stat.rpartition(b")")[2].split()
     return None if state in b"ZX" else int(fields[18])
-
-
-def is_process_alive(pid: int, start: int, boot: str) -> bool:
-    """Tell whether exactly that process still runs on this machine; one of another machine counts as dead.
-
-    Args:
-        pid: Its process id.
-        start: What :func:`process_start` said of it.
-        boot: What :func:`boot_id` said on its machine.
-    """
-    return boot == boot_id() and start == process_start(pid)
 
 
 def _process_start_from_ps(pid: int) -> int | None:
