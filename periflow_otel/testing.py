@@ -240,8 +240,7 @@ class _Journal(NamedTuple):
 
     def spans(self) -> list[Span]:
         translator = SpanTranslator(self.run)
-        for record in self.records:
-            translator.feed(record)
+        translator.feed(self.records)
         # An exporter gets the last step only when the next one begins: it might still see a checkpoint. Here it is
         # shown as it is, and another look begins anew.
         translator.step_began(self.head.step + 1, self.head.step_started_unix_ns)
@@ -249,8 +248,7 @@ class _Journal(NamedTuple):
 
     def points(self) -> list[Point]:
         translator = PointTranslator(self.run)
-        for record in self.records:
-            translator.feed(record)
+        translator.feed(self.records)
         translator.step_began(self.head.step, self.head.step_started_unix_ns)
         translator.settle()
         return translator.take()

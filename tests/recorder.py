@@ -1,6 +1,6 @@
 """Records of a rank, made by a script with a clock of its own, and strategies that write such scripts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -28,8 +28,8 @@ Input = Record | StepBegan
 class Translator(Protocol):
     """What takes records."""
 
-    def feed(self, record: Record) -> None:
-        """Translate a record."""
+    def feed(self, records: Iterable[Record]) -> None:
+        """Translate records."""
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
         """Note the step that is open."""
@@ -59,7 +59,7 @@ def give(translator: Translator, inputs: Sequence[Input]) -> None:
         if isinstance(each, StepBegan):
             translator.step_began(*each)
         else:
-            translator.feed(each)
+            translator.feed([each])
 
 
 class Recorder:

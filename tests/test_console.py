@@ -99,9 +99,9 @@ def test_records_of_a_rank_become_its_line(screen: Screen):
     translator = PointTranslator(run())
     for step in range(1, 11):
         start_unix_ns = step * 1_000_000_000
-        translator.feed(StepEnded(step, start_unix_ns, 250_000_000))
-        translator.feed(Metric(step, start_unix_ns + 1, {"loss": 1 / step, "note": "text"}))
-    translator.feed(Checkpoint(10, 11_000_000_000, is_step_open=False, is_emergency=False))
+        translator.feed([StepEnded(step, start_unix_ns, 250_000_000)])
+        translator.feed([Metric(step, start_unix_ns + 1, {"loss": 1 / step, "note": "text"})])
+    translator.feed([Checkpoint(10, 11_000_000_000, is_step_open=False, is_emergency=False)])
     translator.snapshot()
     assert screen.show(*translator.take()) == (
         "step 10/1000  1%  0.25 s/step  1.08 step/s  loss=0.1  ETA 15m 16s  checkpoint at step 10\n"

@@ -66,8 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[pf.TrainingRun]:
 def exported(run: pf.TrainingRun) -> dict[str, Span]:
     """Return the spans that the agent makes of a run: steps by their number, others by their name."""
     translator = SpanTranslator(run.info)
-    for record in records_of(run):
-        translator.feed(record)
+    translator.feed(records_of(run))
     translator.step_began(1 << 40, 0)
     return {str(each.attributes.get("periflow.step", "")) * (each.name == "periflow.step") or each.name: each
             for each in translator.take()}  # fmt: skip

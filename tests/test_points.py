@@ -129,8 +129,8 @@ def test_there_are_a_thousand_keys():
     """Values of further keys are counted and nothing else is; known keys go on."""
     translator = PointTranslator(make_run())
     for number in range(MAX_KEYS + 5):
-        translator.feed(Metric(1, STARTED_NS, {f"key {number}": math.nan}))
-    translator.feed(Metric(1, STARTED_NS, {"key 0": 1.0}))
+        translator.feed([Metric(1, STARTED_NS, {f"key {number}": math.nan})])
+    translator.feed([Metric(1, STARTED_NS, {"key 0": 1.0})])
     assert len(translator.take()) == MAX_KEYS + 1
     assert translator.dropped() == {"too_many_keys": 5}
     translator.snapshot()
@@ -487,5 +487,5 @@ def test_the_state_does_not_grow():
 def test_a_state_of_a_thousand_keys_stays_small():
     """It is written at every commit."""
     translator = PointTranslator(make_run())
-    translator.feed(Metric(1, STARTED_NS, {f"train/some/metric_{number}": 1.0 for number in range(MAX_KEYS)}))
+    translator.feed([Metric(1, STARTED_NS, {f"train/some/metric_{number}": 1.0 for number in range(MAX_KEYS)})])
     assert len(translator.encode_state()) < 50_000

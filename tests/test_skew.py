@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from recorder import S, make_run
 
 from periflow_otel import names
-from periflow_otel.agent.consumer import RecordTranslator
 from periflow_otel.agent.skew import MAX_OPEN_STEPS, StepSkew
-from periflow_otel.records import Metric, RankRun, RunFinished, StepEnded
+from periflow_otel.records import RankRun, StepEnded
 from periflow_otel.translate.telemetry import Histogram, Point
 
 
@@ -18,12 +17,8 @@ def ranks(count: int, attempt: int = 1) -> list[RankRun]:
 
 def begin(skew: StepSkew, runs: Iterable[RankRun], step: int, *starts_s: float) -> None:
     """Let each rank take a step that begins at a time of its own and ends at the same time as all others."""
-    skew.export(
-        [
-            (run, StepEnded(step, int(start_s * S), int((100 - start_s) * S)))
-            for run, start_s in zip(runs, starts_s, strict=False)
-        ]
-    )
+    for run, start_s in zip(runs, starts_s, strict=False):
+        skew.add(run, [StepEnded(step, int(start_s * S), int((100 - start_s) * S))])
 
 
 def points(skew: StepSkew) -> dict[object, Point]:
@@ -105,13 +100,3 @@ def test_one_series_at_most_for_each_rank():
         begin(skew, runs, step, *((step + rank) % 4 for rank in range(4)))
     assert counts(skew) == dict.fromkeys(range(4), 25)
     assert skew._starts == {}
-
-
-def test_only_steps_are_passed_on():
-    """Each once."""
-    translator = RecordTranslator(StepEnded, make_run(), b"")
-    ended = [StepEnded(1, 1, 1), StepEnded(2, 2, 1, "ValueError")]
-    for record in (ended[0], Metric(1, 1, {"loss": 1.0}), ended[1], RunFinished(1)):
-        translator.feed(record)
-    assert translator.take() == ended
-    assert translator.take() == []

@@ -4,18 +4,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.agent.consumer import Consumer, Item
-from periflow_otel.agent.consumers import durable_consumer, live_consumers
+from periflow_otel.agent.consumer import Consumer
+from periflow_otel.agent.destinations import durable_consumer, live_consumers
 from periflow_otel.agent.reports import Reporter
+from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import lock_again, unlock
 from periflow_otel.journal.cursors import load_cursor
 from periflow_otel.journal.emergency import take_request_file
+from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at."""
@@ -58,7 +60,11 @@ class Agent:
         self._journals = find_journals(folder, {})
         self._durable: dict[str, Consumer | None] = {}
         self._live: list[Consumer] = []
+        self._last_run: RankRun | None = None
+        """A rank whose journal is gone: what there is to report belongs to its run."""
         self._reporter = Reporter()
+        self._skew = StepSkew()
+        self._skew_reader: SkewReader | None = None
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -88,21 +94,22 @@ class Agent:
         if name not in self._durable:  # not started yet
             return False
         consumer = self._durable[name]
-        return consumer is None or consumer.position(journal).sequence >= journal.reader.head().sequence
+        return consumer is None or consumer.cursor(journal).position.sequence >= journal.reader.head().sequence
 
     def _serve(self) -> None:
-        self._durable, self._live = {}, []
+        self._durable, self._live, self._skew_reader = {}, [], None
         self._look()
         if self._is_live:
-            has_ranks = any(journal.run.local_world_size > 1 for journal in self._journals.values())
-            skew = self._reporter.skew if has_ranks else None
-            self._live = list(live_consumers(self._settings, self.folder, self._report, skew))
+            self._live = list(live_consumers(self._settings, self.folder))
+            if any(journal.run.local_world_size > 1 for journal in self._journals.values()):
+                self._skew_reader = SkewReader(self._skew)
         for consumer in self._live:
             consumer.start()
         try:
             self._watch()
         finally:
             consumers = self._consumers()
+            self._offer_reports([consumer for consumer in consumers if consumer.takes_reports])
             for consumer in consumers:
                 consumer.stop(0)
             for consumer in consumers:
@@ -139,15 +146,17 @@ class Agent:
     def _progress(self) -> int:
         """Return a number that changes when something is delivered."""
         return sum(
-            consumer.position(journal).sequence for journal in self._journals.values() for consumer in self._consumers()
+            consumer.cursor(journal).position.sequence
+            for journal in self._journals.values()
+            for consumer in self._consumers()
         )
 
     def _has_work(self) -> bool:
         """Tell whether there is something to deliver that may yet succeed."""
         return any(
-            consumer is not None and not consumer.is_complete(journal)
+            reader is not None and not reader.cursor(journal).is_complete
             for journal in self._journals.values()
-            for consumer in (*map(self._durable.get, journal.run.orders.consumers), *self._live)
+            for reader in self._readers(journal)
         )
 
     def _look(self) -> None:
@@ -164,48 +173,64 @@ class Agent:
             self._tidy(journal)
         self._start_consumers()
         for consumer in self._consumers():
-            consumer.look_at(self._journals.values())
+            consumer.follow(self._journals.values())
             if any(is_urgent):
                 consumer.hurry()
+        if self._skew_reader:
+            self._skew_reader.read(self._journals.values())
+        self._offer_reports([consumer for consumer in self._consumers() if consumer.is_report_due()])
 
     def _tidy(self, journal: RankJournal) -> None:
         """Give back the space of what every consumer has."""
         if self._is_complete(journal):
             self._reporter.keep(journal, self._consumers())
+            self._last_run = journal.run
             journal.retire()
             del self._journals[journal.folder]
         else:
             segments = [self._segment(journal, name) for name in journal.run.orders.consumers]
-            segments += [consumer.position(journal).segment for consumer in self._live]
+            segments += [reader.cursor(journal).position.segment for reader in self._live_readers()]
             journal.forget(min(segments, default=0))
 
     def _is_complete(self, journal: RankJournal) -> bool:
         """Tell whether every consumer has all of a rank whose run is over."""
-        durable = [self._durable.get(name) for name in journal.run.orders.consumers]
-        consumers = [*durable, *self._live]
-        is_over = not journal.is_alive or bool(consumers)  # a run may also end long before its process
-        return is_over and all(consumer is not None and consumer.is_complete(journal) for consumer in consumers)
+        readers = self._readers(journal)
+        is_over = not journal.is_alive or bool(readers)  # a run may also end long before its process
+        return is_over and all(reader is not None and reader.cursor(journal).is_complete for reader in readers)
 
     def _segment(self, journal: RankJournal, name: str) -> int:
         consumer = self._durable.get(name)
-        position = consumer.position(journal) if consumer else load_cursor(journal.folder, name).position
-        return position.segment
+        cursor = consumer.cursor(journal) if consumer else load_cursor(journal.folder, name)
+        return cursor.position.segment
 
     def _start_consumers(self) -> None:
         """Start what the journals ask for and is not there yet."""
         wanted = dict.fromkeys(name for journal in self._journals.values() for name in journal.run.orders.consumers)
         for name in wanted:
             if name not in self._durable:
-                self._durable[name] = consumer = durable_consumer(name, self._settings, self._report)
+                self._durable[name] = consumer = durable_consumer(name, self._settings)
                 if consumer is not None:
-                    consumer.look_at(self._journals.values())
+                    consumer.follow(self._journals.values())
                     consumer.start()
+
+    def _readers(self, journal: RankJournal) -> list[Consumer | SkewReader | None]:
+        """Return all that read a journal; None for one that could not be made."""
+        return [*map(self._durable.get, journal.run.orders.consumers), *self._live_readers()]
+
+    def _live_readers(self) -> list[Consumer | SkewReader]:
+        return [*self._live, *([self._skew_reader] if self._skew_reader else [])]
 
     def _consumers(self) -> list[Consumer]:
         return [consumer for consumer in (*self._durable.values(), *self._live) if consumer is not None]
 
-    def _report(self) -> list[Item]:
-        return self._reporter.report(list(self._journals.values()), self._consumers())
+    def _offer_reports(self, consumers: Sequence[Consumer]) -> None:
+        """Give what there is to say of this node and of the agent itself to those who want it."""
+        journals = list(self._journals.values())
+        run = journals[0].run if journals else self._last_run
+        if run is not None and consumers:
+            reports = self._reporter.report(run, journals, self._consumers()) + self._skew.report(run)
+            for consumer in consumers:
+                consumer.offer(reports)
 
     def _become_quiet(self) -> None:
         if self._on_quiet is not None:

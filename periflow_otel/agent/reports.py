@@ -1,16 +1,15 @@
-"""What the agent adds to what ranks record: how far apart they are, and the ``periflow.telemetry.*`` instruments."""
+"""What the agent has to say of its own work: the ``periflow.telemetry.*`` instruments."""
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import Final
 
 from periflow_otel import names
-from periflow_otel.agent.consumer import Consumer, Item
-from periflow_otel.agent.skew import StepSkew
+from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.watch import RankJournal
+from periflow_otel.exporters import Item
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point
@@ -24,48 +23,45 @@ class Reporter:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.skew = StepSkew()
-        self._run: RankRun | None = None
         self._done: dict[Path, _Counts] = {}
         """By journal, of those that are gone or about to go."""
-        self._lock = Lock()
         self._started_unix_ns = time.time_ns() // _MS * _MS
 
     def keep(self, journal: RankJournal, consumers: Iterable[Consumer]) -> None:
         """Remember the final counts of a journal that is about to go, before its consumers let go of it."""
-        with self._lock:
-            self._run = journal.run
-            self._done[journal.folder] = _counts(journal, consumers)
+        self._done[journal.folder] = _counts(journal, consumers)
 
-    def report(self, journals: list[RankJournal], consumers: Iterable[Consumer]) -> list[Item]:
-        """Return the present points; none if there never was a journal, whose run they would belong to."""
-        run = journals[0].run if journals else self._run
-        if run is None:
-            return []
+    def report(self, run: RankRun, journals: Sequence[RankJournal], consumers: Sequence[Consumer]) -> list[Item]:
+        """Return the present points, as if they came from ``run``.
+
+        Args:
+            run: A rank of this node.
+            journals: Those that are still there.
+            consumers: Whoever reads them.
+        """
         node = ((names.NODE_RANK, run.node_rank),)
         time_unix_ns = time.time_ns() // _MS * _MS
-        with self._lock:
-            values = list(self._values(journals, list(consumers), run))
         return [
             (run, Point(instrument, attributes + node, time_unix_ns, value, start_unix_ns))
-            for instrument, attributes, value, start_unix_ns in values
-        ] + self.skew.report(run)
+            for instrument, attributes, value, start_unix_ns in self._values(run, journals, consumers)
+        ]
 
     def _values(
-        self, journals: list[RankJournal], consumers: list[Consumer], run: RankRun
+        self, run: RankRun, journals: Sequence[RankJournal], consumers: Sequence[Consumer]
     ) -> Iterator[tuple[Instrument, tuple[tuple[str, str], ...], float, int]]:
-        going_on = [each for each in journals if each.folder not in self._done]
         for consumer in consumers:
             who = ((names.CONSUMER, consumer.name),)
-            backlog = sum(max(0, each.reader.head().sequence - consumer.position(each).sequence) for each in going_on)
+            backlog = sum(
+                max(0, each.reader.head().sequence - consumer.cursor(each).position.sequence) for each in journals
+            )
             yield names.TELEMETRY_BACKLOG, who, backlog, 0
             yield names.TELEMETRY_SINCE_SUCCESS, who, time.monotonic() - consumer.last_success_s, 0
         counts: _Counts = Counter()
-        for each in (*self._done.values(), *(_counts(journal, consumers) for journal in going_on)):
+        for each in (*self._done.values(), *(_counts(journal, consumers) for journal in journals)):
             counts.update(each)
         for (instrument, attributes), count in counts.items():
             yield instrument, attributes, count, self._started_unix_ns
-        yield names.TELEMETRY_JOURNAL_SIZE, (), sum(_size(each.folder) for each in going_on), 0
+        yield names.TELEMETRY_JOURNAL_SIZE, (), sum(_size(each.folder) for each in journals), 0
         if not run.process.is_current():  # else this is a thread of training
             yield names.TELEMETRY_CPU_TIME, (), time.process_time(), self._started_unix_ns
 

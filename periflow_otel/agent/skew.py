@@ -5,24 +5,30 @@ rank is late with shows when it begins: loading of data, evaluation, saving, and
 """
 
 import time
-from collections.abc import Sequence
-from threading import Lock
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from periflow_otel import names
-from periflow_otel.agent.consumer import Item
-from periflow_otel.exporters import Outcome
+from periflow_otel.agent.tracks import Budget, Track
+from periflow_otel.agent.watch import RankJournal
+from periflow_otel.exporters import Item
+from periflow_otel.journal.cursors import Cursor
 from periflow_otel.records import RankRun, StepEnded
+from periflow_otel.translate.as_is import RecordTranslator
 from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.telemetry import Point
 
 MAX_OPEN_STEPS: Final = 1000
 """Steps that some rank has not taken yet; the oldest is given up when there are more, as its rank may be gone."""
+READ_S: Final = 0.05
+"""About how long one reading may take, so that the agent does not lose sight of the ranks over an old backlog."""
 _MS: Final = 1_000_000
 
 
 class StepSkew:
-    """An exporter that compares the ranks of this node step by step, and keeps the result for reports.
+    """Compares the ranks of this node step by step.
 
     It counts from the start of the agent. Steps that only a part of the ranks takes are left out.
     """
@@ -34,28 +40,21 @@ class StepSkew:
         """By attempt and step: when each rank began it, Unix ns."""
         self._skews: dict[int, ExplicitBuckets] = {}
         """By the rank that was last."""
-        self._lock = Lock()
 
-    def export(self, items: Sequence[tuple[RankRun, StepEnded]]) -> Outcome:
-        """Take steps of any ranks."""
-        with self._lock:
-            for run, ended in items:
-                self._add(run, ended)
-        return Outcome(len(items))
-
-    def close(self) -> None:
-        """Do nothing."""
+    def add(self, run: RankRun, steps: Iterable[StepEnded]) -> None:
+        """Take steps of one rank."""
+        for ended in steps:
+            self._add(run, ended)
 
     def report(self, run: RankRun) -> list[Item]:
         """Return a point for each rank that was ever the last one."""
         time_unix_ns = time.time_ns() // _MS * _MS
         node = (names.NODE_RANK, run.node_rank)
-        with self._lock:
-            return [
-                (run, Point(names.STEP_SKEW, ((names.LAST_RANK, rank), node), time_unix_ns, skew.snapshot(),
-                            self._started_unix_ns))
-                for rank, skew in self._skews.items()
-            ]  # fmt: skip
+        return [
+            (run, Point(names.STEP_SKEW, ((names.LAST_RANK, rank), node), time_unix_ns, skew.snapshot(),
+                        self._started_unix_ns))
+            for rank, skew in self._skews.items()
+        ]  # fmt: skip
 
     def _add(self, run: RankRun, ended: StepEnded) -> None:
         starts = self._starts.setdefault((run.attempt, ended.step), {})
@@ -67,3 +66,41 @@ class StepSkew:
             self._skews.setdefault(last, ExplicitBuckets()).record(skew_s)
         elif len(self._starts) > MAX_OPEN_STEPS:
             del self._starts[next(iter(self._starts))]
+
+
+class SkewReader:
+    """Reads the steps of all ranks, with a cursor of its own as a consumer has one."""
+
+    def __init__(self, skew: StepSkew) -> None:
+        """Begin without journals.
+
+        Args:
+            skew: Is given the steps.
+        """
+        self._skew = skew
+        self._tracks: dict[Path, Track] = {}
+
+    def read(self, journals: Iterable[RankJournal]) -> None:
+        """Take the steps that were not taken yet; where there are very many, a part of them."""
+        self._tracks = {each.folder: self._tracks.get(each.folder) or _track(each) for each in journals}
+        deadline_s = time.monotonic() + READ_S
+        for track in self._tracks.values():
+            while self._read(track) and time.monotonic() < deadline_s:
+                pass
+
+    def cursor(self, journal: RankJournal) -> Cursor:
+        """Return how far it has got in a journal."""
+        track = self._tracks.get(journal.folder)
+        return track.cursor if track else Cursor()
+
+    def _read(self, track: Track) -> bool:
+        """Take some steps; return whether there are more."""
+        budget = Budget(1)
+        self._skew.add(track.run, track.read(budget, float("inf")))
+        if track.has_moved():
+            track.commit()
+        return budget.is_spent()
+
+
+def _track(journal: RankJournal) -> Track:
+    return Track(journal, "skew", partial(RecordTranslator, StepEnded))

@@ -1,9 +1,12 @@
 """Where spans, points and log lines go: one module per destination, behind one small protocol."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from periflow_otel.records import RankRun
+
+Item = tuple[RankRun, Any]
+"""A span, a point or a record, with the rank that it comes from."""
 
 Item_contra = TypeVar("Item_contra", contravariant=True)
 
@@ -34,3 +37,11 @@ class Exporter(Protocol[Item_contra]):
 
     def close(self) -> None:
         """Release files and connections."""
+
+
+@runtime_checkable
+class ShowsState(Protocol):
+    """An exporter that shows a run as it is."""
+
+    def forget(self, run: RankRun) -> None:
+        """Show a rank no more: its run is over, and delivered everywhere. In the thread of ``export``."""

@@ -6,6 +6,7 @@ refuses those.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -114,8 +115,12 @@ class PointTranslator:
         """Return how many values had too many other keys beside them."""
         return {TOO_MANY_KEYS: self.state.dropped_values} if self.state.dropped_values else {}
 
-    def feed(self, record: Record) -> None:
-        """Translate one record."""
+    def feed(self, records: Iterable[Record]) -> None:
+        """Translate some records."""
+        for record in records:
+            self._translate(record)
+
+    def _translate(self, record: Record) -> None:
         match record:
             case Metric():
                 self._add_values(record)

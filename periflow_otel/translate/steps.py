@@ -5,6 +5,7 @@ step is held until the next one begins.
 """
 
 import math
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any, Final
@@ -98,8 +99,12 @@ class SpanTranslator:
         """Return how many spans, and values on spans, were left out, by reason."""
         return dict(self.state.dropped)
 
-    def feed(self, record: Record) -> None:
-        """Translate one record."""
+    def feed(self, records: Iterable[Record]) -> None:
+        """Translate some records."""
+        for record in records:
+            self._translate(record)
+
+    def _translate(self, record: Record) -> None:
         match record:
             case StepEnded():
                 self._end_step(record)

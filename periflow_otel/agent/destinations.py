@@ -1,0 +1,159 @@
+"""Where a run goes: the table of exporters. To add one is to add a row."""
+
+import importlib
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from periflow_otel.agent.consumer import Consumer
+from periflow_otel.config import ExportSettings, OtlpSettings
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.exporters import Exporter
+from periflow_otel.journal.folders import DISCOVERY_FILE
+from periflow_otel.records import Metric
+from periflow_otel.translate import MakeTranslator
+from periflow_otel.translate.as_is import RecordTranslator
+from periflow_otel.translate.points import PointTranslator
+from periflow_otel.translate.steps import SpanTranslator
+
+LOG_INTERVAL_S: Final = 0.25
+"""How often the metric log grows: somebody may be watching it."""
+NETWORK_INTERVAL_S: Final = 1.0
+"""How often a request is sent."""
+FILE_INTERVAL_S: Final = 5.0
+"""How often the OTLP JSON files grow: each time by the state of all instruments, some 4 KiB per rank."""
+LIVE_INTERVAL_S: Final = 1.0
+"""How often the Prometheus endpoint and the console see the state of the instruments, new or not."""
+
+_log = logging.getLogger("periflow_otel")
+
+
+class Destination(NamedTuple):
+    """How a consumer is made."""
+
+    exporter: Callable[[ExportSettings, str], Exporter[Any]]
+    """Makes the exporter from the settings, and the name that the user gave to it."""
+    translator: Callable[[ExportSettings], MakeTranslator]
+    """Chooses what it is given: records, spans or points."""
+    interval_s: float
+    is_per_rank: bool = False
+    """Ranks have destinations of their own, and one that fails does not hold up the others."""
+
+
+def durable_consumer(name: str, settings: ExportSettings) -> Consumer | None:
+    """Make a consumer that must have a record before the journal may forget it; None if it cannot be made now.
+
+    Args:
+        name: As in :meth:`ExportSettings.consumers`: a key of ``DESTINATIONS``, or ``sdk.NAME.SIGNAL``.
+        settings: How to reach its destination.
+    """
+    key, exporter_name = _row(name)
+    destination = DESTINATIONS.get(key)
+    if destination is None:
+        _log.warning("%s: this version knows no such exporter; what it should deliver stays in the journal", name)
+        return None
+    try:
+        exporter = destination.exporter(settings, exporter_name)
+    except ConfigurationError as error:
+        _log.warning("%s: what it should deliver stays in the journal: %s", name, error)
+        return None
+    return Consumer(
+        name,
+        exporter,
+        destination.translator(settings),
+        interval_s=destination.interval_s,
+        refresh_s=settings.metric_interval_s if name.endswith(".metrics") else float("inf"),
+        takes_reports=name.endswith(".metrics"),
+        is_per_rank=destination.is_per_rank,
+    )
+
+
+def live_consumers(settings: ExportSettings, folder: Path) -> Iterator[Consumer]:
+    """Make the consumers that show a run while it lasts."""
+    url = None
+    if settings.serves_prometheus:
+        discovery_file = folder / DISCOVERY_FILE
+        endpoint = load(
+            "prometheus.PrometheusExporter", settings.prometheus_host, settings.prometheus_port, discovery_file
+        )
+        url = endpoint.url
+        yield _live_consumer("prometheus", endpoint, takes_reports=True)
+    if settings.shows_console:
+        yield _live_consumer(
+            "console", load("console.Console", first_line=f"metrics for Prometheus are at {url}" if url else "")
+        )
+
+
+def load(name: str, *arguments: Any, **keywords: Any) -> Any:
+    """Make an exporter; its module, and what that needs, is imported only now."""
+    module, _, kind = name.rpartition(".")
+    return getattr(importlib.import_module(f"periflow_otel.exporters.{module}"), kind)(*arguments, **keywords)
+
+
+def _row(consumer: str) -> tuple[str, str]:
+    """Return the key of a consumer's row, and the name that the user gave to its exporter."""
+    stem, _, signal = consumer.rpartition(".")
+    if stem.startswith("sdk."):
+        return f"sdk.{signal}", stem.removeprefix("sdk.")
+    return consumer, stem
+
+
+def _live_consumer(name: str, exporter: Exporter[Any], *, takes_reports: bool = False) -> Consumer:
+    return Consumer(
+        name,
+        exporter,
+        PointTranslator,
+        interval_s=LIVE_INTERVAL_S,
+        refresh_s=LIVE_INTERVAL_S,
+        takes_reports=takes_reports,
+    )
+
+
+def _otlp(settings: OtlpSettings | None) -> Exporter[Any]:
+    if settings is None:
+        message = "no OTLP endpoint is set; set OTEL_EXPORTER_OTLP_ENDPOINT"
+        raise ConfigurationError(message)
+    exporter: Exporter[Any] = load("otlp.OtlpExporter", settings)
+    return exporter
+
+
+def _metric_calls(_: ExportSettings) -> MakeTranslator:
+    return partial(RecordTranslator, Metric)
+
+
+def _spans(_: ExportSettings) -> MakeTranslator:
+    return SpanTranslator
+
+
+def _points(_: ExportSettings) -> MakeTranslator:
+    return PointTranslator
+
+
+def _points_as_preferred(settings: ExportSettings) -> MakeTranslator:
+    return partial(
+        PointTranslator,
+        is_delta=settings.temporality != "cumulative",
+        is_exponential=settings.histogram != "explicit_bucket_histogram",
+    )
+
+
+DESTINATIONS: Final[dict[str, Destination]] = {
+    "metric_log": Destination(lambda *_: load("metric_log.MetricLog"), _metric_calls, LOG_INTERVAL_S, is_per_rank=True),
+    "otlp_file.traces": Destination(
+        lambda *_: load("otlp_file.OtlpSpanFile"), _spans, FILE_INTERVAL_S, is_per_rank=True
+    ),
+    "otlp_file.metrics": Destination(
+        lambda *_: load("otlp_file.OtlpPointFile"), _points, FILE_INTERVAL_S, is_per_rank=True
+    ),
+    "otlp.traces": Destination(lambda settings, _: _otlp(settings.otlp_traces), _spans, NETWORK_INTERVAL_S),
+    "otlp.metrics": Destination(
+        lambda settings, _: _otlp(settings.otlp_metrics), _points_as_preferred, NETWORK_INTERVAL_S
+    ),
+    "sdk.traces": Destination(lambda _, name: load("sdk.SdkSpanExporter", name), _spans, NETWORK_INTERVAL_S),
+    "sdk.metrics": Destination(
+        lambda _, name: load("sdk.SdkPointExporter", name), _points_as_preferred, NETWORK_INTERVAL_S
+    ),
+}
+"""By the name of the consumer, which its cursors bear."""
