@@ -1,6 +1,6 @@
 """Every error that this package raises on purpose.
 
-    PeriFlowError                     the script uses the API wrongly; the message says how to mend it
+    PeriFlowError                     the script uses the API wrongly; the message says how to fix it
     ├── NotInitializedError           a call before pf.init(); also an AssertionError
     ├── StepNotStartedError           end_step() without start_step()
     ├── StepAlreadyStartedError       start_step() twice

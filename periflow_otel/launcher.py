@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from periflow_otel.config import AgentMode, ExportSettings
+from periflow_otel.environ import Environ
 from periflow_otel.journal.agent_lock import take_agent_lock
-from periflow_otel.ranks import Environ
 
 if TYPE_CHECKING:
     from periflow_otel.agent.agent import Agent

@@ -13,9 +13,9 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from periflow_otel import names
+from periflow_otel.environ import Environ, Variables, parse_count
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
 
-Environ = Mapping[str, str]
 Modules = Mapping[str, Any]
 
 AGREE_TIMEOUT_S: Final = 10.0
@@ -139,7 +139,7 @@ def _cloud_integer(environ: Environ, name: str, least: int) -> int:
     if value is None:
         message = f"{name} is not set; cloud mode needs it. {_GO_LOCAL}"
         raise PeriFlowInternalError(message)
-    number = _parse(value)
+    number = parse_count(value)
     if number is None or number < least:
         message = f"{name} is {value!r}; cloud mode needs an integer of at least {least}. {_GO_LOCAL}"
         raise PeriFlowInternalError(message)
@@ -327,7 +327,7 @@ def _slurm_step(environ: Environ) -> int | None:
     The script of ``sbatch`` and the shell of ``salloc`` are in no such step, although SLURM_PROCID is 0 there and
     SLURM_NTASKS the size of the whole job: what they start is on its own.
     """
-    step = _parse(environ.get("SLURM_STEP_ID", ""))
+    step = parse_count(environ.get("SLURM_STEP_ID", ""))
     return None if step is None or step >= _SLURM_SPECIAL_STEPS else step
 
 
@@ -451,23 +451,11 @@ def _first(environ: Environ, variables: tuple[str, ...], least: int = 0) -> int 
 
 
 def _integer(environ: Environ, name: str, least: int = 0) -> int | None:
-    value = _text(environ, name)
-    if value is None:
-        return None
-    number = _parse(value)
-    if number is None or number < least:
-        message = f"{name} is {value!r}; give an integer of at least {least}, or unset it"
-        raise ConfigurationError(message)
-    return number
-
-
-def _parse(value: str) -> int | None:
-    value = value.strip()
-    return int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else None
+    return Variables(environ).count(name, least)
 
 
 def _text(environ: Environ, name: str) -> str | None:
-    return environ.get(name, "").strip() or None
+    return Variables(environ).text(name)
 
 
 def _half_set(environ: Environ, name: str, missing: str) -> ConfigurationError:

@@ -17,6 +17,7 @@ from periflow_otel.clock import Clock, current_clock
 from periflow_otel.config import RunSettings
 from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
 from periflow_otel.endings import call_at_exit, error_at_exit
+from periflow_otel.environ import Environ
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.journal.control import Control, Request
 from periflow_otel.journal.cursors import delivered_sequence
@@ -27,7 +28,7 @@ from periflow_otel.journal.writer import JournalWriter, NoJournal
 from periflow_otel.logs import keep_quiet
 from periflow_otel.preemption import SignalWatch
 from periflow_otel.processes import Process
-from periflow_otel.ranks import Environ, describe, find_identity
+from periflow_otel.ranks import describe, find_identity
 from periflow_otel.records import (
     MAX_KEY_CHARS,
     Checkpoint,

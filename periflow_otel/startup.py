@@ -15,9 +15,10 @@ from typing import Final
 
 from periflow_otel import names
 from periflow_otel.config import RunSettings, fallback_state_dir
+from periflow_otel.environ import Environ
 from periflow_otel.errors import ConfigurationError, PeriFlowError
 from periflow_otel.journal.folders import make_private, node_folder, run_folder
-from periflow_otel.ranks import Environ, Identity, agree, find_torchrun, require_cloud
+from periflow_otel.ranks import Identity, agree, find_torchrun, require_cloud
 
 MAX_RUN_ID_CHARS: Final = 256
 _MAX_STEP: Final = 1 << 62

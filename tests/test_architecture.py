@@ -14,9 +14,9 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"names", "errors", "logs", "processes", "ids", "clock"},
-    {"records"},
+    {"records", "environ"},
     {"journal", "context", "endings", "preemption"},
-    {"ranks"},
+    {"ranks", "endpoints"},
     {"config", "translate"},
     {"messages", "otlp_json"},
     {"exporters"},

@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 
 from periflow_otel.config import (
     ExportSettings,
-    Headers,
-    OtlpSettings,
     RunSettings,
-    Signal,
     fallback_state_dir,
     find_mode,
     find_state_dir,
 )
+from periflow_otel.endpoints import Headers, OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
 
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics")

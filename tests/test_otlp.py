@@ -51,7 +51,8 @@ from programs import Collector, Rotel, free_ports, read_points, read_spans, wait
 from recorder import make_run
 
 from periflow_otel import names
-from periflow_otel.config import ExportSettings, Headers, OtlpSettings, Protocol, Signal
+from periflow_otel.config import ExportSettings
+from periflow_otel.endpoints import Headers, OtlpSettings, Protocol, Signal
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, MAX_REQUESTS, OtlpExporter
 from periflow_otel.exporters.otlp_answers import Accepted, Answer, Kept, Refused, accepted, clean, explanation

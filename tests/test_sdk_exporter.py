@@ -16,7 +16,7 @@ from programs import Collector
 from recorder import make_run
 
 from periflow_otel import names
-from periflow_otel.config import OtlpSettings
+from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp import OtlpExporter

@@ -13,10 +13,12 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.cli.findings import Finding
 from periflow_otel.cli.runs import examine_runs
-from periflow_otel.config import ExportSettings, OtlpSettings, RunSettings, find_state_dirs
+from periflow_otel.config import ExportSettings, RunSettings, find_state_dirs
+from periflow_otel.endpoints import OtlpSettings
+from periflow_otel.environ import Environ
 from periflow_otel.errors import PeriFlowError
 from periflow_otel.journal.segment import SEGMENT_BYTES
-from periflow_otel.ranks import Environ, describe, find_identity, require_cloud
+from periflow_otel.ranks import describe, find_identity, require_cloud
 
 _OTHER_PROTOCOL: Final = re.compile("gRPC UNAVAILABLE|Connection reset|closed connection|BadStatusLine")
 """What a request meets at a port for another protocol."""

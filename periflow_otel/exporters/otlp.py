@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from periflow_otel.config import OtlpSettings, Signal
+from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.exporters import Outcome
 from periflow_otel.exporters.otlp_answers import Accepted, Answer, Kept, Refused
 from periflow_otel.messages import metrics_request, traces_request

@@ -8,7 +8,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it h
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from periflow_otel.config import Headers, Signal
+from periflow_otel.endpoints import Headers, Signal
 
 HOLD_S: Final = 60.0
 """Pause after an answer that only a person can mend: a wrong address, a token that has expired."""

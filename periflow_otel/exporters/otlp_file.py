@@ -15,7 +15,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from periflow_otel.config import Signal
+from periflow_otel.endpoints import Signal
 from periflow_otel.exporters import Outcome
 from periflow_otel.otlp_json import metrics_json, traces_json
 from periflow_otel.records import RankRun

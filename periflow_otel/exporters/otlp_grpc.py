@@ -12,7 +12,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it h
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
-from periflow_otel.config import OtlpSettings, Signal
+from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
     MAX_RETRY_AFTER_S,

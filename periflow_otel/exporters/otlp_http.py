@@ -18,7 +18,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from periflow_otel.config import OtlpSettings
+from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
     MAX_ANSWER_BYTES,

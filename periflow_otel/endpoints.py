@@ -1,0 +1,224 @@
+"""Where a signal is sent over OTLP, and how. A setting that cannot be used is an error: it decides who gets the data.
+
+A certificate, a key or any other file has an absolute path from here on, since the agent runs in another folder.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from periflow_otel.environ import Variables, bad_value
+from periflow_otel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
+
+Protocol = Literal["grpc", "http/protobuf", "http/json"]
+Compression = Literal["none", "gzip"]
+Signal = Literal["traces", "metrics"]
+
+
+class Headers(tuple[tuple[str, str], ...]):
+    """Header names and values. Never shown: a value is often a token."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Show the names only."""
+        return f"<headers {', '.join(name for name, _ in self) or 'none'}>"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpSettings:
+    """How one signal leaves over OTLP."""
+
+    signal: Signal
+    endpoint: str
+    """Complete URL over HTTP; scheme, host and port over gRPC."""
+    protocol: Protocol = "http/protobuf"
+    headers: Headers = field(default=Headers())
+    compression: Compression = "none"
+    timeout_s: float = 10.0
+    certificate: str | None = None
+    """File with the certificates to trust instead of the system's."""
+    client_certificate: str | None = None
+    client_key: str | None = None
+    """Set where ``client_certificate`` is; perhaps the same file."""
+    insecure: bool = False
+    """gRPC only: no TLS."""
+    proxy: str | None = field(default=None, repr=False)
+    """URL of the HTTP proxy that TLS connections go through; it may hold a password."""
+
+
+def resolve_otlp(variables: Variables, signal: Signal) -> OtlpSettings:
+    """Resolve how a signal leaves over OTLP.
+
+    Raises:
+        ConfigurationError: A variable has a value that cannot be used. Header values and passwords are never shown.
+    """
+    protocol_name, _ = of_signal(variables, signal, "PROTOCOL")
+    protocol: Protocol = variables.choice(protocol_name, "http/protobuf", get_args(Protocol))
+    compression_name, _ = of_signal(variables, signal, "COMPRESSION")
+    timeout_name, _ = of_signal(variables, signal, "TIMEOUT")
+    endpoint = _endpoint(variables, signal, protocol)
+    is_plain = endpoint.startswith("http://")
+    client_certificate, client_key = _client_files(variables, signal)
+    return OtlpSettings(
+        signal=signal,
+        endpoint=endpoint,
+        protocol=protocol,
+        headers=_headers(variables, signal, protocol),
+        compression=variables.choice(compression_name, "none", get_args(Compression)),
+        timeout_s=variables.number(timeout_name, 10_000, 1, 3_600_000) / 1000,
+        certificate=_certificate(variables, signal),
+        client_certificate=client_certificate,
+        client_key=client_key,
+        insecure=is_plain,
+        proxy=None if is_plain else _proxy(variables, endpoint),
+    )
+
+
+def of_signal(variables: Variables, signal: Signal, setting: str) -> tuple[str, str | None]:
+    """Return the variable that decides a setting of a signal, and its value: the signal's own one first."""
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{setting}"
+    if value := variables.text(own):
+        return own, value
+    general = f"OTEL_EXPORTER_OTLP_{setting}"
+    return general, variables.text(general)
+
+
+def _endpoint(variables: Variables, signal: Signal, protocol: Protocol) -> str:
+    name, given = of_signal(variables, signal, "ENDPOINT")
+    insecure_name, _ = of_signal(variables, signal, "INSECURE")
+    is_insecure = variables.boolean(insecure_name)
+    if given is None:
+        return _DEFAULT_GRPC if protocol == "grpc" else f"{_DEFAULT_HTTP}/v1/{signal}"
+    if protocol == "grpc" and "://" not in given:
+        given = f"{'http' if is_insecure else 'https'}://{given}"
+    url = _endpoint_url(name, given)
+    if protocol != "grpc" and name == "OTEL_EXPORTER_OTLP_ENDPOINT":
+        url = url._replace(path=f"{url.path.rstrip('/')}/v1/{signal}")
+    return url.geturl()
+
+
+def _endpoint_url(name: str, given: str) -> SplitResult:
+    url = _split(given)
+    if url is None:
+        value = "not a URL (not shown: it may hold a password)" if "@" in given else repr(given)
+        message = f"{name} is {value}; give one such as http://localhost:4318, with a port from 1 to 65535, or unset it"
+        raise ConfigurationError(message)
+    if url.username is not None:
+        message = f"{name} holds a user name or password; put them into OTEL_EXPORTER_OTLP_HEADERS"
+        raise ConfigurationError(message)
+    return url
+
+
+def _split(text: str) -> SplitResult | None:
+    """Take a URL apart; None if it is none that can be connected to."""
+    try:
+        url = urlsplit(text)
+        is_whole = url.hostname and url.port != 0 and not url.netloc.endswith(":")
+    except ValueError:
+        return None
+    return url if is_whole and url.scheme in ("http", "https") and _URL_CHARACTERS.fullmatch(text) else None
+
+
+def _proxy(variables: Variables, endpoint: str) -> str | None:
+    """Return the proxy for a TLS endpoint, from the variables that curl and others read. Plain text goes direct."""
+    name = "https_proxy" if variables.text("https_proxy") else "HTTPS_PROXY"
+    proxy = variables.text(name)
+    if proxy is None:
+        return None
+    # It takes 20 ms to import, and most never need it.
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415  # not in typeshed
+
+    excepted = variables.text("no_proxy") or variables.text("NO_PROXY") or ""
+    if proxy_bypass_environment(urlsplit(endpoint).netloc, {"no": excepted}):
+        return None
+    url = _split(proxy if "://" in proxy else f"http://{proxy}")
+    if url is None or url.scheme != "http":
+        message = f"{name} is not a URL such as http://host:3128 (not shown: it may hold a password); fix or unset it"
+        raise ConfigurationError(message)
+    return url.geturl()
+
+
+def _headers(variables: Variables, signal: Signal, protocol: Protocol) -> Headers:
+    name, text = of_signal(variables, signal, "HEADERS")
+    return Headers(_header(name, entry, protocol) for entry in (text or "").split(",") if entry.strip())
+
+
+def _header(name: str, entry: str, protocol: Protocol) -> tuple[str, str]:
+    """Parse one ``key=value``; no error shows the value, which may be a token."""
+    key, separator, value = entry.partition("=")
+    key, value = unquote(key).strip().lower(), unquote(value).strip()
+    if not separator or not _HEADER_NAME.fullmatch(key):
+        message = f"{name} has an entry that is not key=value (not shown: it may be secret); fix or unset it"
+        raise ConfigurationError(message)
+    if not _HEADER_VALUE.fullmatch(value):
+        message = (
+            f"the value of the header {key!r} in {name} has a line break or a character that headers may not have"
+            " (not shown: it may be secret); fix or unset it"
+        )
+        raise ConfigurationError(message)
+    if protocol == "grpc" and not (_GRPC_NAME.fullmatch(key) and _GRPC_VALUE.fullmatch(value)):
+        message = (
+            f"gRPC does not take the header {key!r} in {name}: names are letters, digits and _.- and do not end in"
+            " -bin, values are ASCII; fix it, or set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf"
+        )
+        raise ConfigurationError(message)
+    return key, value
+
+
+def _file(variables: Variables, signal: Signal, setting: str) -> tuple[str, str | None]:
+    """Return the variable that names a file, and the file's absolute path."""
+    name, path = of_signal(variables, signal, setting)
+    if path is not None and not Path(path).is_file():
+        raise bad_value(name, path, "give the path of a PEM file that exists")
+    return name, None if path is None else str(Path(path).absolute())
+
+
+def _certificate(variables: Variables, signal: Signal) -> str | None:
+    name, path = _file(variables, signal, "CERTIFICATE")
+    if path is not None:
+        _try_tls(name, path, "a PEM file of certificates", lambda context: context.load_verify_locations(path))
+    return path
+
+
+def _client_files(variables: Variables, signal: Signal) -> tuple[str | None, str | None]:
+    """Return the files of the client's certificate and of its key, or neither."""
+    name, certificate = _file(variables, signal, "CLIENT_CERTIFICATE")
+    key_name, key = _file(variables, signal, "CLIENT_KEY")
+    if certificate is None:
+        if key is not None:
+            message = f"{key_name} is set without the certificate of the key; set {name} too, or unset it"
+            raise ConfigurationError(message)
+        return None, None
+    key = key or certificate
+    kind = f"a PEM file of a certificate, and its key, not encrypted, in the same file or in that of {key_name}"
+    _try_tls(name, certificate, kind, lambda context: context.load_cert_chain(certificate, key, password=""))
+    return certificate, key
+
+
+def _try_tls(name: str, path: str, kind: str, load: "Callable[[ssl.SSLContext], None]") -> None:
+    """Load files as it is going to be done, so that a mistake shows now."""
+    import ssl  # noqa: PLC0415  # takes milliseconds, and most never need it
+
+    try:
+        load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
+        raise bad_value(name, path, f"that does not load ({reason}); give {kind}") from None
+
+
+_DEFAULT_HTTP: Final = "http://localhost:4318"
+_DEFAULT_GRPC: Final = "http://localhost:4317"
+_URL_CHARACTERS: Final = re.compile(r"[!-~]+")
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_GRPC_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
+_GRPC_VALUE: Final = re.compile(r"[ -~]*")
