@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from periflow_otel.agent.consumer import Consumer
-from periflow_otel.config import ExportSettings, OtlpSettings
+from periflow_otel.config import ExportSettings
+from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
