@@ -1,30 +1,22 @@
-"""Starts the agent of a run, and starts it again when it has died."""
+"""Keeps an agent alive for a run: a process, or where that cannot be, a thread. ``birth`` says how one begins."""
 
-import errno
 import logging
 import os
-import sys
 import threading
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from periflow_otel.birth import NotAPythonError, is_agent, start_agent
 from periflow_otel.config import AgentMode, ExportSettings
 from periflow_otel.environ import Environ
 from periflow_otel.journal.agent_lock import take_agent_lock
+from periflow_otel.journal.folders import AGENT_LOG
 
 if TYPE_CHECKING:
     from periflow_otel.agent.agent import Agent
 
 _log = logging.getLogger("periflow_otel")
-_LOCK_DESCRIPTOR = 3
-"""Where the agent finds the lock that its starter took for it."""
-# Not from the working directory, where a file may be called like a module that the agent needs.
-_AGENT = (
-    ("-P", "-m", "periflow_otel.agent")
-    if sys.version_info >= (3, 11)
-    else ("-c", "import runpy, sys; sys.path.remove(''); runpy.run_module('periflow_otel.agent', None, '__main__')")
-)
 
 
 class AgentLauncher:
@@ -37,7 +29,12 @@ class AgentLauncher:
             folder: Folder of the run.
             mode: ``process``, ``thread`` (in this process) or ``off``.
             environ: Environment of an agent process, and where an agent thread finds its settings.
+
+        In a process that was started to become an agent, this ends it: then ``sys.executable`` is no Python, but the
+        program that trains, and it must not train twice.
         """
+        if is_agent():
+            os._exit(os.EX_SOFTWARE)
         self._folder = folder
         self._mode = mode
         self._environ = dict(environ)
@@ -52,7 +49,6 @@ class AgentLauncher:
         """Start an agent unless one is alive, and return whether there is one. Takes 20 µs if so, a few ms if not."""
         if self._mode == "off" or os.getpid() != self._pid:
             return False
-        _reap()
         try:
             self._lock = take_agent_lock(self._folder)
             if self._lock is not None:
@@ -83,24 +79,16 @@ class AgentLauncher:
             self._start_process(lock)
 
     def _start_process(self, lock: int) -> None:
-        """Start an agent that takes the lock over: so there is never a second one, however many ranks start at once.
-
-        It shares stdout and stderr, for what exporters and the log have to say, and lets go of them after the ranks.
-        """
-        if not sys.executable:
-            raise OSError(errno.ENOENT, "this interpreter does not know its own path")
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, *_AGENT, str(self._folder), str(_LOCK_DESCRIPTOR)],
-            self._environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, lock, _LOCK_DESCRIPTOR),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                *((os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2) if _is_closed(stream)),
-            ],
-            setsid=True,
-        )
-        _children.add(pid)
+        """Start an agent that takes the lock over: so there is never a second one, however many ranks start at once."""
+        log = _open_log(self._folder)
+        try:
+            start_agent(self._folder, lock, log, self._environ)
+        except NotAPythonError as error:
+            _log.warning("the agent runs in a thread of this process, as it cannot be a process: %s", error)
+            self._mode = "thread"
+            self._start_thread(lock)
+        finally:
+            os.close(log)
 
     def _start_thread(self, lock: int) -> None:
         from periflow_otel.agent.agent import Agent  # noqa: PLC0415  # exporters stay out of a training process
@@ -121,38 +109,20 @@ class AgentLauncher:
             )
 
 
-def _is_closed(descriptor: int) -> bool:
+def _open_log(folder: Path) -> int:
+    """Open the log of the agent; without a place for it, what it says is only for the terminal."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        os.fstat(descriptor)
+        return os.open(folder / AGENT_LOG, flags, 0o600)
     except OSError:
-        return True
-    return False
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
-def _reap() -> None:
-    """Let agents that have ended leave the process table."""
-    for child in list(_children):
-        try:
-            pid, status = os.waitpid(child, os.WNOHANG)
-        except ChildProcessError:  # somebody else waited for it
-            pid, status = child, 0
-        if pid:
-            _children.discard(child)
-        if status:
-            _log.warning(
-                "an agent ended with status %d; nothing is lost, another one takes its place",
-                os.waitstatus_to_exitcode(status),
-            )
-
-
-_children: set[int] = set()
-"""Agents that this process has started, as far as they are not known to have ended."""
 _launchers: "weakref.WeakSet[AgentLauncher]" = weakref.WeakSet()
 
 
 def _release_in_child() -> None:
-    """A forked child that kept the descriptor would keep the lock; and its parent's children are not its own."""
-    _children.clear()
+    """A forked child that kept the descriptor would keep the lock."""
     for launcher in list(_launchers):
         launcher.release()
 

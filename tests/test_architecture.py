@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "periflow_otel"
 
 LAYERS = [
-    {"names", "errors", "logs", "processes", "ids", "clock"},
+    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth"},
     {"records", "environ"},
     {"journal", "context", "endings", "preemption"},
     {"ranks", "endpoints"},

@@ -1,59 +1,89 @@
-"""The agent process: ``python -m periflow_otel.agent FOLDER LOCK``, started by ``periflow_otel.init``.
-
-``FOLDER`` is the folder of the run, ``LOCK`` the inherited descriptor that holds its lock.
-"""
+"""The agent process. ``periflow_otel.birth`` says how it comes here, and calls ``main``."""
 
 import logging
 import os
 import signal
 import sys
 import threading
+import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from periflow_otel.agent.agent import QUIET_AFTER_S, Agent
+from periflow_otel.agent.agent import Agent
 from periflow_otel.agent.leftovers import deliver_leftovers
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.journal.folders import AGENT_LOG
+from periflow_otel.journal.processes import process_start
 from periflow_otel.logs import LOGGER, keep_quiet
+from periflow_otel.terminal import Terminal
+
+QUICK_LINGER_S: Final = 5.0
+"""How long the agent goes on without ranks after SIGTERM, which a job manager sends to everything in a job."""
+_LOOK_INTERVAL_S: Final = 0.1
+_MAX_PROCESSORS: Final = 8192
+"""As many as a Linux kernel may be built for; it takes those that there are, and that the agent may use."""
 
 _log = logging.getLogger(LOGGER)
 
 
-def main(folder: Path, lock: int) -> None:
-    """Serve a run, and deliver what earlier runs have left behind."""
-    os.nice(10)
-    _close_all_beyond(lock)
-    log = os.open(folder / AGENT_LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    _set_up_logging(log)
+def main(folder: str, starter: int, lock: int, out: int, err: int) -> None:
+    """Serve a run, and deliver what earlier runs have left behind.
+
+    Args:
+        folder: Folder of the run.
+        starter: Process id of who started the agent.
+        lock: Descriptor that holds the lock of the run.
+        out: Descriptor of the starter's stdout, where it was open; else -1.
+        err: As ``out``, of its stderr.
+    """
+    _forget_the_starter()
+    sys.stdout, sys.stderr = terminals = Terminal(out), Terminal(err)
+    threading.Thread(target=_let_go_of, args=(terminals, starter), daemon=True).start()
+    _set_up_logging()
     try:
         settings = ExportSettings.from_environ(os.environ)
     except ConfigurationError:
         _log.exception("the agent cannot start")
         return
-    agent = Agent(folder, settings, lock, on_quiet=lambda: _let_go_of_terminal(log))
+    agent = Agent(Path(folder), settings, lock)
     _set_up_signals(agent)
     sweep = threading.Thread(target=deliver_leftovers, args=(find_state_dirs(os.environ), settings, agent), daemon=True)
     sweep.start()
     agent.serve()
-    sweep.join(max(settings.linger_s, QUIET_AFTER_S))
+    sweep.join(settings.linger_s)
 
 
-def _close_all_beyond(last: int) -> None:
-    """Close what training holds open and did not mark as its own: a socket kept here would block its port."""
-    for descriptor in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
-        if descriptor > last:
-            with suppress(OSError):  # the one that the list was read through
-                os.close(descriptor)
+def _forget_the_starter() -> None:
+    """Take nothing over of what the starter does with signals and processors."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+        with suppress(OSError):  # the C library keeps some for itself
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    with suppress(OSError, AttributeError):  # AttributeError: not Linux
+        os.sched_setaffinity(0, range(_MAX_PROCESSORS))
+    os.nice(10)
 
 
-def _set_up_logging(log: int) -> None:
-    """Log into a file, and for as long as a person may be looking, on stderr."""
+def _let_go_of(terminals: tuple[Terminal, ...], starter: int) -> None:
+    """Close the starter's output when the starter has ended: who reads it must not wait, and others write there now."""
+    start = process_start(starter)
+    while start is not None and process_start(starter) == start:
+        time.sleep(_LOOK_INTERVAL_S)
+    for terminal in terminals:
+        terminal.close()
+
+
+def _set_up_logging() -> None:
+    """Log into the file that is this process's stderr, and to whoever reads the output of the starter."""
+    log = open(2, "w", closefd=False)  # noqa: SIM115  # until the end
+    # What ends the agent is for its log alone: the next one would say it again, and the launcher says it once.
+    sys.excepthook = lambda *error: traceback.print_exception(*error, file=log)
     logging.basicConfig(
         format="%(asctime)s %(name)s: %(message)s",
         level=logging.WARNING,
-        handlers=[logging.StreamHandler(), logging.StreamHandler(open(log, "w", closefd=False))],  # noqa: SIM115
+        handlers=[logging.StreamHandler(), logging.StreamHandler(log)],
     )
     keep_quiet()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
@@ -68,18 +98,3 @@ def _set_up_signals(agent: Agent) -> None:
         agent.linger_s = min(agent.linger_s, QUICK_LINGER_S)
 
     signal.signal(signal.SIGTERM, shorten)
-
-
-def _let_go_of_terminal(log: int) -> None:
-    """Whoever reads what training prints must not wait for the agent."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # training may have had it closed
-            stream.flush()
-            os.dup2(log, stream.fileno())
-
-
-QUICK_LINGER_S = 5.0
-"""How long the agent goes on without ranks after SIGTERM, which a job manager sends to everything in a job."""
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

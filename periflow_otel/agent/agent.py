@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +21,8 @@ from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at."""
-QUIET_AFTER_S: Final = 2.0
-"""How long after the last rank, and the last success, the agent may still say something to whoever reads along."""
+LEAST_LINGER_S: Final = 2.0
+"""How long the agent goes on at least after the last rank and the last success: as long as a first attempt may take."""
 _STOP_TIMEOUT_S: Final = 1.0
 _FINISH_TIMEOUT_S: Final = 0.3
 
@@ -39,7 +39,6 @@ class Agent:
         lock: int,
         *,
         is_live: bool = True,
-        on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; ``serve`` does the work.
 
@@ -48,7 +47,6 @@ class Agent:
             settings: Where to deliver.
             lock: Descriptor that holds the lock of the run; closed in the end.
             is_live: Show the run while it lasts too: console and Prometheus endpoint.
-            on_quiet: Called once when all ranks are gone and there is nothing more to say to a person.
         """
         self.folder = folder
         self.linger_s = settings.linger_s
@@ -56,7 +54,6 @@ class Agent:
         self._settings = settings
         self._lock = lock
         self._is_live = is_live
-        self._on_quiet: Callable[[], None] | None = on_quiet
         self._journals = find_journals(folder, {})
         self._durable: dict[str, Consumer | None] = {}
         self._live: list[Consumer] = []
@@ -114,7 +111,6 @@ class Agent:
                 consumer.stop(0)
             for consumer in consumers:
                 consumer.stop(_STOP_TIMEOUT_S)
-            self._become_quiet()
 
     def _watch(self) -> None:
         idle_since_s = time.monotonic()
@@ -128,9 +124,7 @@ class Agent:
             if not is_alive and not self._has_work():
                 self._look()  # what was delivered since the last look is over
                 return
-            if idle_s > QUIET_AFTER_S:
-                self._become_quiet()
-            if idle_s > max(self.linger_s, QUIET_AFTER_S):
+            if idle_s > max(self.linger_s, LEAST_LINGER_S):
                 return
             self._stopping.wait(LOOK_INTERVAL_S)
         self._finish()
@@ -231,11 +225,6 @@ class Agent:
             reports = self._reporter.report(run, journals, self._consumers()) + self._skew.report(run)
             for consumer in consumers:
                 consumer.offer(reports)
-
-    def _become_quiet(self) -> None:
-        if self._on_quiet is not None:
-            self._on_quiet()
-            self._on_quiet = None
 
     def _is_needed_again(self) -> bool:
         """Let go of the lock, and take it back if there is a rank that nobody serves."""

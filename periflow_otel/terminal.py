@@ -1,0 +1,62 @@
+"""Where a person may be reading along: written to without ever waiting for that person."""
+
+import io
+import os
+import select
+import stat
+from contextlib import suppress
+from typing import Final
+
+_PIECE_BYTES: Final = 512
+"""What can be written at once wherever anything can: ``_POSIX_PIPE_BUF``."""
+
+
+class Terminal(io.TextIOBase):
+    """A stream of text that drops what cannot be written at once, and everything when it is closed.
+
+    Training writes to the same place, so its open file is left as it is: a pipe or a terminal is opened once more for
+    this, to be written without waiting.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over a descriptor; a negative one stands for a stream that is closed."""
+        self._descriptor = descriptor if descriptor < 0 else _opened_again(descriptor)
+
+    def write(self, text: str) -> int:
+        """Write as much as can be written now."""
+        data = text.encode("utf-8", "replace")
+        with suppress(OSError):
+            while data and _takes(self._descriptor):
+                data = data[os.write(self._descriptor, data[:_PIECE_BYTES]) :]
+        return len(text)
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Let go of the descriptor; from now on nothing is written."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _opened_again(descriptor: int) -> int:
+    """Return a descriptor for the same place that never waits, if there is a way; it replaces the one given."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with suppress(OSError):
+            again = os.open(f"/proc/self/fd/{descriptor}", flags)
+            os.close(descriptor)
+            return again
+    return descriptor
+
+
+def _takes(descriptor: int) -> bool:
+    """Tell whether something can be written now."""
+    if descriptor < 0:
+        return False
+    asked = select.poll()
+    asked.register(descriptor, select.POLLOUT)
+    return bool(asked.poll(0))

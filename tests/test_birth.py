@@ -1,0 +1,239 @@
+"""An agent is born into a world of its own, whatever the program that starts it is and does."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import wait_until
+from training import Training, agents, end
+
+import periflow_otel
+
+METRICS = "\nfor number in range(3):\n    with pf.train_step():\n        pf.metric({'n': number})\n"
+SCRIPT = f"import periflow_otel as pf\npf.init(local_log_name='train.log'){METRICS}"
+PACKAGES = [each for each in sys.path if each.endswith("site-packages")]
+
+
+def run(code: str = SCRIPT, *, python: str = sys.executable, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run a script in the current folder to its end."""
+    given = {"PERIFLOW_STATE_DIR": str(Path.cwd() / "state"), "PERIFLOW_AGENT_LINGER": "1"}
+    given["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"
+    command, environ = [python, "-c", code], {**os.environ, **given, **environ}
+    return subprocess.run(command, env=environ, text=True, capture_output=True, timeout=60, check=False)
+
+
+def delivered() -> int:
+    """Return how many values are in the metric log."""
+    log = Path("train.log")
+    return len(log.read_text("utf-8").splitlines()) if log.exists() else 0
+
+
+class World:
+    """What a process is and has, as the kernel knows it."""
+
+    def __init__(self, pid: int) -> None:
+        """Look at a process."""
+        self.folder = Path("/proc", str(pid))
+        lines = (self.folder / "status").read_text().splitlines()
+        self.status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        fields = (self.folder / "stat").read_text().rpartition(")")[2].split()
+        self.parent, self.session = int(fields[1]), int(fields[3])
+
+    def signals(self, kind: str) -> set[int]:
+        """Return the signals that are blocked (``SigBlk``) or ignored (``SigIgn``)."""
+        mask = int(self.status[kind], 16)
+        return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+
+    def sockets(self) -> set[str]:
+        """Return the names of the sockets that are open."""
+        opened = {str(each.readlink()) for each in (self.folder / "fd").iterdir()}
+        return {each for each in opened if each.startswith("socket:")}
+
+
+_STRANGE = """
+import fcntl, os, signal, socket, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM])
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+kept = socket.create_server(("127.0.0.1", 0))
+os.set_inheritable(kept.fileno(), True)
+import periflow_otel as pf
+pf.init(local_log_name="train.log")
+print(open(f"/proc/self/task/{os.getpid()}/children").read().split(), flush=True)
+sys.stdin.read()
+"""
+
+
+class Strange:
+    """A script with blocked and ignored signals, one processor and a socket that every child gets; and its agent."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it, and wait until the agent is at work."""
+        state = folder / "state"
+        environ = {**os.environ, "PERIFLOW_STATE_DIR": str(state), "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+        environ |= {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "default"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _STRANGE],
+            cwd=folder, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout
+        self.children = self.process.stdout.readline().strip()
+        self.agent = agents(state)[0]
+        wait_until(lambda: signal.SIGHUP in World(self.agent).signals("SigIgn"), 10, "the agent is at work")
+
+    def end(self) -> None:
+        """End both."""
+        self.process.kill()
+        self.process.communicate()
+        end(self.agent)
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strange]:
+    """Start the strange script once for all tests of what an agent takes over from it."""
+    started = Strange(tmp_path_factory.mktemp("strange"))
+    yield started
+    started.end()
+
+
+def test_an_agent_is_nobodys_child(strange: Strange):
+    """Who waits for all children of the script, or kills them, does not meet the agent."""
+    assert strange.children == "[]"
+    assert World(strange.agent).parent != strange.process.pid
+
+
+def test_an_agent_has_a_session_of_its_own(strange: Strange):
+    """Ctrl-C and the end of a terminal are not for it."""
+    assert World(strange.agent).session not in (os.getsid(0), strange.process.pid)
+
+
+def test_an_agent_is_in_no_folder_that_somebody_may_want_to_unmount(strange: Strange):
+    """Its folder is the root."""
+    assert (World(strange.agent).folder / "cwd").resolve() == Path("/")
+
+
+def test_an_agent_has_every_signal(strange: Strange):
+    """Nothing is blocked, and only that is ignored which it ignores itself."""
+    own = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE}
+    world = World(strange.agent)
+    assert world.signals("SigIgn") == own
+    # The C library blocks all while a thread begins.
+    wait_until(lambda: not World(strange.agent).signals("SigBlk"), 10, "no signal is blocked")
+
+
+def test_an_agent_may_use_all_processors(strange: Strange):
+    """Training that is bound to one must not share it with its agent."""
+    assert os.sched_getaffinity(strange.agent) == os.sched_getaffinity(0)
+
+
+def test_an_agent_has_none_of_the_starters_files(strange: Strange):
+    """Nor a socket that was made for every child: it would keep the port from the next attempt."""
+    (socket,) = World(strange.process.pid).sockets()
+    assert socket not in World(strange.agent).sockets()
+
+
+def test_no_python_variable_reaches_an_agent(strange: Strange):
+    """It is the Python of its starter, and not what variables make of that."""
+    environ = (World(strange.agent).folder / "environ").read_bytes().split(b"\0")
+    assert not [each for each in environ if each.startswith(b"PYTHON")]
+
+
+def test_a_script_may_wait_for_all_its_children():
+    """It ends when its own have ended."""
+    wait = "for _ in range(2):\n    if os.fork() == 0:\n        os._exit(0)\nwhile True:\n    os.wait()"
+    ended = run(f"import os\n{SCRIPT}{wait}")
+    assert "ChildProcessError" in ended.stderr
+    assert delivered() == 3
+
+
+def test_nothing_that_starts_with_every_python_starts_in_an_agent():
+    """Auto-instrumentation, coverage and ``.pth`` files begin so."""
+    Path("sitecustomize.py").write_text("import os\nopen(f'began-{os.getpid()}', 'w')")
+    assert run(PYTHONPATH=str(Path.cwd())).returncode == 0
+    assert delivered() == 3
+    assert len([*Path().glob("began-*")]) == 1
+
+
+def test_files_of_a_script_do_not_stand_in_for_modules():
+    """A file may be called like something that only the agent imports."""
+    for name in ("queue", "google", "grpc", "psutil", "prometheus_client", "http", "sqlite3"):
+        Path(f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    Path("script.py").write_text(SCRIPT)
+    assert (
+        run("import runpy, sys\nsys.argv[0] = 'script.py'\nrunpy.run_path('script.py', run_name='__main__')").stderr
+        == ""
+    )
+    assert delivered() == 3
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_an_agent_finds_the_package_where_its_starter_has_it(form: str, tmp_path: Path):
+    """``pip install --target``, a vendored copy, PEX and a zip application put it where no other Python looks."""
+    source = Path(periflow_otel.__file__).parent
+    shutil.copytree(source, tmp_path / "vendor/periflow_otel", ignore=shutil.ignore_patterns("__pycache__"))
+    place = tmp_path / "vendor"
+    if form == "zip":
+        place = Path(shutil.make_archive(str(tmp_path / "vendor"), "zip", place))
+    code = f"import sys\nsys.path[:0] = {[str(place), *PACKAGES]!r}\n{SCRIPT}assert {str(place)!r} in pf.__file__"
+    ended = run(code, python=os.path.realpath(sys.executable))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert delivered() == 3
+
+
+NOT_A_PYTHON = {
+    "a frozen program": "sys.frozen = True",
+    "another program": "sys.executable = os.path.abspath('app')",
+    "a program called like a Python": "os.rename('app', 'python-app'); sys.executable = os.path.abspath('python-app')",
+    "a program that says nothing": "sys.executable = '/bin/true'",
+    "nothing": "sys.executable = ''",
+    "None": "sys.executable = None",
+    "a file that is gone": "sys.executable = '/nowhere/python'",
+}
+
+
+@pytest.mark.parametrize("kind", NOT_A_PYTHON)
+def test_where_there_is_no_python_the_agent_is_a_thread(kind: str):
+    """One line says so, everything is delivered, and the program that this is does not train twice."""
+    prepare = f"import os, sys\nopen('starts', 'a').write('.')\n{NOT_A_PYTHON[kind]}\n"
+    Path("train.py").write_text(f"{prepare}{SCRIPT}open('trained', 'a').write('.')")
+    Path("app").write_text(f"#!/bin/sh\nexec '{sys.executable}' '{Path.cwd()}/train.py'\n")
+    Path("app").chmod(0o755)
+    ended = run(Path("train.py").read_text())
+    assert ended.returncode == 0
+    assert ended.stderr.count("the agent runs in a thread of this process") == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert (delivered(), Path("trained").read_text()) == (3, ".")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed_stay_closed(closed: tuple[int, ...]):
+    """A service has none of them; no file of ours takes their place."""
+    code = f"import os\nfor each in {closed}:\n    os.close(each)\n{SCRIPT}"
+    assert run(code).returncode == 0
+    assert delivered() == 3
+
+
+def test_a_log_that_cannot_be_made_is_done_without():
+    """The agent says less and delivers the same."""
+    code = f"import os\n{SCRIPT.replace('pf.init', 'make(); pf.init')}"
+    make = "def make():\n    folder = f'state/run/{os.uname().nodename}/agent.log'\n    os.makedirs(folder)\n"
+    assert run(f"{make}{code}", PERIFLOW_RUN_ID="run").returncode == 0
+    assert delivered() == 3
+
+
+def test_the_output_of_a_rank_is_closed_when_it_ends():
+    """Also while others live: a launcher that reads it to its end must see that the rank has failed."""
+    code = f"{SCRIPT}print('up', flush=True)\nimport time\ntime.sleep(60)"
+    ranks = [{"RANK": each, "LOCAL_RANK": each, "WORLD_SIZE": "2", "PERIFLOW_RUN_ID": "job"} for each in "01"]
+    with Training(code=code, **ranks[0]) as first:
+        first.read_line()  # so that it is this one that has started the agent
+        with Training(code=code, **ranks[1]) as second:
+            second.read_line()
+            first.kill()  # returns when nobody has its output open any more
+            assert second.process.poll() is None
+            assert agents(second.state)
