@@ -15,8 +15,8 @@ from periflow_otel.agent.agent import Agent
 from periflow_otel.agent.leftovers import deliver_leftovers
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.journal.processes import process_start
 from periflow_otel.logs import LOGGER, keep_quiet
+from periflow_otel.processes import process_start
 from periflow_otel.terminal import Terminal
 
 QUICK_LINGER_S: Final = 5.0
