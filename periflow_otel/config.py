@@ -5,7 +5,6 @@ no sense is ignored with a warning. But an endpoint, a header, a certificate or 
 error, and so is every value of a ``PERIFLOW_*`` variable that makes no sense.
 """
 
-import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from urllib.parse import unquote
 from periflow_otel import names
 from periflow_otel.endpoints import OtlpSettings, Signal, of_signal, resolve_otlp
 from periflow_otel.environ import Environ, Variables, bad_value, reject
+from periflow_otel.journal.folders import private_inside
 
 AgentMode = Literal["process", "thread", "off"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
@@ -192,7 +192,7 @@ def fallback_state_dir() -> Path:
         folder = tempfile.gettempdir()
     except OSError:  # none of them can be written
         folder = "/tmp"  # noqa: S108  # made private before it is used
-    return Path(folder) / f"periflow-{os.getuid()}"  # a user in a container may have no name
+    return private_inside(Path(folder))
 
 
 def find_state_dirs(environ: Environ) -> tuple[Path, ...]:
@@ -201,7 +201,8 @@ def find_state_dirs(environ: Environ) -> tuple[Path, ...]:
     Raises:
         ConfigurationError: As :func:`find_state_dir`.
     """
-    return tuple(dict.fromkeys((find_state_dir(environ), fallback_state_dir())))
+    state_dir = find_state_dir(environ)
+    return tuple(dict.fromkeys((state_dir, private_inside(state_dir), fallback_state_dir())))
 
 
 def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool) -> tuple[str, ...]:

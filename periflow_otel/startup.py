@@ -17,7 +17,7 @@ from periflow_otel import names
 from periflow_otel.config import RunSettings, fallback_state_dir
 from periflow_otel.environ import Environ
 from periflow_otel.errors import ConfigurationError, PeriFlowError
-from periflow_otel.journal.folders import make_private, node_folder, run_folder
+from periflow_otel.journal.folders import node_folder, run_folder
 from periflow_otel.ranks import Identity, agree, find_torchrun, require_cloud
 
 MAX_RUN_ID_CHARS: Final = 256
@@ -143,17 +143,24 @@ def usable_folder(state_dir: Path, run_id: str) -> Path:
 
     Raises nothing: where neither can be used, the journal finds that out and says so.
     """
-    for candidate in (state_dir, fallback_state_dir()):
-        folder = node_folder(run_folder(candidate, run_id))
-        try:
-            _make_state_dir(candidate)
-            make_private(folder.parent)
-            make_private(folder)
-        except (OSError, ValueError) as error:
-            _log.warning("%s cannot hold the journal (%s)", candidate, getattr(error, "strerror", None) or error)
-        else:
-            return folder
-    return node_folder(run_folder(state_dir, run_id))
+    candidates = (state_dir, fallback_state_dir())
+    found = (folder for each in candidates if (folder := _folder_in(each, run_id)))
+    return next(found, node_folder(run_folder(state_dir, run_id)))
+
+
+def _folder_in(candidate: Path, run_id: str) -> Path | None:
+    """Make the folder of a run on this node; return None, and say why, if journals cannot be there."""
+    from periflow_otel.journal.places import make_usable, own_place  # noqa: PLC0415  # needs fcntl; not on Windows
+
+    try:
+        place = own_place(candidate)
+        folder = node_folder(run_folder(place, run_id))
+        make_usable(place, folder)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        _log.warning("%s cannot hold the journal (%s); set %s", candidate, reason, names.STATE_DIR)
+        return None
+    return folder
 
 
 def resource(settings: RunSettings) -> tuple[tuple[str, str | int], ...]:
@@ -169,15 +176,6 @@ def resource(settings: RunSettings) -> tuple[tuple[str, str | int], ...]:
         **dict(settings.resource_attributes),
     }
     return tuple(sorted(attributes.items()))
-
-
-def _make_state_dir(folder: Path) -> None:
-    """Make a folder unless it is there. One that is there belongs to the user, who may share it: its mode stays."""
-    if not folder.exists():
-        make_private(folder)
-    if folder.stat().st_uid != os.geteuid():
-        message = f"{folder} belongs to somebody else"
-        raise PermissionError(message)
 
 
 def _integer(given: object) -> int | None:

@@ -1,8 +1,12 @@
 """Disks that take no more."""
 
 import resource
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 
 @contextmanager
@@ -14,3 +18,15 @@ def file_size_limit(size_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def small_disk(root: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of a size such as ``"1m"``; skip the test where that is not allowed."""
+    root.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", root], capture_output=True).returncode:  # noqa: S607, PLW1510
+        pytest.skip("this container may not mount")
+    try:
+        yield root
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)  # noqa: S607

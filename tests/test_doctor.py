@@ -166,7 +166,7 @@ def test_a_state_folder_below_one_that_cannot_be_entered_is_a_fault(tmp_path: Pa
     """There, nothing could be recorded."""
     (tmp_path / "closed").mkdir(mode=0)
     monkeypatch.setenv("PERIFLOW_STATE_DIR", str(tmp_path / "closed" / "below" / "state"))
-    assert "cannot be written; set PERIFLOW_STATE_DIR" in Told.by(*UNPRIVILEGED).faults["journals"]
+    assert "(Permission denied); set PERIFLOW_STATE_DIR" in Told.by(*UNPRIVILEGED).faults["journals"]
 
 
 def test_a_port_that_is_taken_is_no_fault(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -532,7 +532,9 @@ def test_a_state_folder_that_cannot_be_used_is_replaced(
     assert metrics_of(run) == [{"n": 1}]
     assert run.folder.parent.parent == tmp_path / "tmp" / f"periflow-{os.getuid()}"
     (warning,) = warnings(caplog)
-    assert re.fullmatch(rf"{re.escape(str(state))} cannot hold the journal \(({reason})\)", warning)
+    assert re.fullmatch(
+        rf"{re.escape(str(state))} cannot hold the journal \(({reason})\); set PERIFLOW_STATE_DIR", warning
+    )
 
 
 @both_modes

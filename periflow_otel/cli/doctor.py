@@ -1,23 +1,23 @@
 """``periflow-otel doctor``: what goes where, whether it gets there, and how the runs on this node are."""
 
 import errno
-import os
 import re
 import shutil
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 from periflow_otel import names
 from periflow_otel.cli.findings import Finding
 from periflow_otel.cli.runs import examine_runs
-from periflow_otel.config import ExportSettings, RunSettings, find_state_dirs
+from periflow_otel.config import ExportSettings, RunSettings, fallback_state_dir, find_state_dirs
 from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.environ import Environ
 from periflow_otel.errors import PeriFlowError
-from periflow_otel.journal.segment import SEGMENT_BYTES
+from periflow_otel.journal.places import judge, own_place
 from periflow_otel.ranks import describe, find_identity, require_cloud
 
 _OTHER_PROTOCOL: Final = re.compile("gRPC UNAVAILABLE|Connection reset|closed connection|BadStatusLine")
@@ -32,7 +32,7 @@ def examine(environ: Environ) -> Iterator[Finding]:
     except PeriFlowError as error:
         yield Finding("settings", str(error), is_fault=True)
         return
-    yield _state_folder(settings)
+    yield from _state_folders(settings)
     if settings.is_disabled:
         yield Finding("exporters", "everything is off, as OTEL_SDK_DISABLED is true")
     else:
@@ -49,16 +49,25 @@ def _who(environ: Environ, settings: RunSettings) -> Iterator[Finding]:
     yield Finding("run id", settings.run_id or identity.run_id or "made up by each run")
 
 
-def _state_folder(settings: RunSettings) -> Finding:
-    folder = settings.state_dir
-    existing = next(each for each in (folder, *folder.parents) if os.access(each, os.F_OK))
-    free = shutil.disk_usage(existing).free
-    text = f"{folder}, {free >> 20} MiB free"
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return Finding("journals", f"{text}, cannot be written; set {names.STATE_DIR}", is_fault=True)
-    if free < SEGMENT_BYTES:
-        text += f"; a rank needs {SEGMENT_BYTES >> 20} MiB, so make room or set {names.STATE_DIR}"
-    return Finding("journals", text, is_fault=free < SEGMENT_BYTES)
+def _state_folders(settings: RunSettings) -> Iterator[Finding]:
+    """Try the folders in the order in which a run does, up to the one that it would take."""
+    for candidate in (settings.state_dir, fallback_state_dir()):
+        finding = _state_folder(candidate)
+        yield finding
+        if not finding.is_fault:
+            return
+
+
+def _state_folder(candidate: Path) -> Finding:
+    place = candidate
+    try:
+        place = own_place(candidate)
+        judge(place)
+        free = shutil.disk_usage(next(each for each in (place, *place.parents) if each.exists())).free
+    except OSError as error:
+        reason = error.strerror or error
+        return Finding("journals", f"{place} cannot hold them ({reason}); set {names.STATE_DIR}", is_fault=True)
+    return Finding("journals", f"{place}, {free >> 20} MiB free")
 
 
 def _destinations(export: ExportSettings) -> Iterator[Finding]:

@@ -40,6 +40,11 @@ def run_folder(state_dir: Path, run_id: str) -> Path:
     return state_dir / (name if name.strip(".") else f"%2E{name}")
 
 
+def private_inside(folder: Path) -> Path:
+    """Return the folder for what is this user's in one that others use too; it need not exist."""
+    return folder / f"periflow-{os.geteuid()}"  # a user in a container may have no name
+
+
 def node_folder(run_folder: Path) -> Path:
     """Return the folder of a run on this node; it need not exist."""
     return run_folder / (quote(socket.gethostname(), safe="") or "localhost")

@@ -104,7 +104,7 @@ def create_segment(
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(draft, flags, 0o600)
     try:
-        _reserve(descriptor, size_bytes)
+        reserve(descriptor, size_bytes)
         mapping = mmap.mmap(descriptor, size_bytes)
         mapping[: len(header)] = header
         draft.rename(path)
@@ -134,7 +134,12 @@ def _checksum(words: list[int], blob: bytes) -> int:
     return zlib.crc32(blob, zlib.crc32(struct.pack(f"={CHECKSUM}Q", *words[:CHECKSUM])))
 
 
-def _reserve(descriptor: int, size_bytes: int) -> None:
+def reserve(descriptor: int, size_bytes: int) -> None:
+    """Have the space of a file, from its beginning.
+
+    Raises:
+        OSError: There is not enough of it, or it would be more than this user may have.
+    """
     if sys.platform == "linux":
         try:
             # In pieces: where a signal interrupts the call it begins again, and with a profiler's signals never ends.
