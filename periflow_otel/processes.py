@@ -1,4 +1,4 @@
-"""A process, named for good although the kernel uses process ids again."""
+"""A process, named for good although the kernel uses process ids again, and gives the same ones in each container."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 _PROC: Final = Path("/proc")
+_UNKNOWN: Final = "unknown"
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -17,48 +18,92 @@ class Process(msgspec.Struct, frozen=True):
 
     pid: int
     start: int
-    """What :func:`process_start` said of it."""
+    """What :func:`process_start` said of it; 0: nothing."""
     boot_id: str
     """What :func:`boot_id` said on its machine."""
+    pid_namespace: int
+    """What :func:`pid_namespace` said to it."""
 
     @classmethod
     def current(cls) -> "Process":
         """Return the process that asks."""
         pid = os.getpid()
-        return cls(pid, process_start(pid) or 0, boot_id())
+        try:
+            start = process_start(pid) if _sees_itself() else None
+        except OSError:
+            start = None
+        return cls(pid, start or 0, boot_id(), pid_namespace())
 
     def is_current(self) -> bool:
         """Tell whether this is the process that asks, and not a forked child of it."""
         return self.pid == os.getpid()
 
-    def is_alive(self) -> bool:
-        """Tell whether exactly this process still runs on this machine; one of another machine counts as dead."""
-        return self.boot_id == boot_id() and self.start == process_start(self.pid)
+    def is_alive(self) -> bool | None:
+        """Tell whether exactly this process still runs; None if that cannot be seen from here.
+
+        Its id means something only in the same container, and since the same start of the same machine.
+        """
+        if not self.start or not self.is_of_this_boot() or self.pid_namespace != pid_namespace() or not _sees_itself():
+            return None
+        try:
+            return self.start == process_start(self.pid)
+        except OSError:
+            return None
+
+    def is_of_this_boot(self) -> bool:
+        """Tell whether it began on this machine, and since the machine did."""
+        return self.boot_id == boot_id() != _UNKNOWN
 
 
-@lru_cache(maxsize=1)
 def boot_id() -> str:
     """Return what names this start of this machine: the same in all its processes and containers."""
     try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return _boot_id()
+    except OSError:  # too many files are open: asked again the next time
+        return _UNKNOWN
+
+
+@lru_cache(maxsize=1)
+def _boot_id() -> str:
+    path = _PROC / "sys/kernel/random/boot_id"
+    if path.exists():
+        return path.read_text(encoding="ascii").strip()
+    return _run("sysctl", "-n", "kern.bootsessionuuid") or _UNKNOWN
+
+
+def pid_namespace() -> int:
+    """Return what names the set of process ids that this process is in, a container's for instance; 0 if nothing."""
+    try:
+        return (_PROC / "self/ns/pid").stat().st_ino
     except OSError:
-        return _run("sysctl", "-n", "kern.bootsessionuuid") or "unknown"
+        return 0
 
 
 def process_start(pid: int) -> int | None:
     """Return when a process began, or None if it is not running; a zombie is not.
 
     The unit is the kernel's and good for comparing only: clock ticks since boot on Linux, Unix seconds elsewhere.
+
+    Raises:
+        OSError: This process has too many files open.
     """
     if not (_PROC / "self/stat").exists():
         return _process_start_from_ps(pid)
     try:
         stat = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name of the program comes first, in brackets, and may itself hold blanks and brackets.
     state, *fields = stat.rpartition(b")")[2].split()
     return None if state in b"ZX" else int(fields[18])
+
+
+def _sees_itself() -> bool:
+    """Tell whether process ids in /proc are those of this process: a container may see the /proc of its machine."""
+    try:
+        return int((_PROC / "self").readlink().name) == os.getpid()
+    except OSError:
+        return not _PROC.exists()
 
 
 def _process_start_from_ps(pid: int) -> int | None:

@@ -1,5 +1,6 @@
-"""Disks that take no more."""
+"""Disks that take no more, and processes that may open no more files."""
 
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -30,3 +31,16 @@ def small_disk(root: Path, size: str) -> Iterator[Path]:
         yield root
     finally:
         subprocess.run(["umount", "-l", root], check=True)  # noqa: S607
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open nothing more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))  # all below are taken
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -45,7 +45,7 @@ def make_run(**fields: Any) -> RankRun:
         "node_rank": 0,
         "world_size": 2,
         "mode": "cloud",
-        "process": Process(1, 1, "boot"),
+        "process": Process(1, 1, "boot", 1),
         "started_unix_ns": STARTED_NS,
         "initial_step": 0,
     }

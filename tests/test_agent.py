@@ -374,6 +374,7 @@ def test_the_live_view_has_what_the_files_have(tmp_path: Path, caplog: pytest.Lo
     writer = JournalWriter(journal, make_run(consumers=("metric_log",)), segment_bytes=64 << 10)
     for number in range(50_000):
         writer.append(numbered(number))
+    del writer  # its process has ended
     lock = take_agent_lock(folder)
     assert lock is not None
     settings = ExportSettings.from_environ({"OTEL_EXPORTER_PROMETHEUS_PORT": "0"})

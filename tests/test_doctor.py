@@ -20,10 +20,10 @@ from periflow_otel.cli import main
 from periflow_otel.cli.runs import SHOWN
 from periflow_otel.journal.cursors import Cursor, save_cursor
 from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
+from periflow_otel.journal.life import hold
 from periflow_otel.journal.reader import JournalReader, Position
 from periflow_otel.journal.segment import HEADER_BYTES, segment_path
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.processes import Process
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -261,5 +261,7 @@ def test_of_many_runs_the_latest_are_told_of(capsys: pytest.CaptureFixture[str])
 def test_ranks_that_are_done_count_among_those_of_the_node(capsys: pytest.CaptureFixture[str]):
     """Though their journals are gone, and those of an earlier attempt are not."""
     leave(consumers=())
-    leave(consumers=(), attempt=2, local_world_size=3, process=Process.current())
+    journal = leave(consumers=(), attempt=2, local_world_size=3)
+    lock = hold(journal)  # its writer has not ended
     assert re.search(r"run left +1 of 3 ranks are at work, in step 0\n", Told(capsys).text)
+    os.close(lock)

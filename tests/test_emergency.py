@@ -16,7 +16,7 @@ from periflow_otel.journal.control import ANY_STEP, Control
 from periflow_otel.journal.emergency import LiveRun, live_ranks, live_runs, request_save, take_request_file
 from periflow_otel.journal.folders import EMERGENCY_FILE, journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.processes import Process, boot_id, process_start
+from periflow_otel.processes import Process, boot_id, pid_namespace, process_start
 
 Join = Callable[..., None]
 
@@ -37,7 +37,7 @@ def join(folder: Path) -> Iterator[Join]:
     def join(rank: int, step: int, *, pid: int = os.getpid(), attempt: int = 1, initial_step: int = 0) -> None:
         run = make_run(
             run_id="job", rank=rank, attempt=attempt, initial_step=initial_step,
-            process=Process(pid, process_start(pid) or 0, boot_id()),
+            process=Process(pid, process_start(pid) or 0, boot_id(), pid_namespace()),
         )  # fmt: skip
         journal = journal_folder(folder, attempt, rank)
         journal.mkdir()

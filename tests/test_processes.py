@@ -5,11 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from disks import no_descriptors
 
 from periflow_otel import processes
-from periflow_otel.processes import Process, boot_id, process_start
+from periflow_otel.processes import Process, boot_id, pid_namespace, process_start
 
 SILENT = (sys.executable, "-c", "input()")
 
@@ -31,7 +34,7 @@ def started(pid: int) -> int:
 
 def process_of(pid: int) -> Process:
     """Return a process that runs."""
-    return Process(pid, started(pid), boot_id())
+    return Process(pid, started(pid), boot_id(), pid_namespace())
 
 
 def test_a_running_process_is_alive(child: subprocess.Popen[bytes]):
@@ -61,12 +64,35 @@ def test_a_buried_process_is_dead(child: subprocess.Popen[bytes]):
 
 def test_another_process_with_the_same_id_is_not_the_one(child: subprocess.Popen[bytes]):
     """The same id with another start is another process."""
-    assert not Process(child.pid, started(child.pid) - 1, boot_id()).is_alive()
+    assert Process(child.pid, started(child.pid) - 1, boot_id(), pid_namespace()).is_alive() is False
 
 
-def test_a_process_from_before_the_last_boot_is_dead():
-    """The same id and start on another boot, or another machine, is another process."""
-    assert not Process(os.getpid(), started(os.getpid()), "another boot").is_alive()
+@pytest.mark.parametrize("change", [{"boot_id": "another"}, {"boot_id": "unknown"}, {"pid_namespace": 1}, {"start": 0}])
+def test_nothing_is_said_of_a_process_that_cannot_be_seen(change: dict[str, Any]):
+    """On another machine, in another container, or without what tells it from others, it may be alive or not."""
+    assert msgspec.structs.replace(Process.current(), **change).is_alive() is None
+
+
+def test_a_process_that_sees_another_containers_processes_knows_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A container may see the /proc of its machine, where its own id is that of somebody else."""
+    process = Process.current()
+    for entry in ("sys", "stat"):
+        (tmp_path / entry).symlink_to(f"/proc/{entry}")
+    (tmp_path / "self").symlink_to("1")
+    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    assert (process.is_alive(), Process.current().start) == (None, 0)
+
+
+def test_nothing_is_said_while_no_file_can_be_opened():
+    """Where no descriptor is free for a moment, nobody counts as dead, and this process names itself right later."""
+    process = Process.current()
+    processes._boot_id.cache_clear()
+    with no_descriptors():
+        assert (process.is_alive(), Process.current().start, boot_id()) == (None, 0, "unknown")
+    assert process.is_alive()
+    assert Process.current() == process
 
 
 def test_a_younger_process_has_a_later_start(child: subprocess.Popen[bytes]):

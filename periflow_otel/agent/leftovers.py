@@ -11,6 +11,7 @@ from periflow_otel.agent.agent import Agent
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import is_readable, journal_folders, node_folders
+from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader, unreadable_journals
 from periflow_otel.records import RankRun
 
@@ -40,7 +41,7 @@ def deliver_leftover(folder: Path, settings: ExportSettings, linger_s: float) ->
     Raises:
         OSError: The folder cannot be used.
     """
-    if any(run.process.is_alive() for run in _runs(folder)):
+    if any(is_written(journal, run.process) for journal, run in _runs(folder)):
         return None
     lock = take_agent_lock(folder)
     if lock is None:
@@ -56,16 +57,16 @@ def deliver_leftovers(state_dirs: Iterable[Path], settings: ExportSettings, firs
         time.sleep(_LOOK_INTERVAL_S)
     for folder in leftovers(state_dirs):
         with suppress(OSError):  # another agent was quicker
-            if all(run.orders.destination in ("", settings.destination()) for run in _runs(folder)):
+            if all(run.orders.destination in ("", settings.destination()) for _, run in _runs(folder)):
                 deliver_leftover(folder, settings, settings.linger_s)
     for state_dir in state_dirs:
         _forget_old_runs(state_dir)
 
 
-def _runs(folder: Path) -> Iterator[RankRun]:
+def _runs(folder: Path) -> Iterator[tuple[Path, RankRun]]:
     for journal in journal_folders(folder):
         if run := JournalReader(journal).run():
-            yield run
+            yield journal, run
 
 
 def _forget_old_runs(state_dir: Path) -> None:

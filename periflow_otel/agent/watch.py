@@ -6,6 +6,7 @@ from pathlib import Path
 
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
+from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import Head, JournalReader
 from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.records import RankLost, RankRun
@@ -48,7 +49,7 @@ class RankJournal:
         return before is None or self._head.urgent_sequence != before.urgent_sequence
 
     def _is_there(self) -> bool:
-        return self.run.process.is_alive()
+        return is_written(self.folder, self.run.process)
 
     def _last_write_unix_ns(self) -> int:
         """Return when the journal was written last, as the file system knows it: to half a minute or so."""

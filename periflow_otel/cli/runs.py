@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from periflow_otel.cli.findings import Finding
 from periflow_otel.journal.cursors import SUFFIX, load_cursor
 from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, node_folders
+from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader, unreadable_journals
 from periflow_otel.records import RankRun
 from periflow_otel.translate.steps import SAMPLED_OUT
@@ -59,7 +60,7 @@ def _journals(count: int) -> str:
 
 
 def _alive(ranks: Iterable[_Rank]) -> set[int]:
-    return {run.rank for _, run in ranks if run.process.is_alive()}
+    return {run.rank for journal, run in ranks if is_written(journal.folder, run.process)}
 
 
 def _tell_progress(ranks: list[_Rank]) -> str:

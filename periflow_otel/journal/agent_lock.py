@@ -4,9 +4,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from periflow_otel.journal.files import open_own
 from periflow_otel.journal.folders import LOCK_FILE
-
-_LAST_STREAM = 2
 
 
 def take_agent_lock(folder: Path) -> int | None:
@@ -15,10 +14,7 @@ def take_agent_lock(folder: Path) -> int | None:
     Raises:
         OSError: The lock file cannot be opened.
     """
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    if descriptor <= _LAST_STREAM:  # a standard stream was closed, and its number is not for this
-        low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
-        os.close(low)
+    descriptor = open_own(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     if lock_again(descriptor):
         return descriptor
     os.close(descriptor)

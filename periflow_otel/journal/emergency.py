@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from periflow_otel.journal.control import ANY_STEP, Control, Request
 from periflow_otel.journal.folders import EMERGENCY_FILE, journal_folders, node_folders
+from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import RankRun
 
@@ -50,7 +51,7 @@ def live_ranks(folder: Path) -> list[LiveRank]:
     for each in journal_folders(folder):
         reader = JournalReader(each)
         run = reader.run()
-        if run and run.process.is_alive():
+        if run and is_written(each, run.process):
             # A later attempt in the same process takes the place of the one before.
             ranks[run.rank] = LiveRank(run, max(reader.head().step, run.initial_step))
     return list(ranks.values())

@@ -6,7 +6,8 @@
                                     /prometheus.json where to scrape
                                     /emergency-save  put here by somebody who wants one
                                     /ledger/         one line per rank and attempt that is over
-                                    /a001-r00000/    the journal of rank 0 in attempt 1: segments and cursors
+                                    /a001-r00000/    the journal of rank 0 in attempt 1: segments, cursors, and
+                                                     the lock of its writer
 
 Nodes have folders of their own because home directories are often shared, and a journal is for one machine.
 """

@@ -8,6 +8,7 @@ import msgspec
 
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.journal.folders import LEDGER, attempts, journal_folder, make_private
+from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import Earlier, RankLost
 
@@ -72,7 +73,7 @@ def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
 def _goes_on(journal: Path) -> bool:
     """Tell whether another process is still writing a journal; one that this process has ended does not go on."""
     run = JournalReader(journal).run()
-    return run is not None and not run.process.is_current() and run.process.is_alive()
+    return run is not None and not run.process.is_current() and is_written(journal, run.process)
 
 
 def _noted_end(journal: Path) -> Earlier | None:

@@ -13,6 +13,7 @@ from typing import Final
 from zlib import crc32
 
 from periflow_otel.journal.folders import make_private
+from periflow_otel.journal.life import hold, is_held
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     COMMIT,
@@ -48,6 +49,9 @@ class JournalWriter:
     When ``append`` has returned, the record survives the death of the process. It may be called from several threads,
     and from a signal handler that interrupts it. In a forked child it does nothing.
     """
+
+    _life: int | None = None
+    """Descriptor of the lock that says that this process lives. It is held until then, whatever ends before."""
 
     def __init__(
         self, folder: Path, run: RankRun, *, max_bytes: int = 256 << 20, segment_bytes: int = SEGMENT_BYTES
@@ -126,17 +130,31 @@ class JournalWriter:
             try:
                 self._recover()
             finally:
-                self.go_inert()
+                self._become_inert()
             if self._memory.frames:
                 _log.warning("%d records could not be written into %s", len(self._memory.frames), self._folder)
 
     def go_inert(self) -> None:
         """Do nothing from now on, and touch nothing that is shared: this is a forked child."""
+        self._become_inert()
+        self._let_go()
+
+    def _become_inert(self) -> None:
         self._is_inert = True
         self._lock = threading.RLock()  # a thread that the child does not have may hold the other
         self._words = memoryview(bytearray(HEADER_BYTES)).cast("Q")
         # A call that the fork interrupted writes into nothing.
         self._map, self._capacity = bytearray(), sys.maxsize
+
+    def _let_go(self) -> None:
+        """Close the lock that says that this process lives; the parent of a forked child still has it."""
+        life, self._life = self._life, None
+        if life is not None:
+            os.close(life)
+
+    def __del__(self) -> None:
+        """Let go of the lock: there is nobody left who could write."""
+        self._let_go()
 
     def _write(self, data: bytes) -> None:
         start = self._commit & OFFSET_MASK
@@ -162,6 +180,7 @@ class JournalWriter:
         first_sequence = self.sequence - len(self._memory.frames)
         try:
             make_private(self._folder)
+            self._hold_life()
             self._drop_oldest()
             progress = self._words[STEP:COMMIT].tolist()
             mapping = create_segment(path, self._run, first_sequence, self._segment_bytes, progress)
@@ -170,6 +189,7 @@ class JournalWriter:
             return False
         words = memoryview(mapping)[:HEADER_BYTES].cast("Q")
         if self._is_inert:  # a signal handler forked meanwhile, and this is the child
+            self._let_go()
             return False
         # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
         words[STEP:COMMIT] = self._words[STEP:COMMIT]
@@ -179,6 +199,12 @@ class JournalWriter:
             self._retry_at_s = 0.0
             _log.warning("the journal in %s can be written again", self._folder)
         return True
+
+    def _hold_life(self) -> None:
+        """Hold the lock that says that this process lives."""
+        if self._life is None or not is_held(self._folder, self._life):
+            self._let_go()
+            self._life = hold(self._folder)
 
     def _recover(self) -> None:
         """Write what is kept in memory, as far as the disk takes it."""

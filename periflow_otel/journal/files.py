@@ -1,0 +1,45 @@
+"""Opening files that are certainly this user's own: no link, no pipe, and nothing of somebody else's."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+_LAST_STREAM: Final = 2
+_FLAGS: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) if os.name == "posix" else 0
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a regular file of this user, mode 0600 if it is created; return its descriptor, never a standard stream's.
+
+    Raises:
+        PermissionError: It is something else than a file, or somebody else's.
+        OSError: It cannot be opened.
+    """
+    descriptor = _beyond_streams(os.open(path, flags | _FLAGS, 0o600))
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        return descriptor
+    os.close(descriptor)
+    message = f"{path} is not a file of this user"
+    raise PermissionError(message)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Tell whether a path still leads to the file that a descriptor has open: it may have been deleted or replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
+def _beyond_streams(descriptor: int) -> int:
+    """Return a descriptor of the same file that is no standard stream's: those may be closed, and are set anew."""
+    if descriptor > _LAST_STREAM:
+        return descriptor
+    import fcntl  # noqa: PLC0415  # Windows, which has no journal, has no such module
+
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
+    finally:
+        os.close(descriptor)
