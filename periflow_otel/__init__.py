@@ -82,14 +82,20 @@ def init(
     _default = TrainingRun(total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step)
 
 
-def start_step() -> None:
-    """Begin the next step.
+def start_step(step: int | None = None) -> None:
+    """Begin a step.
+
+    Args:
+        step: Its number, from 1, where the loop has numbers of its own; some may be left out. One that is not beyond
+            the last step begins another attempt of the run: training went back. Default: one more than the last.
 
     Raises:
         NotInitializedError: ``init`` was not called.
         StepAlreadyStartedError: A step is open.
+        TypeError: ``step`` is not an integer.
+        ValueError: ``step`` is below 1.
     """
-    (_default or _uninitialized("start_step")).start_step()
+    (_default or _uninitialized("start_step")).start_step(step)
 
 
 def end_step() -> None:
@@ -102,38 +108,51 @@ def end_step() -> None:
     (_default or _uninitialized("end_step")).end_step()
 
 
-def train_step() -> StepContext:
+def train_step(step: int | None = None) -> StepContext:
     """Return a context manager that starts a step and ends it, also when the body raises; or a decorator.
+
+    Args:
+        step: Its number, as in ``start_step``.
 
     Raises:
         NotInitializedError: On entry, if ``init`` was not called.
         StepAlreadyStartedError: On entry, if a step is open.
+        TypeError: On entry: ``step`` is not an integer.
+        ValueError: On entry: ``step`` is below 1.
     """
-    return StepContext(start_step, _end_step)
+    return StepContext(start_step, _end_step, step)
 
 
-def metric(msg: Mapping[str, JSONValue]) -> None:
-    """Record values of the step that started last; see ``TrainingRun.metric``.
+def metric(msg: Mapping[str, JSONValue], step: int | None = None) -> None:
+    """Record values of a step; see ``TrainingRun.metric``.
 
     Args:
         msg: JSON values, or NumPy or tensor scalars, by name.
+        step: Number of the step that they belong to, 0 or more; it may be over for long. Default: the one that started
+            last.
 
     Raises:
         NotInitializedError: ``init`` was not called.
-        TypeError: A value is none of these; the message names its key.
-        ValueError: A key is longer than 256 characters, or the whole larger than 4 MiB.
+        TypeError: A value is none of these, and the message names its key; or ``step`` is not an integer.
+        ValueError: A key is longer than 256 characters, the whole larger than 4 MiB, or ``step`` below 0.
     """
-    (_default or _uninitialized("metric")).metric(msg)
+    (_default or _uninitialized("metric")).metric(msg, step)
 
 
-def upload_checkpoint() -> None:
-    """Announce that the checkpoint of the last step is complete. To be called on every rank.
+def upload_checkpoint(step: int | None = None) -> None:
+    """Announce that the checkpoint of a step is complete. To be called on every rank.
+
+    Args:
+        step: Number of the step that was saved, 0 or more: where a thread goes on to save while training goes on, it
+            is not the last. Default: the one that started last.
 
     Raises:
         NotInitializedError: ``init`` was not called.
-        CheckpointAlreadyUploadedError: It was announced before in this step.
+        CheckpointAlreadyUploadedError: It was announced before.
+        TypeError: ``step`` is not an integer.
+        ValueError: ``step`` is below 0.
     """
-    (_default or _uninitialized("upload_checkpoint")).upload_checkpoint()
+    (_default or _uninitialized("upload_checkpoint")).upload_checkpoint(step)
 
 
 def is_emergency_save() -> bool:

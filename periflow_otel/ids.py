@@ -51,8 +51,13 @@ def phase_span_id(run_id: str, attempt: int, rank: int, number: int) -> SpanId:
 
 
 def checkpoint_span_id(run_id: str, attempt: int, rank: int, step: int, save_type: str) -> SpanId:
-    """Return the id of the span of a checkpoint that was announced in an open step."""
+    """Return the id of the span of a checkpoint that does not leave with its step."""
     return _hash(f"{run_id}\0{attempt}\0checkpoint\0{rank}\0{step}\0{save_type}", 8)
+
+
+def metrics_span_id(run_id: str, attempt: int, rank: int, number: int) -> SpanId:
+    """Return the id of a span of values that were told to be of another step; ``number`` counts those."""
+    return _hash(f"{run_id}\0{attempt}\0metrics\0{rank}\0{number}", 8)
 
 
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:

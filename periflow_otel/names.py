@@ -40,9 +40,13 @@ RUN_SPAN: Final = Name("periflow.run", "The whole run of one rank; emitted when 
 RUN_START_SPAN: Final = Name("periflow.run.start", "A run of one rank has begun; emitted at once.")
 CHECKPOINT_SPAN: Final = Name(
     "periflow.checkpoint",
-    "Carries the upload event of a checkpoint that was announced inside a step that is still open.",
+    "Carries the upload event of a checkpoint that was announced inside a step that is still open, or told to be of "
+    "another step than the last.",
 )
-SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN)
+METRICS_SPAN: Final = Name(
+    "periflow.metrics", "Carries values that were told to be of another step than the last; below that step's span."
+)
+SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN)
 
 # Events
 CHECKPOINT_UPLOAD: Final = Name("periflow.checkpoint.upload", "A checkpoint is complete and should be uploaded.")

@@ -68,6 +68,14 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
     """Resource attributes, sorted by key."""
     orders: Orders = Orders()
 
+    def another_attempt(
+        self, attempt: int, started_unix_ns: int, initial_step: int, earlier: Earlier | None
+    ) -> "RankRun":
+        """Return the same rank of the same run in another attempt."""
+        return msgspec.structs.replace(
+            self, attempt=attempt, started_unix_ns=started_unix_ns, initial_step=initial_step, earlier=earlier
+        )
+
 
 class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """A step is over."""
@@ -85,6 +93,8 @@ class Metric(msgspec.Struct, frozen=True, array_like=True, tag=2):
     step: int
     time_unix_ns: int
     values: dict[str, Any]
+    during: int | None = None
+    """The step that had begun last, where the values were told to be of another one."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -96,6 +106,8 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     is_emergency: bool
     request_delay_ns: int | None = None
     """Time since the emergency save was asked for."""
+    during: int | None = None
+    """The step that had begun last, where the checkpoint was told to be of another one."""
 
 
 class Phase(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -164,8 +176,14 @@ def encode(record: Record) -> bytes:
     return payload
 
 
-def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any]) -> bytes:
+def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any], during: int | None = None) -> bytes:
     """Encode one call of ``pf.metric``; what the caller does to ``values`` later does not matter.
+
+    Args:
+        step: Step of the values.
+        time_unix_ns: When they were given.
+        values: Values by name.
+        during: The step that had begun last, if that is another.
 
     Raises:
         TypeError: A value is not a JSON value or a scalar, a key is not text, or ``values`` is not a mapping.
@@ -175,12 +193,12 @@ def encode_metric(step: int, time_unix_ns: int, values: Mapping[str, Any]) -> by
         if _SCALARS.issuperset(map(type, dict.values(values))) and (  # type: ignore[arg-type]  # no dict: TypeError
             _known_keys.issuperset(values) or _are_plain(values)
         ):
-            payload = _encode(Metric(step, time_unix_ns, values))  # type: ignore[arg-type]  # a dict, as just seen
+            payload = _encode(Metric(step, time_unix_ns, values, during))  # type: ignore[arg-type]  # a dict, as just seen
             if len(payload) <= MAX_RECORD_BYTES:
                 return payload
     except (TypeError, OverflowError, UnicodeEncodeError):
         pass  # The slow way either finds a way to record it or says what is wrong.
-    return encode(Metric(step, time_unix_ns, plain_mapping(values)))
+    return encode(Metric(step, time_unix_ns, plain_mapping(values), during))
 
 
 def _are_plain(keys: Iterable[object]) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ContextDecorator, contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_
 from periflow_otel.endings import call_at_exit, error_at_exit
 from periflow_otel.environ import Environ
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
-from periflow_otel.journal.control import Control, Request
+from periflow_otel.journal.control import ANY_STEP, Control, Request
 from periflow_otel.journal.cursors import delivered_sequence
 from periflow_otel.journal.emergency import request_save
 from periflow_otel.journal.folders import claim_journal, journal_folder, node_folder, run_folder
@@ -51,6 +52,8 @@ AGENT_CHECK_INTERVAL_NS: Final = 5_000_000_000
 """How often ``end_step`` looks whether the agent is alive."""
 _POLL_INTERVAL_S: Final = 0.005
 _STOP_TIMEOUT_S: Final = 1.0
+_KNOWN_CHECKPOINTS: Final = 100
+"""How many of the last checkpoints are known, to tell when one is announced twice."""
 _UNFINISHED: Final = "unfinished"
 """Why a step is not complete that was open when its run was ended."""
 
@@ -104,6 +107,7 @@ class TrainingRun:
         self.folder: Path = node_folder(run_folder(settings.state_dir, self.run_id))
         """Where the journals of this run are, on this node."""
         self._journal_folder = self.folder
+        self._ended_journals: list[tuple[Path, int]] = []
         self._has_journal = False
         log = None
         attempt = None if identity.restarts is None else identity.restarts + 1
@@ -137,7 +141,8 @@ class TrainingRun:
         self._standing_span = StandingSpan(self._identify_open_step)
         self._span: OpenSpan | None = None
         self._phases = itertools.count(1)
-        self._checkpoint_step: int | None = None
+        self._checkpoint_steps: deque[int] = deque(maxlen=_KNOWN_CHECKPOINTS)
+        self._save_step: int | None = None
         self._has_warned_of_checkpoint_dir = False
         self._is_over = False
         self._last_error = getattr(sys, "last_value", None)
@@ -158,26 +163,55 @@ class TrainingRun:
         """Open the journal, the control word and the agent; without them training goes on all the same."""
         from periflow_otel.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
 
-        self._journal = JournalWriter(self._journal_folder, self.info, max_bytes=self._settings.journal_max_bytes)
-        self._has_journal = self._journal_folder.is_dir()
+        self._open_journal()
         self._launcher = AgentLauncher(self.folder, self._settings.agent, self._environ)
         try:
             self._control = Control(self.folder)
         except OSError as error:
             _log.warning("no emergency save can be asked for: %s (%s)", self.folder, error.strerror)
 
-    def start_step(self) -> None:
-        """Begin the next step.
+    def _open_journal(self) -> None:
+        self._journal = JournalWriter(self._journal_folder, self.info, max_bytes=self._settings.journal_max_bytes)
+        self._has_journal = self._journal_folder.is_dir()
+
+    def _begin_attempt(self, done: int) -> None:
+        """Go on as another attempt, in which ``done`` steps are done: ids and sums of the old one stay its own."""
+        attempt, sequence = self.info.attempt + 1, self._end_journal(None)
+        if self._launcher is not None:
+            self._ended_journals.append((self._journal_folder, sequence))
+            attempt, self._journal_folder = _claim_journal(self.folder, self.info.rank, attempt)
+        earlier = find_earlier(self.folder.parent, self.info.rank, attempt)
+        self.info = self.info.another_attempt(attempt, self._time_ns(), done, earlier)
+        self._step, self._save_step = done, None
+        self._checkpoint_steps.clear()
+        if self._launcher is not None:
+            self._open_journal()
+
+    def start_step(self, step: int | None = None) -> None:
+        """Begin a step.
+
+        Args:
+            step: Its number, from 1, where the loop has numbers of its own; some may be left out. One that is not
+                beyond the last step begins another attempt of the run: training went back. Default: one more than
+                the last.
 
         Raises:
             StepAlreadyStartedError: A step is open.
+            TypeError: ``step`` is not an integer.
+            ValueError: ``step`` is below 1.
         """
         if self._started_ns is not None:
             if self._is_over:
                 return
             message = f"start_step() was called in step {self._step}, which has not ended; call end_step() first"
             raise StepAlreadyStartedError(message)
-        self._step = step = self._step + 1
+        if step is None:
+            step = self._step + 1
+        else:
+            step = startup.step_number(step, least=1)
+            if step <= self._step:
+                self._begin_attempt(step - 1)
+        self._step = step
         self._started_unix_ns = now = self._time_ns()
         self._journal.begin_step(step, now)
         if not self._standing_span.is_current():
@@ -208,52 +242,74 @@ class TrainingRun:
         if now_ns > self._agent_check_due_ns:
             self._ensure_agent()
 
-    def train_step(self) -> "StepContext":
+    def train_step(self, step: int | None = None) -> "StepContext":
         """Return a context manager that starts a step and ends it, also when the body raises.
+
+        Args:
+            step: Its number, as in ``start_step``.
 
         Raises:
             StepAlreadyStartedError: On entry, if a step is open.
+            TypeError: On entry: ``step`` is not an integer.
+            ValueError: On entry: ``step`` is below 1.
         """
-        return StepContext(self.start_step, self.end_step)
+        return StepContext(self.start_step, self.end_step, step)
 
-    def metric(self, msg: Mapping[str, JSONValue]) -> None:
-        """Record values of the step that started last.
+    def metric(self, msg: Mapping[str, JSONValue], step: int | None = None) -> None:
+        """Record values of a step.
 
         Args:
             msg: JSON values, or NumPy or tensor scalars, by name. Encoded before this returns: what happens to it
                 later does not matter. A tensor on a GPU is fetched, which waits for the GPU; NaN and infinities are
                 kept.
+            step: Number of the step that they belong to, 0 or more; it may be over for long. Default: the one that
+                started last.
 
         Raises:
-            TypeError: A value is none of these; the message names its key.
-            ValueError: A key is longer than 256 characters, or the whole larger than 4 MiB.
+            TypeError: A value is none of these, and the message names its key; or ``step`` is not an integer.
+            ValueError: A key is longer than 256 characters, the whole larger than 4 MiB, or ``step`` below 0.
         """
-        self._journal.append(encode_metric(self._step, self._time_ns(), msg))
+        during = None
+        if step is None:
+            step = self._step
+        else:
+            step = startup.step_number(step, least=0)
+            if step != self._step:
+                during = self._step
+        self._journal.append(encode_metric(step, self._time_ns(), msg, during))
 
-    def upload_checkpoint(self) -> None:
-        """Announce that the checkpoint of the last step is complete. To be called on every rank.
+    def upload_checkpoint(self, step: int | None = None) -> None:
+        """Announce that the checkpoint of a step is complete. To be called on every rank.
+
+        Args:
+            step: Number of the step that was saved, 0 or more: where a thread goes on to save while training goes on,
+                it is not the last. Default: the one that started last.
 
         Raises:
-            CheckpointAlreadyUploadedError: It was announced before in this step.
+            CheckpointAlreadyUploadedError: It was announced before.
+            TypeError: ``step`` is not an integer.
+            ValueError: ``step`` is below 0.
         """
+        current = self._step
+        step = current if step is None else startup.step_number(step, least=0)
         if self._is_over:
             return
         if self.info.mode == "cloud" and not self._environ.get(names.CKPT_DIR):
             self._warn_of_checkpoint_dir()
             return
-        request = self._open_request()
+        request = self._open_request(step)
         # In an emergency, a step that was saved already is saved again.
-        if self._checkpoint_step == self._step and request is None:
-            message = f"upload_checkpoint() was called twice in step {self._step}; once per step is enough"
+        if step in self._checkpoint_steps and request is None:
+            message = f"upload_checkpoint() was called twice in step {step}; once per step is enough"
             raise CheckpointAlreadyUploadedError(message)
-        self._checkpoint_step = self._step
+        self._checkpoint_steps.append(step)
         now, delay_ns = self._time_ns(), None
         if request is not None:
-            self._answered_request = request.number
+            self._answered_request, self._save_step = request.number, None
             delay_ns = max(0, now - request.unix_ns)
-        is_open = self._started_ns is not None
-        self._journal.append(encode(Checkpoint(self._step, now, is_open, request is not None, delay_ns)))
-        self._journal.note_checkpoint(self._step)
+        is_open, during = self._started_ns is not None, None if step == current else current
+        self._journal.append(encode(Checkpoint(step, now, is_open, request is not None, delay_ns, during)))
+        self._journal.note_checkpoint(max(self._checkpoint_steps))
         self._journal.ask_for_delivery()
         self._ensure_agent()
 
@@ -262,7 +318,10 @@ class TrainingRun:
 
         The ``upload_checkpoint`` that answers the request clears it.
         """
-        return self._open_request() is not None
+        if self._open_request(self._step) is None:
+            return False
+        self._save_step = self._save_step or self._step
+        return True
 
     @contextmanager
     def span(self, name: str, /, **attributes: JSONValue) -> Iterator[None]:
@@ -344,12 +403,14 @@ class TrainingRun:
     def _identify_open_step(self) -> SpanIdentity | None:
         return None if self._started_ns is None or self._is_over else self._identify(self._step, 0)
 
-    def _open_request(self) -> Request | None:
-        """Return the request for an emergency save at this step that no checkpoint has answered."""
+    def _open_request(self, step: int) -> Request | None:
+        """Return the request for an emergency save that a checkpoint of a step would answer, and none has."""
         if self._control is None or self._control.number() == self._answered_request:
             return None
         request = self._control.last()
-        return request if request.is_for(self._step) else None
+        if step < (self._save_step or self._step) and request.step == ANY_STEP:  # saved before it was asked for
+            return None
+        return request if request.is_for(step) else None
 
     def _wait_for_delivery(self, sequence: int, timeout_s: float | None) -> bool:
         if self._launcher is None:  # nothing is recorded
@@ -359,11 +420,16 @@ class TrainingRun:
         if not self._launcher.ensure():
             return False
         deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
-        while delivered_sequence(self._journal_folder, self._settings.awaited) < sequence:
+        while not self._is_delivered(sequence):
             if not time.monotonic() < deadline_s:
                 return False
             time.sleep(_POLL_INTERVAL_S)
         return True
+
+    def _is_delivered(self, sequence: int) -> bool:
+        """Tell whether everything of the attempts before is delivered, and of this one up to ``sequence``."""
+        journals = (*self._ended_journals, (self._journal_folder, sequence))
+        return all(delivered_sequence(folder, self._settings.awaited) >= count for folder, count in journals)
 
     def _ensure_agent(self) -> None:
         self._agent_check_due_ns = self._monotonic_ns() + AGENT_CHECK_INTERVAL_NS
@@ -405,27 +471,35 @@ class TrainingRun:
         # From here on start_step() finds a step open and end_step() finds none; both then see that all is over.
         self._standing_span.leave()
         self._started_ns, self._control = 0, None
-        self._journal.append(encode(RunFinished(self._time_ns(), error)))
-        self._journal.ask_for_delivery()
-        sequence = self._journal.sequence
-        self._journal.close()
+        sequence = self._end_journal(error)
         is_delivered = self._wait_for_delivery(sequence, timeout_s)
         if self._launcher is not None:
             self._launcher.stop(_STOP_TIMEOUT_S)
         return is_delivered
 
+    def _end_journal(self, error: str | None) -> int:
+        """Write the last record, and return how many there are."""
+        self._journal.append(encode(RunFinished(self._time_ns(), error)))
+        self._journal.ask_for_delivery()
+        sequence = self._journal.sequence
+        self._journal.close()
+        return sequence
+
 
 class StepContext(ContextDecorator):
     """Starts a step and ends it, also when the body raises. Works as a decorator too, and any number of times."""
 
-    def __init__(self, start_step: Callable[[], None], end_step: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, start_step: Callable[[int | None], None], end_step: Callable[[str | None], None], step: int | None
+    ) -> None:
         """Prepare; nothing is started yet."""
         self._start_step = start_step
         self._end_step = end_step
+        self._step = step
 
     def __enter__(self) -> None:
         """Start a step."""
-        self._start_step()
+        self._start_step(self._step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -43,6 +43,26 @@ def initial_step(environ: Environ, given: object, *, is_cloud: bool) -> int:
     return steps
 
 
+def step_number(given: object, *, least: int) -> int:
+    """Return the number of a step that the caller has told.
+
+    Raises:
+        TypeError: It is not an integer.
+        ValueError: It is below ``least``, or beyond all sense.
+    """
+    try:
+        number = operator.index(given)  # type: ignore[arg-type]  # what has none raises
+    except TypeError:
+        number = None
+    if number is None or isinstance(given, bool):
+        message = f"the step is {given!r}, which is not an integer; give its number"
+        raise TypeError(message)
+    if not least <= number <= _MAX_STEP:
+        message = f"the step is {number}; give its number, {least} or more: the first step is 1"
+        raise ValueError(message)
+    return number
+
+
 def target_step(given: object, initial_step: int, *, is_cloud: bool) -> int | None:
     """Return the number of the last step; in local mode a value that makes no sense is ignored, as ever.
 

@@ -119,9 +119,15 @@ class Recorder:
         self._open.pop()
         self.inputs.append(Phase(name, number, parent, step, started_ns, self.now_ns - started_ns, error, attributes))
 
-    def metric(self, values: Mapping[str, Any]) -> None:
-        """Record values."""
-        self.inputs.append(Metric(self.step_number, self.now_ns, dict(values)))
+    def metric(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Record values, perhaps of another step."""
+        during = None if step in (None, self.step_number) else self.step_number
+        self.inputs.append(Metric(self.step_number if step is None else step, self.now_ns, dict(values), during))
+
+    def checkpoint_of(self, step: int) -> None:
+        """Announce the checkpoint of another step."""
+        is_open = self._started_ns is not None
+        self.inputs.append(Checkpoint(step, self.now_ns, is_open, is_emergency=False, during=self.step_number))
 
     def checkpoint(self, request_delay_ns: int | None = None) -> None:
         """Announce a checkpoint, once per step; one that was asked for has a delay."""
@@ -155,7 +161,8 @@ VALUES = st.one_of(
 )
 _ERRORS = st.sampled_from([None, None, None, "ValueError"])
 _WORK = st.tuples(st.just("work"), st.integers(0, 3 * S))
-_METRIC = st.tuples(st.just("metric"), st.dictionaries(st.sampled_from(["loss", "lr", "acc"]), VALUES, max_size=3))
+_VALUES_BY_KEY = st.dictionaries(st.sampled_from(["loss", "lr", "acc"]), VALUES, max_size=3)
+_METRIC = st.tuples(st.just("metric"), _VALUES_BY_KEY) | st.tuples(st.just("metric"), _VALUES_BY_KEY, st.integers(0, 9))
 _CHECKPOINT = st.tuples(st.just("checkpoint"))
 _NAMES = st.sampled_from(["load", "evaluate", "save"])
 

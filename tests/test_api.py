@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 from recorded import default_run, journal_of, metrics_of, recorded, records_of, run_script
 from training import CLOUD
@@ -356,6 +357,86 @@ def test_end_step_waits_for_nobody():
     pf.start_step()
     pf.end_step()
     assert recorded(default_run(), StepEnded)
+
+
+# Steps that are told
+
+
+@both_modes
+def test_a_step_has_the_number_that_it_is_told():
+    """Later ones count on from it, and some may be left out; NumPy's integers do as well."""
+    pf.init(100)
+    for step in (3, np.int64(7), None):
+        with pf.train_step(step):
+            pass
+    pf.start_step(20)
+    pf.end_step()
+    assert [each.step for each in recorded(default_run(), StepEnded)] == [3, 7, 8, 20]
+
+
+TOLD: dict[str, Callable[[Any], object]] = {
+    "start_step": pf.start_step,
+    "train_step": lambda step: pf.train_step(step).__enter__(),
+    "metric": lambda step: pf.metric({"loss": 1.0}, step=step),
+    "upload_checkpoint": pf.upload_checkpoint,
+}
+
+
+@both_modes
+@pytest.mark.parametrize("call", TOLD)
+@pytest.mark.parametrize("given", [1.0, "3", True, [1]])
+def test_a_told_step_that_is_not_an_integer_raises(call: str, given: Any):
+    """And records nothing."""
+    pf.init(10)
+    with pytest.raises(TypeError, match=f"^{re.escape(f'the step is {given!r}, which is not an integer; give its')}"):
+        TOLD[call](given)
+    pf.start_step()
+    assert records_of(default_run()) == []
+
+
+@both_modes
+@pytest.mark.parametrize(
+    ("call", "least"), [("start_step", 1), ("train_step", 1), ("metric", 0), ("upload_checkpoint", 0)]
+)
+def test_a_told_step_that_is_too_small_raises(call: str, least: int):
+    """Steps count from 1; 0 is what comes before the first."""
+    pf.init(10)
+    message = f"the step is {least - 1}; give its number, {least} or more: the first step is 1"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        TOLD[call](least - 1)
+    TOLD[call](least)
+
+
+@both_modes
+def test_a_metric_may_be_of_another_step():
+    """Of one that is over, or is yet to come; the record tells when it was told so."""
+    pf.init(10)
+    for _ in range(3):
+        with pf.train_step():
+            pass
+    for step in (1, 3, 9, None):
+        pf.metric({"loss": 0.5}, step=step)
+    assert [(each.step, each.during) for each in recorded(default_run(), Metric)] == [
+        (1, 3),
+        (3, None),
+        (9, 3),
+        (3, None),
+    ]
+
+
+@both_modes
+def test_a_checkpoint_may_be_of_another_step():
+    """One that a thread goes on to write while training goes on; each is announced once."""
+    pf.init(10)
+    for _ in range(5):
+        with pf.train_step():
+            pass
+    for step in (4, 2):
+        pf.upload_checkpoint(step)
+        with pytest.raises(pf.CheckpointAlreadyUploadedError, match=rf"twice in step {step};"):
+            pf.upload_checkpoint(step=step)
+    pf.upload_checkpoint()
+    assert [(each.step, each.during) for each in recorded(default_run(), Checkpoint)] == [(4, 5), (2, 5), (5, None)]
 
 
 # Metrics

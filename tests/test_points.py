@@ -349,6 +349,19 @@ def test_exemplars_lead_to_the_step():
     assert found[9].time_unix_ns == recorder.now_ns
 
 
+def test_a_value_that_is_told_of_another_step_leads_to_that():
+    """By an exemplar: the time of its point lies in the step that was going on."""
+    recorder = run_of(1, 1)
+    recorder.metric({"loss": 0.5}, step=1)
+    recorder.metric({"loss": 0.25})
+    told, other = user_points(translate(recorder.inputs, make_run(rank=3)))
+    assert (told.value, told.time_unix_ns) == (0.5, recorder.now_ns // MS * MS)
+    [exemplar] = told.exemplars
+    assert (exemplar.value, exemplar.time_unix_ns) == (0.5, told.time_unix_ns)
+    assert (exemplar.trace_id, exemplar.span_id) == (ids.step_trace_id("run", 1, 1), ids.step_span_id("run", 1, 1, 3))
+    assert other.exemplars == ()
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 def test_exemplars_lead_only_to_steps_that_are_kept(ratio: float):
     """The slow step and the one with an error are kept, and others as the ratio says."""

@@ -463,6 +463,60 @@ def test_all_ranks_of_a_node_see_a_request_and_answer_for_themselves(begin: Begi
     assert [rank.is_emergency_save() for rank in ranks] == [False, True]
 
 
+def test_a_checkpoint_from_before_a_request_does_not_answer_it(begin: Begin):
+    """One that a thread finishes to write; that of the step in which training was told does."""
+    run = begin(10)
+    for _ in range(2):
+        with run.train_step():
+            pass
+    Control(run.folder).request(ANY_STEP)
+    run.upload_checkpoint(step=1)
+    assert run.is_emergency_save()
+    with run.train_step():
+        pass
+    run.upload_checkpoint(step=2)
+    assert not run.is_emergency_save()
+    assert [(each.step, each.is_emergency) for each in recorded(run, Checkpoint)] == [(1, False), (2, True)]
+
+
+# Steps that are told
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_step_that_goes_back_begins_another_attempt(begin: Begin, step: int):
+    """So ids are never given twice, and it is known what was done again."""
+    run = begin(10)
+    for each in (2, 3):
+        with run.train_step(each):
+            pass
+    run.upload_checkpoint()
+    first = run.info
+    with run.train_step(step):
+        run.metric({"loss": 1.0})
+    run.upload_checkpoint(step)
+    assert (run.run_id, run.info.attempt, run.info.initial_step) == (first.run_id, 2, step - 1)
+    assert run.info.earlier is not None
+    assert (run.info.earlier.attempt, run.info.earlier.last_step, run.info.earlier.last_checkpoint) == (1, 3, 3)
+    before = read_all(journal_folder(run.folder, 1, 0)).records
+    assert [each.step for each in before if isinstance(each, StepEnded)] == [2, 3]
+    assert isinstance(before[-1], RunFinished)
+    assert before[-1].error is None
+    assert [each.step for each in records_of(run)] == [step, step, step]  # type: ignore[union-attr]
+
+
+def test_an_attempt_that_was_left_is_delivered_too(begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Before ``shutdown`` says that everything is."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "thread")
+    run = begin(10, tmp_path / "train.log")
+    for attempt in range(3):
+        with run.train_step(1):
+            pass
+        run.metric({"attempt": attempt})
+    assert run.shutdown(30)
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert sorted(lines) == ['{"attempt": 0}', '{"attempt": 1}', '{"attempt": 2}']
+
+
 # Where the journal is
 
 

@@ -277,6 +277,54 @@ def test_a_checkpoint_in_an_open_step_leaves_at_once_and_once():
     assert (carrier.parent_span_id, step.events) == (step.span_id, ())
 
 
+def test_what_is_told_of_another_step_leaves_at_once_below_that():
+    """Values and a checkpoint, of a step that is over or yet to come; the span of the step in between has neither."""
+    recorder = Recorder()
+    for _ in range(3):
+        with recorder.step():
+            recorder.work(S)
+    before = len(translate(recorder.inputs))
+    recorder.metric({"late": math.nan}, step=1)
+    recorder.metric({"early": 1}, step=5)
+    recorder.checkpoint_of(2)
+    late, early, checkpoint = translate(recorder.inputs)[before:]
+    for told, name, step in ((late, "metrics", 1), (early, "metrics", 5), (checkpoint, "checkpoint", 2)):
+        assert told.name == f"periflow.{name}"
+        assert told.trace_id == ids.step_trace_id("run", 1, step)
+        assert told.parent_span_id == ids.step_span_id("run", 1, step, 0)
+        assert told.attributes["periflow.step"] == step
+    assert late.span_id != early.span_id
+    assert late.attributes["periflow.metric.late"] == "NaN"
+    assert late.attributes["periflow.metric.nonfinite"] == ["late"]
+    assert [each.attributes["periflow.step"] for each in checkpoint.events] == [2]
+    recorder.finish()
+    held = steps(translate(recorder.inputs))[-1]
+    assert (held.events, "periflow.metric.late" in held.attributes) == ((), False)
+
+
+def test_what_is_told_of_a_step_that_is_sampled_out_goes_with_it():
+    """Counted, as it is."""
+    recorder = one_step()
+    recorder.metric({"late": 1.0}, step=0)
+    recorder.finish()
+    spans, dropped = sampled(recorder, make_run(sampling_ratio=0.0))
+    assert named("periflow.metrics", spans) == []
+    assert dropped == {"sampled_out": 2}
+
+
+def test_the_last_checkpoint_is_that_of_the_latest_step():
+    """Threads may finish in another order than they began."""
+    recorder = Recorder()
+    for _ in range(4):
+        with recorder.step():
+            recorder.work(S)
+    recorder.checkpoint_of(3)
+    recorder.checkpoint_of(2)
+    recorder.finish()
+    [run] = named("periflow.run", translate(recorder.inputs))
+    assert run.attributes["periflow.run.last_checkpoint"] == 3
+
+
 @pytest.mark.parametrize("initial_step", [0, 7])
 def test_a_checkpoint_before_the_first_step_belongs_to_the_run(initial_step: int):
     """There is no step to be a child of."""
@@ -676,7 +724,7 @@ def test_spans_do_not_depend_on_when_the_agent_looks(script: Script, ratio: floa
 @settings(deadline=None)
 @given(SCRIPTS)
 def test_every_record_has_its_one_span(script: Script):
-    """Each step, phase and checkpoint is shown once, ids are unique, and every parent but rank 0's is there."""
+    """Each is shown once, ids are unique, and every parent is there but that of values of a step that never came."""
     recorder = Recorder()
     play(script, recorder)
     recorder.finish()
@@ -684,8 +732,12 @@ def test_every_record_has_its_one_span(script: Script):
     kinds = [type(each).__name__ for each in recorder.inputs]
     events = [event.name for span in spans for event in span.events]
     assert len(steps(spans)) == kinds.count("StepEnded")
-    assert len(spans) - len(steps(spans)) - len(named("periflow.checkpoint", spans)) - 1 == kinds.count("Phase")
+    told = [each for each in recorder.inputs if isinstance(each, Metric) and each.during is not None]
+    assert len(named("periflow.metrics", spans)) == len(told)
+    others = len(steps(spans)) + len(named("periflow.checkpoint", spans)) + len(told) + 1
+    assert len(spans) - others == kinds.count("Phase")
     assert events.count("periflow.checkpoint.upload") == kinds.count("Checkpoint")
     owners = {span.span_id: span.trace_id for span in spans}
     assert len(owners) == len(spans)
-    assert all(owners[span.parent_span_id] == span.trace_id for span in spans if span.parent_span_id)
+    children = [span for span in spans if span.parent_span_id and span.name != "periflow.metrics"]
+    assert all(owners[span.parent_span_id] == span.trace_id for span in children if span.parent_span_id)

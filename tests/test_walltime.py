@@ -118,6 +118,18 @@ def test_saving_is_from_the_record_before_to_the_checkpoint():
     assert seconds(recorder) == {"step": 5, "gap": 1, "checkpoint": 4}
 
 
+def test_a_checkpoint_of_another_step_took_no_time():
+    """A thread has saved it while training went on."""
+    recorder = Recorder()
+    for _ in range(2):
+        with recorder.step():
+            recorder.work(5 * S)
+    recorder.work(4 * S)
+    recorder.checkpoint_of(1)
+    recorder.finish()
+    assert seconds(recorder) == {"step": 10, "gap": 4}
+
+
 def test_saving_within_a_step_is_a_part_of_the_step():
     """An open step has all of its time."""
     recorder = Recorder()

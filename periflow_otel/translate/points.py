@@ -158,15 +158,16 @@ class PointTranslator:
 
     def _add_values(self, record: Metric) -> None:
         time_ms = record.time_unix_ns // _MS
+        told_step = None if record.during is None else record.step
         for key, value in record.values.items():
             if isinstance(value, float):
-                self._add_value(key, value, time_ms)
+                self._add_value(key, value, time_ms, told_step)
             elif isinstance(value, int):
-                self._add_value(key, number(value), time_ms)
+                self._add_value(key, number(value), time_ms, told_step)
         self.state.wall_time.note(record.time_unix_ns)
         self.state.last_unix_ns = max(self.state.last_unix_ns, record.time_unix_ns)
 
-    def _add_value(self, key: str, value: float, time_ms: int) -> None:
+    def _add_value(self, key: str, value: float, time_ms: int, told_step: int | None) -> None:
         state = self.state
         previous_ms = state.last_ms.get(key, 0)
         if not previous_ms and len(state.last_ms) >= MAX_KEYS:
@@ -179,7 +180,9 @@ class PointTranslator:
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = (names.user_instrument(key), ((names.METRIC_KEY, key), *self._rank))
-        self._points.append(Point(stream[0], stream[1], time_ms * _MS, value))
+        # The time places a value on the step that was going on; where it is of another one, an exemplar does.
+        exemplars = () if told_step is None else (self._exemplar(told_step, time_ms * _MS, value),)
+        self._points.append(Point(stream[0], stream[1], time_ms * _MS, value, exemplars=exemplars))
 
     def _end_step(self, record: StepEnded) -> None:
         state = self.state
@@ -210,7 +213,7 @@ class PointTranslator:
     def _add_checkpoint(self, record: Checkpoint) -> None:
         kind = save_type(record)
         self.state.uploads[kind] = self.state.uploads.get(kind, 0) + 1
-        self.state.last_checkpoint = record.step
+        self.state.last_checkpoint = max(record.step, self.state.last_checkpoint or 0)
         self.state.wall_time.end_checkpoint(record)
         self._seen(record.time_unix_ns)
 
@@ -266,16 +269,12 @@ class PointTranslator:
                 )
 
     def _exemplars(self) -> list[Exemplar]:
+        return [self._exemplar(*example) for example in self.state.examples.values()]
+
+    def _exemplar(self, step: int, time_unix_ns: int, value: float) -> Exemplar:
         run = self._run
-        return [
-            Exemplar(
-                end_unix_ns,
-                duration_s,
-                ids.step_trace_id(run.run_id, run.attempt, step),
-                ids.step_span_id(run.run_id, run.attempt, step, run.rank),
-            )
-            for step, end_unix_ns, duration_s in self.state.examples.values()
-        ]
+        trace_id = ids.step_trace_id(run.run_id, run.attempt, step)
+        return Exemplar(time_unix_ns, value, trace_id, ids.step_span_id(run.run_id, run.attempt, step, run.rank))
 
     @property
     def _snapshot_unix_ns(self) -> int:

@@ -45,6 +45,8 @@ class SpanState(msgspec.Struct, array_like=True):
     ended_step: int = 0
     last_end_unix_ns: int = 0
     steps: int = 0
+    told: int = 0
+    """How many metrics were told to be of another step."""
     last_checkpoint: int | None = None
     dropped: dict[str, int] = {}
     sampler: SamplerState = msgspec.field(default_factory=SamplerState)
@@ -142,10 +144,26 @@ class SpanTranslator:
                 draft.gap_ns = max(0, record.start_unix_ns - self.state.last_end_unix_ns)
 
     def _add_values(self, record: Metric) -> None:
-        draft = self._draft(record.step)
-        if draft is None:
+        if record.during is not None:
+            self._add_told_values(record, record.during)
             return
-        for key, value in record.values.items():
+        draft = self._draft(record.step)
+        if draft is not None:
+            self._put(record.values, draft)
+
+    def _add_told_values(self, record: Metric, during: int) -> None:
+        self._draft(during)
+        self.state.told += 1
+        if ids.is_sampled(self._step_trace_id(record.step), self._run.orders.sampling_ratio):
+            draft = StepDraft(record.step)
+            self._put(record.values, draft)
+            self._spans.append(self._metrics_span(draft, record.time_unix_ns))
+        else:
+            self._drop(SAMPLED_OUT, 1)
+
+    def _put(self, values: dict[str, Any], draft: StepDraft) -> None:
+        """Put the user's values where the span of a step is drafted."""
+        for key, value in values.items():
             if value is None or isinstance(value, list | dict):
                 continue
             name = _attribute_name(key)
@@ -157,8 +175,11 @@ class SpanTranslator:
                 draft.nonfinite[key] = None
 
     def _add_checkpoint(self, record: Checkpoint) -> None:
-        self.state.last_checkpoint = record.step
-        draft = self._draft(record.step)
+        self.state.last_checkpoint = max(record.step, self.state.last_checkpoint or 0)
+        draft = self._draft(record.step if record.during is None else record.during)
+        if record.during is not None:
+            self._spans.append(self._checkpoint_span(record))
+            return
         if draft and draft.ended:
             self._release(draft, record)  # at once: the upload waits for this event
             return
@@ -217,11 +238,9 @@ class SpanTranslator:
         self, draft: StepDraft, ended: StepEnded, trace_id: ids.TraceId, checkpoint: Checkpoint | None
     ) -> Span:
         run = self._run
-        attributes: dict[str, AttributeValue] = {**draft.values, names.STEP: draft.step, **self._who}
+        attributes = self._attributes_of(draft)
         if draft.gap_ns is not None:
             attributes[names.GAP] = draft.gap_ns / 1e9
-        if draft.nonfinite:
-            attributes[names.NONFINITE] = list(draft.nonfinite)
         end_unix_ns = ended.start_unix_ns + ended.duration_ns
         return Span(
             name=names.STEP_SPAN,
@@ -235,6 +254,26 @@ class SpanTranslator:
             + ((self._checkpoint_event(checkpoint),) if checkpoint else ()),
             links=self._links,
             error=ended.error,
+        )
+
+    def _attributes_of(self, draft: StepDraft) -> dict[str, AttributeValue]:
+        attributes: dict[str, AttributeValue] = {**draft.values, names.STEP: draft.step, **self._who}
+        if draft.nonfinite:
+            attributes[names.NONFINITE] = list(draft.nonfinite)
+        return attributes
+
+    def _metrics_span(self, draft: StepDraft, time_unix_ns: int) -> Span:
+        """Carry values of a step whose own span may have left, or is yet to come."""
+        run = self._run
+        trace_id, parent = self._owner(draft.step if draft.step > run.initial_step else None)
+        return Span(
+            name=names.METRICS_SPAN,
+            trace_id=trace_id,
+            span_id=ids.metrics_span_id(run.run_id, run.attempt, run.rank, self.state.told),
+            parent_span_id=parent,
+            start_unix_ns=time_unix_ns,
+            end_unix_ns=time_unix_ns,
+            attributes=self._attributes_of(draft),
         )
 
     def _phase_span(self, record: Phase) -> Span:
@@ -259,7 +298,7 @@ class SpanTranslator:
         )
 
     def _checkpoint_span(self, record: Checkpoint) -> Span:
-        """Carry the event of a checkpoint that was announced in an open step, or before the first."""
+        """Carry the event of a checkpoint that was announced in an open step, before the first, or for another."""
         run = self._run
         trace_id, parent = self._owner(record.step if record.step > run.initial_step else None)
         return Span(

@@ -59,8 +59,11 @@ class WallTime(msgspec.Struct, array_like=True):
         self.noted_unix_ns = unix_ns
 
     def end_checkpoint(self, record: Checkpoint) -> None:
-        """Count the time since the record before as saving; within an open step it is a part of that."""
-        if record.is_step_open:
+        """Count the time since the record before as saving; within an open step it is a part of that.
+
+        Training did not wait for a checkpoint that was told to be of another step.
+        """
+        if record.is_step_open or record.during is not None:
             return
         self._advance(self.noted_unix_ns, None)
         self._spend(CHECKPOINT, record.time_unix_ns)
