@@ -179,7 +179,7 @@ def test_a_whole_frame_that_is_no_record_costs_itself_alone(tmp_path: Path):
         b"\x92\x63\x01",
         encode(StepEnded("one", 1, 1)),  # type: ignore[arg-type]
         metric + b"\xd4\x02\xff",  # text in no encoding
-        metric + b"\x91" * 3000 + b"\xc0",  # a list in a list in a list
+        metric + b"\x91" * 100_000 + b"\xc0",  # a list in a list in a list
     ):
         writer.append(payload)
     writer.append(numbered(5))
