@@ -862,6 +862,22 @@ def test_the_certificate_of_ones_own_authority_is_accepted(protocol: Protocol, a
 
 
 @over_both
+def test_an_authority_that_does_not_state_its_usage_is_accepted(protocol: Protocol, tmp_path: Path):
+    """Also by Pythons that refuse it by themselves: many private authorities are older than the rule."""
+    authority = Authority(tmp_path / "old", states_usage=False)
+    with receiving(protocol, tls=server_tls(protocol, authority)) as receiver:
+        assert outcome_of(receiver, protocol, certificate=str(authority.certificate)) == Outcome(2)
+
+
+@over_both
+def test_an_authority_may_be_trusted_without_the_one_above(protocol: Protocol, authority: Authority, tmp_path: Path):
+    """The file may name the one that issued the certificate alone."""
+    below = Authority(tmp_path / "below", authority)
+    with receiving(protocol, tls=server_tls(protocol, below)) as receiver:
+        assert outcome_of(receiver, protocol, certificate=str(below.certificate)) == Outcome(2)
+
+
+@over_both
 def test_an_unknown_authority_is_refused(protocol: Protocol, authority: Authority, tmp_path: Path):
     """The data is kept until somebody mends it, and the receiver gets none of it."""
     other = Authority(tmp_path / "other")
