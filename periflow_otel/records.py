@@ -33,8 +33,6 @@ class Orders(msgspec.Struct, frozen=True):
 
     consumers: tuple[str, ...] = ()
     """Every one of these must have delivered a record before the journal may forget it."""
-    local_log: str | None = None
-    """Absolute path of the metric log; the OTLP JSON files stand beside it. None in cloud mode."""
     destination: str = ""
     """Where the network exporters are to send, by a name that does not tell; empty if there are none."""
     sampling_ratio: float = 1.0
@@ -54,6 +52,8 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
     """Number of ranks on this node."""
     mode: str
     """``local`` or ``cloud``."""
+    local_log: str | None = None
+    """Absolute path of the metric log; the OTLP JSON files stand beside it. None in cloud mode."""
     process: Process
     started_unix_ns: int
     initial_step: int

@@ -124,6 +124,7 @@ class TrainingRun:
             node_rank=identity.node_rank,
             world_size=identity.world_size,
             mode="cloud" if settings.is_cloud else "local",
+            local_log=log,
             process=Process.current(),
             started_unix_ns=self._time_ns(),
             initial_step=initial,
@@ -131,7 +132,7 @@ class TrainingRun:
             local_world_size=identity.local_world_size,
             traceparent=settings.traceparent,
             resource=startup.resource(settings),
-            orders=Orders(settings.consumers, log, settings.destination, settings.sampling_ratio),
+            orders=Orders(settings.consumers, settings.destination, settings.sampling_ratio),
             earlier=find_earlier(self.folder.parent, identity.rank, attempt or 1),
         )
         """Who this process is."""

@@ -145,7 +145,7 @@ def test_training_begins_a_run_and_ends_it(captured: testing.Captured, make_trai
     trainer.train()
     assert not pf.is_initialized()
     assert [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)] == ["finished"]
-    assert [Path(run.orders.local_log or "").name for run in captured.runs] == ["trained.log"]
+    assert [Path(run.local_log or "").name for run in captured.runs] == ["trained.log"]
 
 
 def test_the_run_of_the_script_is_used(captured: testing.Captured, make_trainer: MakeTrainer):

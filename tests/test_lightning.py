@@ -262,7 +262,7 @@ def test_fit_begins_a_run_and_ends_it(captured: testing.Captured, model: Model):
     trainer.fit(model)
     assert not pf.is_initialized()
     assert [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)] == ["finished"]
-    assert [Path(run.orders.local_log or "").name for run in captured.runs] == ["trained.log"]
+    assert [Path(run.local_log or "").name for run in captured.runs] == ["trained.log"]
 
 
 def test_the_run_of_the_script_is_used(captured: testing.Captured, model: Model):

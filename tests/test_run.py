@@ -154,22 +154,22 @@ def test_a_given_log_name_is_used_as_it_is(begin: Begin, tmp_path: Path, monkeyp
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     run = begin(10, tmp_path / "logs" / "deep" / "train.txt", run_id="job")
-    assert run.info.orders.local_log == str(tmp_path / "logs" / "deep" / "train.txt")
+    assert run.info.local_log == str(tmp_path / "logs" / "deep" / "train.txt")
     assert (tmp_path / "logs" / "deep").is_dir()
 
 
 def test_a_log_name_may_begin_with_the_home_directory(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What looks like the home of a user who does not exist is a name like any other."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert begin(10, "~/train.log").info.orders.local_log == str(tmp_path / "home" / "train.log")
-    assert begin(10, "~nobody-of-this-name.log").info.orders.local_log == str(tmp_path / "~nobody-of-this-name.log")
+    assert begin(10, "~/train.log").info.local_log == str(tmp_path / "home" / "train.log")
+    assert begin(10, "~nobody-of-this-name.log").info.local_log == str(tmp_path / "~nobody-of-this-name.log")
 
 
 def test_ranks_have_log_names_of_their_own(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where none is given."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    log = begin(10, run_id="job").info.orders.local_log
+    log = begin(10, run_id="job").info.local_log
     assert log is not None
     assert re.fullmatch(re.escape(str(tmp_path)) + r"/periflow_trainer_\d{10}_1\.log", log)
 
@@ -195,7 +195,7 @@ def test_cloud_mode_has_no_metric_log(begin: Begin, monkeypatch: pytest.MonkeyPa
     """Its name is not even looked at."""
     for name, value in CLOUD.items():
         monkeypatch.setenv(name, value)
-    assert begin(10, "/proc/nowhere/train.log").info.orders.local_log is None
+    assert begin(10, "/proc/nowhere/train.log").info.local_log is None
 
 
 @both_modes

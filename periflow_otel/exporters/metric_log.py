@@ -26,7 +26,7 @@ class MetricLog:
         """Append items, consecutive ones of a file in one write; on a full disk no part of a line stays behind."""
         delivered = rejected = 0
         message = ""
-        for path, group in groupby(items, lambda item: item[0].orders.local_log):
+        for path, group in groupby(items, lambda item: item[0].local_log):
             lines = [_line(metric) for _, metric in group]
             done, error = (len(lines), None) if path is None else _append(path, lines)
             unwritable = lines[:done].count(b"")

@@ -45,10 +45,10 @@ class _OtlpFile(Generic[_Item]):
         delivered = 0
         for run, group in groupby(items, lambda item: item[0]):
             batch = list(group)
-            if run.orders.local_log is None:
+            if run.local_log is None:
                 delivered += len(batch)
                 continue
-            stem = f"{run.orders.local_log.removesuffix('.log')}.{self._signal}"
+            stem = f"{run.local_log.removesuffix('.log')}.{self._signal}"
             for count_of_line, line in self._lines(batch):
                 try:
                     self._files.append(stem, line)
