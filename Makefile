@@ -1,6 +1,6 @@
 # The verbs that people and CI share. Each one sets up the virtual environment that it needs.
 #   make demo     train on a small dataset for half a minute and show what was recorded
-#   make test     check, then every test
+#   make test     check, then every test; those with frameworks on Python 3.11 alone
 #   make check    lint, format and types
 #   make bench    measure the overhead, beside the raw OpenTelemetry SDK
 #   make docs     write docs/telemetry.md and the dashboards anew
@@ -53,6 +53,6 @@ $(VENV)/.has-examples: pyproject.toml | $(BIN)/python
 
 # torch comes first and alone: left to choose, a resolver may take a build with gigabytes of CUDA.
 $(VENV)/.has-tests: pyproject.toml | $(BIN)/python
-	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[examples,test,dev]'
+	$(PIP) "torch==2.13.0; python_version == '3.11'"
+	$(PIP) --editable '.[examples,frameworks,test,dev]'
 	@touch $@

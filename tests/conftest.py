@@ -1,6 +1,7 @@
 """Fixtures of all tests: every test has a folder and an environment of its own."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from programs import Collector
 from training import isolate
 
 from periflow_otel import testing
+
+# A job in the background of a script ignores Ctrl-C, and would have the scripts of tests ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

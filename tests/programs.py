@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,11 @@ def program(name: str) -> str:
     if folder or os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skip tests whose scripts import a package that is not installed: the frameworks come for one Python only."""
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:

@@ -70,10 +70,14 @@ class Journal:
         return [record.values for record in self.of(Metric)]
 
 
+def folders_left(state: Path | None = None) -> list[Path]:
+    """Return the folders of all journals in a state folder, of which an agent may be removing one."""
+    return [each for folder in node_folders(state or Path.cwd() / "state") for each in journal_folders(folder)]
+
+
 def journals(state: Path | None = None) -> list[Journal]:
     """Return all journals in a state folder, the oldest run first."""
-    found = [each for folder in node_folders(state or Path.cwd() / "state") for each in journal_folders(folder)]
-    return sorted(map(Journal, found), key=lambda journal: journal.run.started_unix_ns)
+    return sorted(map(Journal, folders_left(state)), key=lambda journal: journal.run.started_unix_ns)
 
 
 def begin_script(code: str, **environ: str) -> subprocess.Popen[str]:

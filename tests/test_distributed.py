@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from programs import Collector, ReceivedPoint, ReceivedSpan, free_ports, wait_until
+from programs import Collector, ReceivedPoint, ReceivedSpan, free_ports, needs, wait_until
 from training import Training, agents, arrived, cloud, everything, isolate, outcomes
+
+pytestmark = needs("torch")
 
 TORCHRUN = "from torch.distributed.run import main; main()"
 DDP = """

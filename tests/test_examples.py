@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from programs import Collector, ReceivedSpan, wait_until
+from programs import Collector, ReceivedSpan, needs, wait_until
 from training import Training, cloud
 
 from periflow_otel import names, testing
@@ -24,7 +24,12 @@ AUTOENCODER = EXAMPLES / "pth-lightning" / "main.py"
 TORCHRUN = "from torch.distributed.run import main; main()"
 SCRIPT = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")  # Lightning is behind torch
+pytestmark = [
+    needs("torch"),
+    needs("transformers"),
+    needs("lightning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),  # Lightning is behind torch
+]
 
 
 def train_on_two_ranks(collector: Collector, code: str, *arguments: object) -> dict[int, list[ReceivedSpan]]:

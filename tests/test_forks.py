@@ -5,8 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from programs import wait_until
-from recorded import Ended, Journal, begin_script, journals, run_script
+from programs import needs, wait_until
+from recorded import Ended, Journal, begin_script, folders_left, journals, run_script
 
 from periflow_otel.records import RunFinished, StepEnded
 
@@ -201,6 +201,7 @@ print(count)
     assert journal.of(StepEnded) == []
 
 
+@needs("torch")
 @pytest.mark.parametrize("agent", ["off", "thread"])
 def test_workers_of_a_data_loader_record_nothing(agent: str):
     """A real torch DataLoader with four of them, started in the middle of a run, twice."""
@@ -251,7 +252,7 @@ time.sleep(120)
     process.kill()
     try:
         process.wait(30)
-        wait_until(lambda: not journals(), 30, "the journal is delivered")
+        wait_until(lambda: not folders_left(), 30, "the journal is delivered")
     finally:
         os.kill(child, signal.SIGKILL)
     assert Path("train.log").read_text("utf-8") == '{"parent": 1}\n'

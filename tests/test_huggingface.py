@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import periflow_otel as pf
 from periflow_otel import names, testing
-from periflow_otel.integrations.huggingface import PeriFlowCallback
 from periflow_otel.translate.telemetry import Span
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from periflow_otel.integrations.huggingface import PeriFlowCallback
 
 SCRIPT = Path(__file__).parent / "scripts" / "callback_huggingface.py"
 STEP_S, EVALUATION_S, SAVING_S = 1.0, 100.0, 1000.0

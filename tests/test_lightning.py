@@ -4,18 +4,22 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from recorded import journals, run_script
-from torch.utils.data import DataLoader, TensorDataset
 
 import periflow_otel as pf
 from periflow_otel import names, testing
-from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowTrainer
 from periflow_otel.records import RunFinished, StepEnded
 from periflow_otel.translate.telemetry import Span
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("lightning", reason="lightning is not installed")
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowTrainer
 
 SCRIPT = Path(__file__).parent / "scripts" / "callback_lightning.py"
 STEP_S, VALIDATION_S, SAVING_S = 1.0, 100.0, 1000.0

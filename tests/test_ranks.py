@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import free_ports
+from programs import free_ports, needs
 
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
 from periflow_otel.ranks import CloudVariables, Identity, agree, describe, find_identity, require_cloud
@@ -168,6 +168,7 @@ def launch(tmp_path: Path, script: str, *arguments: str) -> dict[str, Any]:
     return {file.name: json.loads(file.read_text()) for file in answers.iterdir()}
 
 
+@needs("torch")
 def test_ranks_of_a_real_torchrun_know_each_other(tmp_path: Path):
     """Two ranks of one torchrun have one run id and different ranks."""
     answers = launch(tmp_path, "main()", "-m", "torch.distributed.run", "--nproc-per-node=2")
@@ -177,6 +178,7 @@ def test_ranks_of_a_real_torchrun_know_each_other(tmp_path: Path):
     assert [answers["1.0"][name] for name in ("local_rank", "world_size", "local_world_size")] == [1, 2, 2]
 
 
+@needs("torch")
 def test_ranks_of_a_real_torchrun_know_of_a_restart(tmp_path: Path):
     """After a failure the same run has another restart; this torchrun has the id that static rendezvous gives."""
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=1", "--max-restarts=1", "--monitor-interval=0.1",
@@ -201,6 +203,7 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@needs("torch")
 @pytest.mark.usefixtures("process_group")
 class TestProcessGroup:
     """A process group that was initialised knows best."""
@@ -244,6 +247,7 @@ class TestProcessGroup:
         assert find_identity({"WORLD_SIZE": "8"})[:2] == (5, 5)
 
 
+@needs("torch")
 def test_torch_that_is_not_initialised_says_nothing():
     """Importing torch.distributed alone decides nothing."""
     import torch.distributed as dist  # noqa: PLC0415  # no other test needs it
@@ -269,6 +273,7 @@ def _store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
+@needs("torch")
 @pytest.mark.usefixtures("_store")
 class TestAgreement:
     """Ranks that have nothing in common but a process group."""
@@ -293,6 +298,7 @@ class TestAgreement:
         assert agree(0, "subject", "late") == agree(1, "subject", "") == "late"
 
 
+@needs("torch")
 @pytest.mark.usefixtures("process_group")
 def test_a_store_that_does_not_work_is_no_store():
     """Whatever it raises."""
@@ -313,6 +319,7 @@ dist.destroy_process_group()
 """
 
 
+@needs("torch")
 def test_ranks_that_were_started_by_hand_agree_on_an_id(tmp_path: Path):
     """On one for each run that they begin."""
     (port,) = free_ports(1)
@@ -328,6 +335,7 @@ def test_ranks_that_were_started_by_hand_agree_on_an_id(tmp_path: Path):
     assert one[0][0] != one[1][0]
 
 
+@needs("torch")
 def test_ranks_of_multiprocessing_share_a_run_id(tmp_path: Path):
     """Ranks that torch.multiprocessing.spawn started know that they belong together."""
     spawn = """

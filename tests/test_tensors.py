@@ -10,7 +10,7 @@ import pytest
 from periflow_otel import testing
 from periflow_otel.records import Metric, decode, encode_metric
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="torch is not installed")
 
 
 def recorded(value: Any) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import requests
-from programs import Collector, Program, ReceivedPoint, ReceivedSpan, Rotel, free_ports, program, wait_until
+from programs import Collector, Program, ReceivedPoint, ReceivedSpan, Rotel, free_ports, needs, program, wait_until
 from training import Training, cloud
 
 from periflow_otel import names
 from periflow_otel.exporters.prometheus import family_name
 from periflow_otel.journal.folders import node_folder, run_folder
+
+pytestmark = needs("torch")
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_digits.py"
 STEPS = list(range(1, 301))
