@@ -28,28 +28,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, NamedTuple
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long an interpreter may take to begin: it is the one that runs already, so its files are at hand."""
 MARK: Final = "_PERIFLOW_AGENT"
-"""Variable that is set in an agent."""
+"""Variable that is set in an agent; it holds the note for it."""
 
 _PACKAGE: Final = "periflow_otel"
 _LAST_STREAM: Final = 2
+_NONE: Final = -1
+"""Stands for a descriptor that there is not."""
 _FROM_OUTSIDE: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """What may be over soon: no processes, memory or descriptors at the moment."""
 
 # The interpreter's own library comes first in the path, as in the starter. Whoever was in the way is found last.
 _FIRST_WORDS: Final = """\
-import os, sys
+import faulthandler, os, sys
 child = os.fork()
 if child:
     os.write(1, b"%d" % child)
     os._exit(0)
 os.dup2(2, 1)
-_, root, folder, *numbers = sys.argv[1:8]
-sys.path[:] = dict.fromkeys((*sys.path[1:], *sys.argv[8:]))
+faulthandler.enable()
+_, root, folder, *numbers = sys.argv[1:9]
+sys.path[:] = dict.fromkeys((*sys.path[1:], *sys.argv[9:]))
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 spec = PathFinder.find_spec("periflow_otel", [root])
@@ -64,13 +67,24 @@ class NotAPythonError(Exception):
     """What should run the agent is no Python that can; the message says why."""
 
 
-def start_agent(folder: Path, lock: int, log: int, environ: Mapping[str, str]) -> None:
+class Inheritance(NamedTuple):
+    """Descriptors that an agent gets, besides those of the starter's own output."""
+
+    lock: int
+    """Of the run."""
+    next_lock: int | None
+    """Held by an agent that has to wait for the lock; None for one that has it."""
+    log: int
+    """Where the agent logs."""
+
+
+def start_agent(folder: Path, inheritance: Inheritance, note: str, environ: Mapping[str, str]) -> None:
     """Start an agent process. Takes as long as an interpreter without ``site`` needs to begin, some 10 ms.
 
     Args:
         folder: Folder of the run.
-        lock: Descriptor that holds its lock.
-        log: Descriptor of the agent's log.
+        inheritance: What it gets.
+        note: What it is told besides, for it alone.
         environ: Variables that the agent finds its settings in.
 
     Raises:
@@ -79,9 +93,10 @@ def start_agent(folder: Path, lock: int, log: int, environ: Mapping[str, str]) -
     """
     executable = _find_executable()
     with ExitStack() as opened:
-        inherited = (lock, *(_copy(stream, opened) for stream in (1, 2)))
+        inherited = [_NONE if each is None else each for each in inheritance[:2]]
+        inherited += [_copy(stream, opened) for stream in (1, 2)]
         command = (*_command(executable), str(folder), str(os.getpid()), *map(str, inherited), *_search_path())
-        pid, status = _execute(command, inherited, log, _environment(environ))
+        pid, status = _execute(command, inherited, inheritance.log, {**_environment(environ), MARK: note})
     if not pid.isdigit():
         message = f"{executable} ended with status {status}"
         raise NotAPythonError(message)
@@ -97,7 +112,7 @@ def _execute(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            pass_fds=[each for each in inherited if each >= 0],
+            pass_fds=[each for each in inherited if each != _NONE],
             start_new_session=True,
             cwd="/",
             env=environ,
@@ -130,7 +145,7 @@ def _find_executable() -> str:
     elif not any(name in os.path.basename(path).lower() for name in ("python", "pypy")):  # noqa: PTH119  # a name
         message = f"{path} is no Python"
     else:
-        return os.path.abspath(path)  # noqa: PTH100  # not resolved: a virtual environment is found by its link
+        return _absolute(path)  # not resolved: a virtual environment is found by its link
     raise NotAPythonError(message)
 
 
@@ -143,34 +158,41 @@ def _command(executable: str) -> tuple[str, ...]:
 
 def _search_path() -> list[str]:
     """Return where the starter finds modules, the folder of its script last: there may be files called like modules."""
-    path = dict.fromkeys(map(os.path.abspath, sys.path))
-    own = [each for each in _own_folders() if path.pop(each, each) is None]
+    path = dict.fromkeys(filter(None, map(_absolute, sys.path)))
+    own = [each for each in dict.fromkeys(_own_folders()) if path.pop(each, each) is None]
     return [*path, *own]
 
 
 def _own_folders() -> Iterator[str]:
     """Yield where a script finds its own modules: the working folder, and the one above the main module."""
-    yield os.path.abspath("")  # noqa: PTH100  # as for the others
+    yield _absolute("")
     main = sys.modules.get("__main__", ModuleType("__main__"))
     if file := getattr(main, "__file__", None):
         name = getattr(getattr(main, "__spec__", None), "name", "")
         yield str([*Path(file).resolve().parents][: name.count(".") + 1][-1])
 
 
+def _absolute(path: str) -> str:
+    """Return a path that does not depend on the working folder; nothing if that is gone."""
+    try:
+        return os.path.abspath(path)  # noqa: PTH100  # not resolved, and cheap
+    except OSError:
+        return ""
+
+
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of an agent: those of the starter, without what changes a Python, and with the mark."""
+    """Return the variables of the starter without those that change a Python."""
     needed = () if sys.flags.ignore_environment else ("PYTHONHOME",)
-    kept = {name: value for name, value in environ.items() if name in needed or not name.startswith("PYTHON")}
-    return {**kept, MARK: "1"}
+    return {name: value for name, value in environ.items() if name in needed or not name.startswith("PYTHON")}
 
 
 def _copy(stream: int, opened: ExitStack) -> int:
-    """Return a copy of a stream with a number that none has; -1 if the stream is closed."""
+    """Return a copy of a stream with a number that none has; ``_NONE`` if the stream is closed."""
     try:
         copy = fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
     except OSError as error:
         if error.errno == errno.EBADF:
-            return -1
+            return _NONE
         raise
     opened.callback(os.close, copy)
     return copy

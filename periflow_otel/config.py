@@ -5,6 +5,7 @@ no sense is ignored with a warning. But an endpoint, a header, a certificate or 
 error, and so is every value of a ``PERIFLOW_*`` variable that makes no sense.
 """
 
+import re
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.parse import unquote
 
+import msgspec
+
 from periflow_otel import names
 from periflow_otel.endpoints import OtlpSettings, Signal, of_signal, resolve_otlp
 from periflow_otel.environ import Environ, Variables, bad_value, reject
@@ -22,6 +25,12 @@ from periflow_otel.journal.folders import private_inside
 AgentMode = Literal["process", "thread", "off"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramKind = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
+
+_PATHS: Final = re.compile(
+    r"PERIFLOW_STATE_DIR|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
+    r"|GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
+)
+"""Variables that name a file or a folder."""
 
 PROMETHEUS_PORT: Final = 9464
 """The specification's default port of a Prometheus exporter."""
@@ -129,6 +138,8 @@ class RunSettings:
     """Every one of these must have a record before the process may end: those, and the console."""
     destination: str
     """See :meth:`ExportSettings.destination`."""
+    agent_settings: str
+    """A name for all that an agent is to do: one that does something else gives way to a new one."""
 
     @classmethod
     def from_environ(cls, environ: Environ) -> "RunSettings":
@@ -157,6 +168,7 @@ class RunSettings:
             emergency_signals=tuple(_signals(variables)),
             consumers=export.consumers() if export else (),
             destination=export.destination() if export else "",
+            agent_settings=_name_settings(export, environ) if export else "",
             awaited=(*export.consumers(), *(["console"] if export.shows_console else [])) if export else (),
         )
 
@@ -203,6 +215,37 @@ def find_state_dirs(environ: Environ) -> tuple[Path, ...]:
     """
     state_dir = find_state_dir(environ)
     return tuple(dict.fromkeys((state_dir, private_inside(state_dir), fallback_state_dir())))
+
+
+def with_absolute_paths(environ: Environ) -> dict[str, str]:
+    """Return variables in which paths do not depend on the working folder: an agent has another one."""
+    return {name: _absolute(value) if _PATHS.fullmatch(name) else value for name, value in environ.items()}
+
+
+def _absolute(path: str) -> str:
+    if not path.strip() or path.strip().startswith("~"):
+        return path
+    try:
+        return str(Path(path.strip()).absolute())
+    except OSError:  # the working folder is gone
+        return path
+
+
+def _name_settings(export: ExportSettings, environ: Environ) -> str:
+    """Return a name for settings, with the variables of exporters of other packages, and the state of certificates."""
+    has_others = any(each != "otlp" for each in (*export.traces_exporters, *export.metrics_exporters))
+    others = [(name, environ[name]) for name in sorted(environ) if has_others and name.startswith("OTEL_EXPORTER_")]
+    senders = [otlp for otlp in (export.otlp_traces, export.otlp_metrics) if otlp is not None]
+    files = [file for otlp in senders for file in (otlp.certificate, otlp.client_certificate, otlp.client_key) if file]
+    state = repr((others, [_changed_ns(file) for file in files]))
+    return blake2b(msgspec.json.encode(export) + state.encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+
+def _changed_ns(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool) -> tuple[str, ...]:

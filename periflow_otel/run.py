@@ -165,7 +165,7 @@ class TrainingRun:
         from periflow_otel.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
 
         self._open_journal()
-        self._launcher = AgentLauncher(self.folder, self._settings.agent, self._environ)
+        self._launcher = AgentLauncher(self.folder, self._settings, self._environ)
         try:
             self._control = Control(self.folder)
         except OSError as error:

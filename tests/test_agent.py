@@ -6,12 +6,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from faulty_receiver import FaultyReceiver, blackhole, partial
+from faulty_receiver import Exchange, FaultyReceiver, blackhole, ok, partial
 from journals import numbered
 from programs import Collector, free_ports, wait_until
 from recorder import make_run
@@ -198,6 +199,60 @@ def test_the_agent_outlives_the_end_of_the_job(collector: Collector):
         training.wait_for_agent()
     assert in_order(arrived(collector)).metrics[: len(acknowledged.metrics)] == acknowledged.metrics
     assert outcomes(collector) == ["killed"]
+
+
+def test_an_agent_with_old_settings_gives_way(collector: Collector):
+    """Another attempt brings another endpoint: what the first one could not deliver goes there too, and once."""
+    nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+    again = {"PERIFLOW_RUN_ID": "again", "PERIFLOW_EXIT_TIMEOUT": "0.1"}
+    with Training(100, **cloud(nowhere, **again)) as first:
+        first.wait()
+        (old,) = agents(first.state)
+        with Training(100, 0.01, **cloud(collector.http_endpoint, **again)) as second:
+            wait_until(lambda: old not in agents(first.state), 10, "the old agent is gone")
+            second.wait()
+            second.wait_for_agent()
+    assert in_order(arrived(collector)) == in_order(_both(everything(100), everything(100)))
+
+
+def test_an_agent_that_gives_way_waits_for_the_answer_to_its_request():
+    """So the next one does not send the same again."""
+    headers = "OTEL_EXPORTER_OTLP_HEADERS"
+    again = {"PERIFLOW_RUN_ID": "again", "PERIFLOW_EXIT_TIMEOUT": "0.1"}
+    arrived_at, go_on = threading.Event(), threading.Event()
+
+    def answer_late(exchange: Exchange) -> None:
+        if exchange.received.headers["token"] == "old":  # noqa: S105
+            arrived_at.set()
+            go_on.wait(10)
+        ok(exchange)
+
+    with (
+        FaultyReceiver(answer_late) as receiver,
+        Training(50, **cloud(receiver.endpoint, **again, **{headers: "token=old"})) as first,
+    ):
+        assert arrived_at.wait(30)
+        first.wait()
+        with Training(50, 0.01, **cloud(receiver.endpoint, **again, **{headers: "token=new"})) as second:
+            wait_until(lambda: len(agents(first.state)) == 2, 10, "the next agent waits")
+            go_on.set()
+            second.wait()
+            second.wait_for_agent()
+        spans = [span for span in receiver.spans() if span.name == "periflow.step"]
+    assert len({span.span_id for span in spans}) == len(spans) == 100
+    assert {request.headers["token"] for request in receiver.accepted} == {"old", "new"}
+
+
+def test_an_agent_with_the_same_settings_stays(collector: Collector):
+    """Another attempt of the run is served by the agent that is there."""
+    again = cloud(collector.http_endpoint, PERIFLOW_RUN_ID="again")
+    with Training(100_000, 0.01, **again) as first:
+        first.read_line()
+        (agent,) = agents(first.state)
+        with Training(100, **again) as second:
+            second.wait()
+            assert agents(first.state) == [agent]
+        first.kill()
 
 
 def test_ranks_that_start_together_share_one_agent(collector: Collector):

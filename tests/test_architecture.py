@@ -33,6 +33,8 @@ FOREIGN = {
     "processes": {"msgspec"},
     "journal": {"msgspec"},
     "agent": {"msgspec"},
+    "launcher": {"msgspec"},
+    "config": {"msgspec"},
     "translate": {"msgspec"},
     "messages": {"opentelemetry.proto"},
     "otlp_json": {"msgspec"},

@@ -13,6 +13,7 @@ from programs import wait_until
 from training import Training, agents, end
 
 import periflow_otel
+from periflow_otel.cli import main
 
 METRICS = "\nfor number in range(3):\n    with pf.train_step():\n        pf.metric({'n': number})\n"
 SCRIPT = f"import periflow_otel as pf\npf.init(local_log_name='train.log'){METRICS}"
@@ -25,6 +26,18 @@ def run(code: str = SCRIPT, *, python: str = sys.executable, **environ: str) -> 
     given["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"
     command, environ = [python, "-c", code], {**os.environ, **given, **environ}
     return subprocess.run(command, env=environ, text=True, capture_output=True, timeout=60, check=False)
+
+
+def vendored(place: Path) -> Path:
+    """Make a copy of the package in a folder, and return the folder."""
+    source = Path(periflow_otel.__file__).parent
+    shutil.copytree(source, place / "periflow_otel", ignore=shutil.ignore_patterns("__pycache__"))
+    return place
+
+
+def take_from(place: Path) -> str:
+    """Return code that makes a script find the package in a place, and what the package needs where it always is."""
+    return f"import sys\nsys.path[:0] = {[str(place), *PACKAGES]!r}\n"
 
 
 def delivered() -> int:
@@ -174,12 +187,10 @@ def test_files_of_a_script_do_not_stand_in_for_modules():
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_an_agent_finds_the_package_where_its_starter_has_it(form: str, tmp_path: Path):
     """``pip install --target``, a vendored copy, PEX and a zip application put it where no other Python looks."""
-    source = Path(periflow_otel.__file__).parent
-    shutil.copytree(source, tmp_path / "vendor/periflow_otel", ignore=shutil.ignore_patterns("__pycache__"))
-    place = tmp_path / "vendor"
+    place = vendored(tmp_path / "vendor")
     if form == "zip":
-        place = Path(shutil.make_archive(str(tmp_path / "vendor"), "zip", place))
-    code = f"import sys\nsys.path[:0] = {[str(place), *PACKAGES]!r}\n{SCRIPT}assert {str(place)!r} in pf.__file__"
+        place = Path(shutil.make_archive(str(place), "zip", place))
+    code = f"{take_from(place)}{SCRIPT}assert {str(place)!r} in pf.__file__"
     ended = run(code, python=os.path.realpath(sys.executable))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert delivered() == 3
@@ -237,3 +248,28 @@ def test_the_output_of_a_rank_is_closed_when_it_ends():
             first.kill()  # returns when nobody has its output open any more
             assert second.process.poll() is None
             assert agents(second.state)
+
+
+def test_an_agent_that_cannot_start_is_tried_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Though every checkpoint asks for one; why it fails is said once, and the doctor knows it too."""
+    place = vendored(tmp_path / "vendor")
+    with (place / "periflow_otel/agent/agent.py").open("a") as module:
+        module.write("\nraise MemoryError('this module is broken')\n")
+    ask = "import time\nfor _ in range(30):\n    with pf.train_step(): time.sleep(0.1)\n    pf.upload_checkpoint()"
+    ended = run(f"{take_from(place)}{SCRIPT}{ask}", PERIFLOW_EXIT_TIMEOUT="0")
+    assert ended.stderr.count("MemoryError: this module is broken") == 1
+    (log,) = Path("state").glob("*/*/agent.log")
+    assert log.read_text().count("MemoryError: this module is broken") == 1
+    monkeypatch.setenv("PERIFLOW_STATE_DIR", str(Path.cwd() / "state"))
+    assert main(["doctor"]) == 1
+    assert "the agent fails before it is at work: MemoryError: this module is broken" in capsys.readouterr().out
+
+
+def test_a_working_folder_that_is_gone_does_not_matter(tmp_path: Path):
+    """A job may have cleaned it up."""
+    code = f"import os\nos.makedirs('gone'); os.chdir('gone'); os.rmdir('../gone')\n{SCRIPT}"
+    log = str(tmp_path / "train.log")
+    assert run(code.replace("train.log", log)).returncode == 0
+    assert delivered() == 3

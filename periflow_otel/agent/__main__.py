@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.agent.agent import Agent
+from periflow_otel.agent.agent import LEAST_LINGER_S, Agent
 from periflow_otel.agent.leftovers import deliver_leftovers
+from periflow_otel.birth import MARK
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.journal.agent_note import decode_note
 from periflow_otel.logs import LOGGER, keep_quiet
 from periflow_otel.processes import process_start
 from periflow_otel.terminal import Terminal
@@ -28,13 +30,14 @@ _MAX_PROCESSORS: Final = 8192
 _log = logging.getLogger(LOGGER)
 
 
-def main(folder: str, starter: int, lock: int, out: int, err: int) -> None:
+def main(folder: str, starter: int, lock: int, next_lock: int, out: int, err: int) -> None:
     """Serve a run, and deliver what earlier runs have left behind.
 
     Args:
         folder: Folder of the run.
         starter: Process id of who started the agent.
-        lock: Descriptor that holds the lock of the run.
+        lock: Descriptor that holds the lock of the run, or is to hold it.
+        next_lock: Descriptor that holds the lock of the next agent, where another has that of the run; else -1.
         out: Descriptor of the starter's stdout, where it was open; else -1.
         err: As ``out``, of its stderr.
     """
@@ -47,12 +50,13 @@ def main(folder: str, starter: int, lock: int, out: int, err: int) -> None:
     except ConfigurationError:
         _log.exception("the agent cannot start")
         return
-    agent = Agent(Path(folder), settings, lock)
+    note = decode_note(os.environ.get(MARK, ""))
+    agent = Agent(Path(folder), settings, lock, next_lock if next_lock >= 0 else None, note)
     _set_up_signals(agent)
     sweep = threading.Thread(target=deliver_leftovers, args=(find_state_dirs(os.environ), settings, agent), daemon=True)
     sweep.start()
     agent.serve()
-    sweep.join(settings.linger_s)
+    sweep.join(max(settings.linger_s, LEAST_LINGER_S))
 
 
 def _forget_the_starter() -> None:

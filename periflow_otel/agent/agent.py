@@ -5,8 +5,11 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.destinations import durable_consumer, live_consumers
@@ -14,7 +17,8 @@ from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
-from periflow_otel.journal.agent_lock import lock_again, unlock
+from periflow_otel.journal.agent_lock import is_next_waiting, lock_again, unlock
+from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, write_note
 from periflow_otel.journal.cursors import load_cursor
 from periflow_otel.journal.emergency import take_request_file
 from periflow_otel.records import RankRun
@@ -24,6 +28,10 @@ LOOK_INTERVAL_S: Final = 0.1
 LEAST_LINGER_S: Final = 2.0
 """How long the agent goes on at least after the last rank and the last success: as long as a first attempt may take."""
 _STOP_TIMEOUT_S: Final = 1.0
+_HAND_OVER_TIMEOUT_S: Final = 15.0
+"""How long a request under way is waited for, so that the next agent does not send it again."""
+_TAKE_OVER_TIMEOUT_S: Final = 60.0
+"""How long to wait for an agent that is to let go."""
 _FINISH_TIMEOUT_S: Final = 0.3
 
 _log = logging.getLogger("periflow_otel")
@@ -37,6 +45,8 @@ class Agent:
         folder: Path,
         settings: ExportSettings,
         lock: int,
+        next_lock: int | None = None,
+        note: AgentNote = NO_NOTE,
         *,
         is_live: bool = True,
     ) -> None:
@@ -46,6 +56,8 @@ class Agent:
             folder: Folder of the run.
             settings: Where to deliver.
             lock: Descriptor that holds the lock of the run; closed in the end.
+            next_lock: Descriptor that holds the lock of the next agent, if another one still has that of the run.
+            note: What the lock file says of this agent.
             is_live: Show the run while it lasts too: console and Prometheus endpoint.
         """
         self.folder = folder
@@ -53,6 +65,10 @@ class Agent:
         """Seconds to go on trying when all ranks are gone and nothing succeeds; a first attempt is always made."""
         self._settings = settings
         self._lock = lock
+        self._next_lock = next_lock
+        self._note = note
+        self.at_work = threading.Event()
+        """Set when everything has been started that the journals ask for."""
         self._is_live = is_live
         self._journals = find_journals(folder, {})
         self._durable: dict[str, Consumer | None] = {}
@@ -63,6 +79,7 @@ class Agent:
         self._skew = StepSkew()
         self._skew_reader: SkewReader | None = None
         self._stopping = threading.Event()
+        self._has_heir = False
 
     def stop(self) -> None:
         """Let ``serve`` return soon; what is not delivered stays in the journal."""
@@ -71,10 +88,14 @@ class Agent:
     def serve(self) -> bool:
         """Deliver until all is done, or all ranks are gone and time is up; return whether all is delivered."""
         try:
-            self._serve()
-            # A rank that began just now may have found this agent alive, and so has started none.
-            while self._is_needed_again():
+            if self._next_lock is None or self._take_over(self._next_lock):
                 self._serve()
+                # A rank that began just now may have found this agent alive, and so has started none.
+                while self._is_needed_again():
+                    self._serve()
+        except BaseException:
+            self._write_note(max(1, self._note.failures))
+            raise
         finally:
             os.close(self._lock)
         return not self._journals
@@ -102,6 +123,8 @@ class Agent:
                 self._skew_reader = SkewReader(self._skew)
         for consumer in self._live:
             consumer.start()
+        self._write_note(0)
+        self.at_work.set()
         try:
             self._watch()
         finally:
@@ -110,13 +133,29 @@ class Agent:
             for consumer in consumers:
                 consumer.stop(0)
             for consumer in consumers:
-                consumer.stop(_STOP_TIMEOUT_S)
+                consumer.stop(_HAND_OVER_TIMEOUT_S if self._has_heir else _STOP_TIMEOUT_S)
+
+    def _take_over(self, next_lock: int) -> bool:
+        """Wait for the lock of the run, and return whether it is there."""
+        deadline_s = time.monotonic() + _TAKE_OVER_TIMEOUT_S
+        while not lock_again(self._lock):
+            if self._stopping.wait(LOOK_INTERVAL_S / 2) or time.monotonic() > deadline_s:
+                return False
+        os.close(next_lock)
+        return True
+
+    def _write_note(self, failures: int) -> None:
+        with suppress(OSError):  # the disk is full
+            write_note(self._lock, replace(self._note, failures=failures))
 
     def _watch(self) -> None:
         idle_since_s = time.monotonic()
         progress = -1
         while not self._stopping.is_set():
             self._look()
+            if is_next_waiting(self.folder):
+                self._has_heir = True
+                return
             is_alive = any(journal.is_alive for journal in self._journals.values())
             if is_alive or progress != self._progress():
                 idle_since_s, progress = time.monotonic(), self._progress()
@@ -229,7 +268,7 @@ class Agent:
     def _is_needed_again(self) -> bool:
         """Let go of the lock, and take it back if there is a rank that nobody serves."""
         unlock(self._lock)
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._has_heir:
             return False
         self._journals = find_journals(self.folder, self._journals)
         for journal in self._journals.values():

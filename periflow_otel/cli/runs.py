@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from periflow_otel.cli.findings import Finding
+from periflow_otel.journal.agent_lock import is_locked
+from periflow_otel.journal.agent_note import why_failed
 from periflow_otel.journal.cursors import SUFFIX, load_cursor
 from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, node_folders
 from periflow_otel.journal.life import is_written
@@ -45,6 +47,7 @@ def _examine(folder: Path) -> Finding | None:
     ranks = [_Rank(reader, run) for reader in readers if (run := reader.run())]
     unreadable = len(unreadable_journals(folder))
     texts = [f"{_journals(unreadable)} in {folder} cannot be read"] if unreadable else []
+    texts += _tell_of_the_agent(folder)
     if not ranks:
         return Finding(f"run {folder.parent.name}", texts[0], is_fault=True) if texts else None
     undelivered = _tell_undelivered(folder, ranks)
@@ -53,6 +56,11 @@ def _examine(folder: Path) -> Finding | None:
         "; ".join((_tell_progress(ranks), *texts, *undelivered)),
         is_fault=bool(texts or undelivered),
     )
+
+
+def _tell_of_the_agent(folder: Path) -> Iterator[str]:
+    if not is_locked(folder) and (reason := why_failed(folder)):
+        yield f"the agent fails before it is at work: {reason}"
 
 
 def _journals(count: int) -> str:

@@ -1,11 +1,13 @@
-"""The lock that makes an agent the only one of its run on this node."""
+"""The lock that makes an agent the only one of its run on this node, and that of the one that waits for it."""
 
 import fcntl
 import os
 from pathlib import Path
 
 from periflow_otel.journal.files import open_own
-from periflow_otel.journal.folders import LOCK_FILE
+from periflow_otel.journal.folders import LOCK_FILE, NEXT_LOCK_FILE
+
+_LAST_STREAM = 2
 
 
 def take_agent_lock(folder: Path) -> int | None:
@@ -14,11 +16,63 @@ def take_agent_lock(folder: Path) -> int | None:
     Raises:
         OSError: The lock file cannot be opened.
     """
-    descriptor = open_own(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    return _take(folder / LOCK_FILE)
+
+
+def take_next_lock(folder: Path) -> int | None:
+    """Return a descriptor that holds the lock of the agent that comes next; None if there is one already.
+
+    Raises:
+        OSError: The lock file cannot be opened.
+    """
+    return _take(folder / NEXT_LOCK_FILE)
+
+
+def is_locked(folder: Path) -> bool:
+    """Tell whether a run has an agent."""
+    return _is_held(folder / LOCK_FILE)
+
+
+def is_next_waiting(folder: Path) -> bool:
+    """Tell whether there is an agent that waits for the lock of a run."""
+    return _is_held(folder / NEXT_LOCK_FILE)
+
+
+def open_lock(folder: Path) -> int:
+    """Open the lock file of a run; nothing is locked yet.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return _open(folder / LOCK_FILE)
+
+
+def copy_lock(descriptor: int) -> int:
+    """Return another descriptor for the same lock, which is held until both are closed or one is unlocked."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
+
+
+def _open(path: Path) -> int:
+    return open_own(path, os.O_RDWR | os.O_CREAT)
+
+
+def _take(path: Path) -> int | None:
+    descriptor = _open(path)
     if lock_again(descriptor):
         return descriptor
     os.close(descriptor)
     return None
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = _take(path)
+    except OSError:
+        return False
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
 
 
 def lock_again(descriptor: int) -> bool:

@@ -1,6 +1,7 @@
 """Where things are: one folder per run and node, one folder in it per rank and attempt.
 
-    <state dir>/<run id>/<host name>/agent.lock      held by the agent
+    <state dir>/<run id>/<host name>/agent.lock      held by the agent; a note on it
+                                    /agent.next      held by the one that waits to take its place
                                     /agent.log       what it had to say
                                     /control         the emergency-save word
                                     /prometheus.json where to scrape
@@ -23,6 +24,7 @@ from typing import Final
 from urllib.parse import quote
 
 LOCK_FILE: Final = "agent.lock"
+NEXT_LOCK_FILE: Final = "agent.next"
 AGENT_LOG: Final = "agent.log"
 DISCOVERY_FILE: Final = "prometheus.json"
 LEDGER: Final = "ledger"
