@@ -472,19 +472,14 @@ class TrainingRun:
         # From here on start_step() finds a step open and end_step() finds none; both then see that all is over.
         self._standing_span.leave()
         self._started_ns, self._control = 0, None
-        sequence = self._end_journal(error)
-        is_delivered = self._wait_for_delivery(sequence, timeout_s)
+        is_delivered = self._wait_for_delivery(self._end_journal(error), timeout_s)
         if self._launcher is not None:
             self._launcher.stop(_STOP_TIMEOUT_S)
         return is_delivered
 
     def _end_journal(self, error: str | None) -> int:
         """Write the last record, and return how many there are."""
-        self._journal.append(encode(RunFinished(self._time_ns(), error)))
-        self._journal.ask_for_delivery()
-        sequence = self._journal.sequence
-        self._journal.close()
-        return sequence
+        return self._journal.finish(encode(RunFinished(self._time_ns(), error)))
 
 
 class StepContext(ContextDecorator):

@@ -459,8 +459,8 @@ def test_close_says_what_it_could_not_write(tmp_path: Path, caplog: pytest.LogCa
     assert writer.sequence == 1000
 
 
-def test_a_closed_writer_does_nothing(tmp_path: Path):
-    """Calls after the end change nothing, and a second end is none."""
+def test_a_closed_writer_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Calls after the end change nothing but that it is said once, and a second end is none."""
     writer = small_writer(tmp_path)
     append_numbers(writer, 0, 10)
     writer.close()
@@ -468,9 +468,53 @@ def test_a_closed_writer_does_nothing(tmp_path: Path):
     writer.begin_step(5, 6)
     writer.ask_for_delivery()
     writer.close()
+    assert writer.finish(numbered(10)) == 10
     assert read_all(tmp_path).numbers == list(range(10))
-    assert JournalReader(tmp_path).head()[:4] == (10, 0, 0, 0)
+    assert JournalReader(tmp_path).head()[:4] == (10, 10, 0, 0)
     assert writer.sequence == 10
+    assert warnings(caplog) == ["run run is over: what is recorded from now on is dropped"]
+
+
+def test_nothing_comes_after_the_last_record(tmp_path: Path):
+    """Threads that go on recording while a run ends get nothing in behind its end, and what is counted is there."""
+    sys.setswitchinterval(1e-5)
+    try:
+        for number in range(50):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            writer = small_writer(folder)
+            threads = [threading.Thread(target=append_numbers, args=(writer, 0, 500)) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            count = writer.finish(numbered(-1))
+            for thread in threads:
+                thread.join()
+            numbers = read_all(folder).numbers
+            assert (len(numbers), numbers[-1]) == (count, -1)
+    finally:
+        sys.setswitchinterval(0.005)
+
+
+def test_the_last_record_of_a_handler_is_the_last(tmp_path: Path):
+    """A handler that ends the run in the middle of a record: that one is written, then the end, and nothing after."""
+    for number in range(100):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        writer = small_writer(folder)
+        count = None
+
+        def finish(*_: object, writer: JournalWriter = writer) -> None:
+            nonlocal count
+            count = writer.finish(numbered(-1))
+
+        with alarms(finish, 0):
+            while count is None:
+                writer.append(numbered(0))
+        writer.append(numbered(1))
+        numbers = read_all(folder).numbers
+        assert numbers[-1] == -1
+        assert len(numbers) - count in (0, 1)  # the record that was interrupted may count or not, by then
+        assert (len(numbers), numbers.count(-1)) == (writer.sequence, 1)
 
 
 def test_threads_may_append_while_the_writer_is_closed(tmp_path: Path):
@@ -617,6 +661,7 @@ def test_no_journal_takes_everything():
     nothing.append(b"")
     nothing.begin_step(1, 2)
     nothing.ask_for_delivery()
+    assert nothing.finish(b"") == 0
     nothing.close()
     nothing.go_inert()
     assert nothing.sequence == 0

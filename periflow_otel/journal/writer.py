@@ -80,7 +80,11 @@ class JournalWriter:
         self._memory = _Memory()
         self._retry_at_s = 0.0
         self._drop_warning_due_s = 0.0
-        self._is_inert = False
+        self._last: bytes | None = None
+        self._has_ended = False
+        self._is_closed = False
+        self._has_refused = False
+        self._is_child = False
         _writers.add(self)
         self._open_next()
 
@@ -93,19 +97,14 @@ class JournalWriter:
 
     def append(self, payload: bytes) -> None:
         """Append one encoded record of at most ``records.MAX_RECORD_BYTES``. Raises nothing when the disk is full."""
-        if self._is_inert:
-            return
         with self._lock:
-            if self._is_writing:  # a signal handler interrupted this very thread: the call below it goes on for us
+            is_late = self._has_ended
+            if self._is_writing and not is_late:  # a signal handler interrupted this very call, which goes on for both
                 self._interrupting.append(payload)
-                return
-            self._is_writing = True
-            try:
-                self._write(pack_head(len(payload), crc32(payload)) + payload)
-            finally:
-                self._is_writing = False
-                while self._interrupting:
-                    self.append(self._interrupting.popleft())
+            elif not is_late:
+                is_late = not self._append(payload)
+        if is_late:
+            self._refuse()
 
     def begin_step(self, step: int, unix_ns: int) -> None:
         """Show the agent which step is going on, so that a stuck or a killed one is visible."""
@@ -121,29 +120,77 @@ class JournalWriter:
         """Ask the agent to deliver at once what was appended so far."""
         self._words[URGENT_SEQUENCE] = self.sequence
 
-    def close(self) -> None:
-        """Write what is still kept in memory, if the disk takes it by now; do nothing from then on."""
+    def finish(self, payload: bytes) -> int:
+        """Append the last record and close the journal, in one: no record comes after it.
+
+        Where a signal handler calls this and has interrupted a record, both are written when the handler returns.
+
+        Returns:
+            How many records there are, the last one included.
+        """
         with self._lock:
-            if self._is_inert or self._is_writing:  # a signal handler closes: the call that it interrupted goes on
-                return
-            self._is_writing = True
-            try:
-                self._recover()
-            finally:
-                self._become_inert()
-            if self._memory.frames:
-                _log.warning("%d records could not be written into %s", len(self._memory.frames), self._folder)
+            if not self._has_ended:
+                self._last = payload
+            self.close()
+            return self.sequence + len(self._interrupting) + (self._last is not None)
+
+    def close(self) -> None:
+        """Write what is still kept in memory, if the disk takes it by now; take no records from then on."""
+        with self._lock:
+            self._has_ended = True
+            if not self._is_writing:  # else a signal handler closes, and the call that it interrupted goes on
+                self._settle()
 
     def go_inert(self) -> None:
         """Do nothing from now on, and touch nothing that is shared: this is a forked child."""
-        self._become_inert()
+        self._is_child = self._is_closed = self._has_ended = True
+        self._lock = threading.RLock()  # a thread that the child does not have may hold the other
+        self._leave()
         self._let_go()
 
-    def _become_inert(self) -> None:
-        self._is_inert = True
-        self._lock = threading.RLock()  # a thread that the child does not have may hold the other
+    def _append(self, payload: bytes) -> bool:
+        """Append a record; return False if a signal handler has just closed the journal."""
+        self._is_writing = True
+        is_open = not self._is_closed
+        try:
+            if is_open:
+                self._write(pack_head(len(payload), crc32(payload)) + payload)
+        finally:
+            self._is_writing = False
+            if self._interrupting or self._has_ended:
+                self._settle()
+        return is_open
+
+    def _settle(self) -> None:
+        """Do what signal handlers wanted that interrupted a record, and close the journal if it has ended."""
+        while self._interrupting:
+            self._append(self._interrupting.popleft())
+        if self._has_ended and not self._is_closed:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_writing = self._is_closed = True
+        try:
+            self._recover()
+            if self._last is not None:
+                self._write(pack_head(len(self._last), crc32(self._last)) + self._last)
+            self.ask_for_delivery()
+        finally:
+            self._last = None
+            self._is_writing = False
+            self._leave()
+        if self._memory.frames:
+            _log.warning("%d records could not be written into %s", len(self._memory.frames), self._folder)
+
+    def _refuse(self) -> None:
+        """Say once that a record is dropped; of what a forked child does nothing is said here."""
+        if not self._has_refused and not self._is_child:
+            self._has_refused = True
+            _log.warning("run %s is over: what is recorded from now on is dropped", self._run.run_id)
+
+    def _leave(self) -> None:
+        """Write into nothing from now on."""
         self._words = memoryview(bytearray(HEADER_BYTES)).cast("Q")
-        # A call that the fork interrupted writes into nothing.
         self._map, self._capacity = bytearray(), sys.maxsize
 
     def _let_go(self) -> None:
@@ -188,7 +235,7 @@ class JournalWriter:
             self._give_up_for_now(error)
             return False
         words = memoryview(mapping)[:HEADER_BYTES].cast("Q")
-        if self._is_inert:  # a signal handler forked meanwhile, and this is the child
+        if self._is_child:  # a signal handler forked meanwhile, and this is the child
             self._let_go()
             return False
         # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
@@ -253,6 +300,11 @@ class NoJournal:
 
     def ask_for_delivery(self) -> None:
         """Ask nobody."""
+
+    def finish(self, payload: bytes) -> int:
+        """Forget the last record too."""
+        del payload
+        return 0
 
     def close(self) -> None:
         """Do nothing more, as before."""
