@@ -183,8 +183,8 @@ class JournalWriter:
             _log.warning("%d records could not be written into %s", len(self._memory.frames), self._folder)
 
     def _refuse(self) -> None:
-        """Say once that a record is dropped; of what a forked child does nothing is said here."""
-        if not self._has_refused and not self._is_child:
+        """Say once that a record is dropped; but nothing in a forked child, or in a half-gone interpreter."""
+        if not self._has_refused and not self._is_child and not sys.is_finalizing():
             self._has_refused = True
             _log.warning("run %s is over: what is recorded from now on is dropped", self._run.run_id)
 
