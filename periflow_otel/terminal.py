@@ -1,14 +1,17 @@
 """Where a person may be reading along: written to without ever waiting for that person."""
 
+import fcntl
 import io
 import os
 import select
 import stat
+import sys
 from contextlib import suppress
 from typing import Final
 
 _PIECE_BYTES: Final = 512
 """What can be written at once wherever anything can: ``_POSIX_PIPE_BUF``."""
+_LAST_STREAM: Final = 2
 
 
 class Terminal(io.TextIOBase):
@@ -39,6 +42,21 @@ class Terminal(io.TextIOBase):
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def say(line: str) -> None:
+    """Write a line to where ``sys.stderr`` goes, without waiting for it where it is the stderr of the process.
+
+    A notebook has another there, and a service may have none.
+    """
+    with suppress(OSError, ValueError):  # ValueError: it is closed, or cannot encode a character
+        stream, is_own = sys.stderr, sys.stderr is sys.__stderr__
+        if stream is not None and is_own:
+            with Terminal(fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)) as terminal:
+                terminal.write(f"{line}\n")
+        elif stream is not None:
+            stream.write(f"{line}\n")
+            stream.flush()
 
 
 def _opened_again(descriptor: int) -> int:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -272,4 +273,34 @@ def test_a_working_folder_that_is_gone_does_not_matter(tmp_path: Path):
     code = f"import os\nos.makedirs('gone'); os.chdir('gone'); os.rmdir('../gone')\n{SCRIPT}"
     log = str(tmp_path / "train.log")
     assert run(code.replace("train.log", log)).returncode == 0
+    assert delivered() == 3
+
+
+def test_the_last_line_of_progress_comes_before_the_script_has_ended():
+    """And nothing after it: then the shell's prompt is there."""
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", f"{SCRIPT}pf.metric({{'loss': 7}})"]
+    environ = {**os.environ, "PERIFLOW_STATE_DIR": str(Path.cwd() / "state"), "PERIFLOW_CONSOLE": "1"}
+    subprocess.run(command, env=environ, stderr=writer, timeout=60, check=True)
+    os.write(writer, b"$ ")
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as stream:
+        *_, last, prompt = stream.read().splitlines()  # ends when the agent has closed it too
+    assert "loss=7" in last
+    assert prompt == "$ "
+
+
+@pytest.mark.parametrize("agent", ["process", "thread"])
+def test_a_pipe_that_is_full_holds_nothing_up(agent: str):
+    """Nobody reads stderr: everything is delivered, and the script ends."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * 512)
+    os.set_blocking(writer, True)
+    environ = {**os.environ, "PERIFLOW_STATE_DIR": str(Path.cwd() / "state"), "PERIFLOW_CONSOLE": "1"}
+    environ |= {"PERIFLOW_AGENT": agent, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+    subprocess.run([sys.executable, "-c", SCRIPT], env=environ, stderr=writer, timeout=60, check=True)
+    os.close(reader)
     assert delivered() == 3

@@ -126,6 +126,16 @@ def test_without_change_there_is_no_line(screen: Screen):
     assert [screen.show(*state) for _ in range(3)] == ["", "", ""]
 
 
+def test_the_last_line_comes_when_all_ranks_are_done(screen: Screen):
+    """At once, while the script waits for it: after that the shell's prompt is there."""
+    up, done = gauge(names.RUN_UP, 1), gauge(names.RUN_UP, 0)
+    screen.show(up, user("loss", 0), of=run(0))
+    screen.show(up, of=run(1), after_s=0)
+    assert screen.show(done, user("loss", 1), of=run(0), after_s=0) == ""
+    assert screen.show(done, of=run(1), after_s=0) == "loss=1\n"
+    assert screen.close() == ""
+
+
 def test_closing_writes_what_was_not_shown(screen: Screen):
     """The last state is in the log, though no line was due; and it is there once."""
     screen.show(*at(1))

@@ -3,7 +3,6 @@
 ``step 340/1000  34%  0.123 s/step  8.1 step/s  loss=0.532 learning_rate=0.001  ETA 1m 21s``
 """
 
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from periflow_otel import names
 from periflow_otel.exporters import Outcome
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
+from periflow_otel.terminal import say
 from periflow_otel.translate.telemetry import Point
 
 MAX_METRICS: Final = 6
@@ -55,7 +55,7 @@ class Console:
             progress = self._progress_of(run)
             if progress is not None:
                 progress.update(run.rank, point)
-        if self._monotonic() >= self._due_s or (self._progress and self._progress.reaches_target()):
+        if self._monotonic() >= self._due_s or (self._progress and self._progress.comes_to_an_end()):
             self._write()
         return Outcome(len(items))
 
@@ -80,11 +80,12 @@ class Console:
             self._write_line(line)
 
     def _write_line(self, line: str) -> None:
-        stream = sys.stderr if self._stream is None else self._stream
-        if line and stream is not None:  # a process may have no stderr
+        if line and self._stream is None:
+            say(line)
+        elif line and self._stream is not None:
             with suppress(OSError, ValueError):  # ValueError: it is closed, or cannot encode a key
-                stream.write(line + "\n")
-                stream.flush()
+                self._stream.write(line + "\n")
+                self._stream.flush()
 
 
 class _Pace(NamedTuple):
@@ -107,14 +108,20 @@ class _Progress:
         """Of each key, first seen first: the lowest rank that reports it, and its latest point there."""
         self._total = self._recent = _Pace()
         self._checkpoint_shown = 0
-        self._is_at_target = False
+        self._is_up: dict[int, Any] = {}
+        """By rank; 0 when its run is over."""
+        self._is_at_end = False
 
-    def reaches_target(self) -> bool:
-        """Tell whether the last step has ended on all ranks; once."""
+    def comes_to_an_end(self) -> bool:
+        """Tell, once, whether the last step has ended on all ranks, or all are done."""
+        are_done = bool(self._is_up) and not any(self._is_up.values())
+        was_at_end, self._is_at_end = self._is_at_end, self._has_reached_target() or are_done
+        return self._is_at_end and not was_at_end
+
+    def _has_reached_target(self) -> bool:
         ended = [run_steps.count for run_steps in self._values[names.STEP_DURATION].values()]
         steps = (self.run.total_steps or 0) - self.run.initial_step
-        was_at_target, self._is_at_target = self._is_at_target, bool(ended) and 0 < steps <= min(ended)
-        return self._is_at_target and not was_at_target
+        return bool(ended) and 0 < steps <= min(ended)
 
     def update(self, rank: int, point: Point) -> None:
         """Take note of a point."""
@@ -122,6 +129,8 @@ class _Progress:
         if instrument in _STATES:
             self._is_new |= self._values[instrument].get(rank) != point.value
             self._values[instrument][rank] = point.value
+        elif instrument is names.RUN_UP:
+            self._is_up[rank] = point.value
         elif instrument in _TIMES:
             self._values[instrument][rank] = point.value
         elif instrument.kind == "gauge" and instrument.name.startswith(names.METRIC_PREFIX):
