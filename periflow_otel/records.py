@@ -85,6 +85,8 @@ class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):
     duration_ns: int
     error: str | None = None
     """Type of the exception that ended it."""
+    gap_ns: int | None = None
+    """Time since the end of the step before it, by the clock that nobody sets; None for the first of an attempt."""
 
 
 class Metric(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -252,9 +254,18 @@ def _plain(value: object, key: str, depth: int) -> Any:  # noqa: PLR0911  # one 
         case list() | tuple():
             return [_plain(each, key, depth + 1) for each in value]
         case dict():
-            return {_plain_key(each): _plain(value[each], key, depth + 1) for each in value}
+            inner = {each: _plain_key(each) for each in value}
+            return {inner[each]: _plain(value[each], _dotted(key, inner[each]), depth + 1) for each in value}
         case _:
             return _plain(_scalar(value, key), key, depth + 1)
+
+
+def _dotted(key: str, inner: str) -> str:
+    """Return the key that a value in a mapping has as a point."""
+    if len(key) + len(inner) >= MAX_KEY_CHARS:
+        message = f"the key {_short(inner)} below {_short(key)} makes a name of more than {MAX_KEY_CHARS} characters"
+        raise ValueError(message)
+    return f"{key}.{inner}"
 
 
 def _scalar(value: object, key: str) -> object:

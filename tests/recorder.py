@@ -73,14 +73,17 @@ class Recorder:
         """What the time went to: the innermost phase, else the step, else startup or gap."""
         self.step_number = initial_step
         self._started_ns: int | None = None
+        self._elapsed_ns = 0
+        self._ended_ns: int | None = None
         self._has_stepped = False
         self._phases = 0
         self._checkpoint_step: int | None = None
         self._open: list[tuple[int, str]] = []
 
     def work(self, duration_ns: int) -> None:
-        """Let time pass."""
+        """Let time pass. Who changes ``now_ns`` sets the clock."""
         self.now_ns += duration_ns
+        self._elapsed_ns += duration_ns
         between = "gap" if self._has_stepped else "startup"
         outermost = between if self._started_ns is None else "step"
         kind = self._open[-1][1] if self._open else outermost
@@ -105,7 +108,10 @@ class Recorder:
         """End the step."""
         started_ns, self._started_ns = self._started_ns, None
         assert started_ns is not None
-        self.inputs.append(StepEnded(self.step_number, started_ns, self.now_ns - started_ns, error))
+        duration_ns = self.now_ns - started_ns
+        gap_ns = None if self._ended_ns is None else self._elapsed_ns - duration_ns - self._ended_ns
+        self._ended_ns = self._elapsed_ns
+        self.inputs.append(StepEnded(self.step_number, started_ns, duration_ns, error, gap_ns))
 
     @contextmanager
     def phase(self, name: str, error: str | None = None, **attributes: Any) -> Iterator[None]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.names import SECONDS_BOUNDS
+from periflow_otel.names import METRIC_KEY, SECONDS_BOUNDS
 from periflow_otel.records import Metric, RankLost, RankRun, RunFinished, decode, encode_metric
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
@@ -105,7 +105,19 @@ def test_numbers_become_numbers(value: object, shown: float):
     assert (point.value, type(point.value)) == (shown, type(shown))
 
 
-@pytest.mark.parametrize("value", ["text", None, [1.0], {"a": 1.0}])
+def test_numbers_in_mappings_become_points_under_keys_with_dots():
+    """A key that has dots itself is one and the same; so each is a point."""
+    values = {"train": {"loss": 0.5, "top": {"5": 0.9, "names": ["a"]}, "note": "text"}, "train.loss": 0.25}
+    points = [each for each in translate([Metric(1, STARTED_NS, values)]) if "train" in each.instrument.name]
+    assert [(each.instrument.name, each.value) for each in points] == [
+        ("periflow.metric.train.loss", 0.5),
+        ("periflow.metric.train.top.5", 0.9),
+        ("periflow.metric.train.loss", 0.25),
+    ]
+    assert (METRIC_KEY, "train.top.5") in points[1].attributes
+
+
+@pytest.mark.parametrize("value", ["text", None, [1.0], [{"a": 1.0}], {}, {"a": "text"}])
 def test_what_is_no_number_is_no_point(value: object):
     """And takes no key away from those that are."""
     translator = PointTranslator(make_run())
@@ -244,13 +256,16 @@ def test_every_point_carries_the_rank():
     assert all(("periflow.rank", 5) in point.attributes for point in translate(recorder.inputs, make_run(rank=5)))
 
 
-def test_a_clock_set_back_makes_no_negative_gap():
-    """A step that seems to begin before the end of the last has a gap of nothing."""
+@pytest.mark.parametrize("set_by_s", [-10, 3600])
+def test_a_clock_that_is_set_changes_no_gap(set_by_s: int):
+    """It is measured by the clock that nobody sets."""
     recorder = run_of(1)
-    recorder.now_ns -= 10 * S
+    recorder.work(2 * S)
+    recorder.now_ns += set_by_s * S
     with recorder.step():
         recorder.work(S)
-    assert last_values(translate(recorder.inputs))["periflow.step.gap"].min == 0
+    gap = last_values(translate(recorder.inputs))["periflow.step.gap"]
+    assert (gap.min, gap.max) == (2, 2)
 
 
 def test_a_stuck_step_is_visible():

@@ -18,7 +18,7 @@ from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBucke
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Exemplar, Point
-from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, number
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, number
 from periflow_otel.translate.walltime import RESTART, WallTime
 
 _MS: Final = 1_000_000
@@ -36,7 +36,6 @@ class PointState(msgspec.Struct, array_like=True):
     delta_start_unix_ns: int = 0
     last_unix_ns: int = 0
     """Time of the last record."""
-    last_end_unix_ns: int = 0
     step: int = 0
     step_started_unix_ns: int = 0
     completed: dict[str, int] = {}
@@ -160,12 +159,19 @@ class PointTranslator:
         time_ms = record.time_unix_ns // _MS
         told_step = None if record.during is None else record.step
         for key, value in record.values.items():
-            if isinstance(value, float):
-                self._add_value(key, value, time_ms, told_step)
-            elif isinstance(value, int):
-                self._add_value(key, number(value), time_ms, told_step)
+            if isinstance(value, dict):
+                for inner, each in flatten(key, value):
+                    self._add_number(inner, each, time_ms, told_step)
+            else:
+                self._add_number(key, value, time_ms, told_step)
         self.state.wall_time.note(record.time_unix_ns)
         self.state.last_unix_ns = max(self.state.last_unix_ns, record.time_unix_ns)
+
+    def _add_number(self, key: str, value: object, time_ms: int, told_step: int | None) -> None:
+        if isinstance(value, float):
+            self._add_value(key, value, time_ms, told_step)
+        elif isinstance(value, int):
+            self._add_value(key, number(value), time_ms, told_step)
 
     def _add_value(self, key: str, value: float, time_ms: int, told_step: int | None) -> None:
         state = self.state
@@ -195,9 +201,8 @@ class PointTranslator:
         bucket = state.duration.record(duration_s)
         if self._has_span(record, duration_s):
             state.examples[bucket] = (record.step, end_unix_ns, duration_s)
-        if state.last_end_unix_ns:
-            state.gap.record(max(0, record.start_unix_ns - state.last_end_unix_ns) / 1e9)
-        state.last_end_unix_ns = end_unix_ns
+        if record.gap_ns is not None:
+            state.gap.record(record.gap_ns / 1e9)
         self.step_began(record.step, record.start_unix_ns)
         state.wall_time.end_step(record)
         self._seen(end_unix_ns)

@@ -16,7 +16,7 @@ from periflow_otel import ids, names
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
-from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, text, to_attribute
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute
 
 SAMPLED_OUT: Final = "sampled_out"
 """Why a step or a phase in it has no span: a ratio was asked for, and nothing is remarkable about the step."""
@@ -28,7 +28,6 @@ class StepDraft(msgspec.Struct, array_like=True):
 
     step: int
     ended: StepEnded | None = None
-    gap_ns: int | None = None
     values: dict[str, Any] = {}
     """Span attributes from the user's metrics."""
     nonfinite: dict[str, None] = {}
@@ -43,7 +42,6 @@ class SpanState(msgspec.Struct, array_like=True):
 
     draft: StepDraft | None = None
     ended_step: int = 0
-    last_end_unix_ns: int = 0
     steps: int = 0
     told: int = 0
     """How many metrics were told to be of another step."""
@@ -134,14 +132,11 @@ class SpanTranslator:
     def _end_step(self, record: StepEnded) -> None:
         self._close(record)
         self.state.ended_step = record.step
-        self.state.last_end_unix_ns = record.start_unix_ns + record.duration_ns
         self.state.steps += 1
 
     def _close(self, record: StepEnded) -> None:
         if draft := self._draft(record.step):
             draft.ended = record
-            if self.state.last_end_unix_ns:
-                draft.gap_ns = max(0, record.start_unix_ns - self.state.last_end_unix_ns)
 
     def _add_values(self, record: Metric) -> None:
         if record.during is not None:
@@ -164,6 +159,8 @@ class SpanTranslator:
     def _put(self, values: dict[str, Any], draft: StepDraft) -> None:
         """Put the user's values where the span of a step is drafted."""
         for key, value in values.items():
+            if isinstance(value, dict):
+                self._put(dict(flatten(key, value)), draft)
             if value is None or isinstance(value, list | dict):
                 continue
             name = _attribute_name(key)
@@ -239,8 +236,8 @@ class SpanTranslator:
     ) -> Span:
         run = self._run
         attributes = self._attributes_of(draft)
-        if draft.gap_ns is not None:
-            attributes[names.GAP] = draft.gap_ns / 1e9
+        if ended.gap_ns is not None:
+            attributes[names.GAP] = ended.gap_ns / 1e9
         end_unix_ns = ended.start_unix_ns + ended.duration_ns
         return Span(
             name=names.STEP_SPAN,

@@ -2,7 +2,8 @@
 
 import json
 import math
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from periflow_otel.translate.telemetry import AttributeValue
 
@@ -14,6 +15,15 @@ MAX_TEXT_CHARS: Final = 4096
 """Longer text is cut: a value is for reading, and a request has a bound."""
 _MIN_INT64: Final = -(1 << 63)
 _MAX_INT64: Final = (1 << 63) - 1
+
+
+def flatten(key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is in a mapping that was given under ``key``, and in mappings in it, by keys with dots between."""
+    for inner, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(f"{key}.{inner}", value)
+        else:
+            yield f"{key}.{inner}", value
 
 
 def text(value: str) -> str:

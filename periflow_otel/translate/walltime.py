@@ -38,6 +38,8 @@ class WallTime(msgspec.Struct, array_like=True):
     the name of a phase."""
     ended_step: int = 0
     """The last step that ended, in this attempt or before it."""
+    ended_unix_ns: int = 0
+    """When it ended, if that was in this attempt."""
     has_stepped: bool = False
     """A step ended in this attempt."""
     noted_unix_ns: int = 0
@@ -46,6 +48,9 @@ class WallTime(msgspec.Struct, array_like=True):
 
     def end_step(self, record: StepEnded) -> None:
         """Count a step, and what is between it and the record before as a gap."""
+        if record.gap_ns is not None and self.ended_unix_ns:
+            self._follow_clock(record.start_unix_ns - self.ended_unix_ns - record.gap_ns)
+        self.ended_unix_ns = record.start_unix_ns + record.duration_ns
         self._end(_OPEN_STEP, None, STEP, record.start_unix_ns, record.duration_ns)
         self.ended_step, self.has_stepped = record.step, True
 
@@ -82,6 +87,14 @@ class WallTime(msgspec.Struct, array_like=True):
             self._count(self._between, waiting.end_unix_ns - waiting.start_unix_ns + waiting.later_ns)
         self.waiting.clear()
         self._advance(unix_ns, None)
+
+    def _follow_clock(self, set_by_ns: int) -> None:
+        """Go on from where the clock is now: that it was set between two steps took no time."""
+        self.accounted_unix_ns += set_by_ns
+        self.noted_unix_ns += set_by_ns
+        for waiting in self.waiting.values():
+            waiting.start_unix_ns += set_by_ns
+            waiting.end_unix_ns += set_by_ns
 
     @property
     def _between(self) -> str:
