@@ -12,8 +12,10 @@ The functions below act on a default run, which ``init`` begins. ``TrainingRun``
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from weakref import ref
 
 from periflow_otel.errors import (
     CheckpointAlreadyUploadedError,
@@ -25,7 +27,8 @@ from periflow_otel.errors import (
     StepNotStartedError,
 )
 from periflow_otel.records import JSONValue
-from periflow_otel.run import StepContext, TrainingRun
+from periflow_otel.run import TrainingRun
+from periflow_otel.stepping import EndStep, StepContext
 
 __all__ = [
     "CheckpointAlreadyUploadedError",
@@ -42,12 +45,16 @@ __all__ = [
     "is_emergency_save",
     "is_initialized",
     "metric",
+    "periflow",
     "shutdown",
     "span",
     "start_step",
     "train_step",
     "upload_checkpoint",
 ]
+
+periflow = sys.modules[__name__]
+"""This module, under the name that ``periflow_sdk`` gives to the object behind its functions."""
 
 _default: TrainingRun | None = None
 
@@ -64,20 +71,21 @@ def init(
     Args:
         total_train_steps: Number of the last step, where it is known: for progress and the time left.
         local_log_name: Local mode: file that metrics are appended to, one JSON object per line. Default:
-            ``./periflow_trainer_{unix seconds}.log``, with ``_{rank}`` before ``.log`` if there are several ranks.
+            ``./periflow_trainer_{unix seconds}.log``, with ``_{rank}`` before ``.log`` if there are several ranks, and
+            ``-2`` and so on if another run has that.
         run_id: Identity of the run, the same on all ranks: at most 256 printable characters. Default:
             ``PERIFLOW_RUN_ID``, else what the launcher says, else made up.
         initial_step: Steps that earlier attempts did; the first step of this one is the next. Default:
             ``PROCESSED_ITERS`` in cloud mode, else 0.
 
     Raises:
-        ConfigurationError: An argument or a variable has a value that cannot be used.
+        ConfigurationError: An argument, or in cloud mode a variable, has a value that cannot be used.
         PeriFlowInternalError: Cloud mode lacks a variable that PeriFlow sets.
-        PeriFlowError: Cloud mode, and ``total_train_steps`` is no integer or not beyond the steps already done.
+        PeriFlowError: Cloud mode, and ``total_train_steps`` is not an integer or not beyond the steps already done.
     """
     global _default  # noqa: PLW0603  # the one default run, as in periflow_sdk
     if _default is not None:
-        _default.shutdown()
+        _default._give_way()  # noqa: SLF001  # only the default run gives way to another
         _default = None
     _default = TrainingRun(total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step)
 
@@ -120,7 +128,7 @@ def train_step(step: int | None = None) -> StepContext:
         TypeError: On entry: ``step`` is not an integer.
         ValueError: On entry: ``step`` is below 1.
     """
-    return StepContext(start_step, _end_step, step)
+    return StepContext(_begin_step, step)
 
 
 def metric(msg: Mapping[str, JSONValue], step: int | None = None) -> None:
@@ -148,7 +156,7 @@ def upload_checkpoint(step: int | None = None) -> None:
 
     Raises:
         NotInitializedError: ``init`` was not called.
-        CheckpointAlreadyUploadedError: It was announced before.
+        CheckpointAlreadyUploadedError: Cloud mode, and it was announced before. In local mode this warns, once.
         TypeError: ``step`` is not an integer.
         ValueError: ``step`` is below 0.
     """
@@ -165,8 +173,8 @@ def is_emergency_save() -> bool:
 
 
 def is_initialized() -> bool:
-    """Tell whether a run is active: whether ``init`` was called, and ``shutdown`` was not since."""
-    return _default is not None
+    """Tell whether a run is active: ``init`` was called in this process, and ``shutdown`` was not since."""
+    return _default is not None and _default.is_active
 
 
 def span(name: str, /, **attributes: JSONValue) -> AbstractContextManager[None]:
@@ -211,8 +219,8 @@ def shutdown(timeout_s: float | None = None, *, error: BaseException | None = No
     return run.shutdown(timeout_s, error=error)
 
 
-def _end_step(error: str | None) -> None:
-    (_default or _uninitialized("end_step")).end_step(error)
+def _begin_step(step: int | None, context: "ref[StepContext]") -> EndStep:
+    return (_default or _uninitialized("start_step"))._begin_step(step, context)  # noqa: SLF001  # as train_step() of a run
 
 
 def _uninitialized(call: str) -> TrainingRun:

@@ -17,6 +17,21 @@ def call_at_exit(call: Callable[[], None]) -> None:
         process.name = _Name(process.name)
 
 
+def failure(error: BaseException | None) -> str | None:
+    """Name the type of an exception; None for one by which code is left as its author wants it."""
+    if error is None or isinstance(error, _WAYS_OUT) or (isinstance(error, SystemExit) and not _status(error)):
+        return None
+    return type(error).__name__
+
+
+_WAYS_OUT = (GeneratorExit, StopIteration, StopAsyncIteration)
+
+
+def _status(error: SystemExit) -> object:
+    """Return what a process ends with; text, even empty, counts as a failure."""
+    return error.code if error.code is None or isinstance(error.code, int) else 1
+
+
 def error_at_exit(old: BaseException | None) -> str | None:
     """Name the type of the exception that ends this process; ``old`` was there before."""
     error = sys.exc_info()[1] or _Name.error or getattr(sys, "last_value", None)

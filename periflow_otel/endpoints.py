@@ -16,6 +16,9 @@ from periflow_otel.errors import ConfigurationError
 if TYPE_CHECKING:
     import ssl
 
+_ALL: Final = "OTEL_EXPORTER_OTLP_*"
+"""What to do without where one of these cannot be used: better nothing is sent than to the wrong place."""
+
 Protocol = Literal["grpc", "http/protobuf", "http/json"]
 Compression = Literal["none", "gzip"]
 Signal = Literal["traces", "metrics"]
@@ -111,10 +114,10 @@ def _endpoint_url(name: str, given: str) -> SplitResult:
     if url is None:
         value = "not a URL (not shown: it may hold a password)" if "@" in given else repr(given)
         message = f"{name} is {value}; give one such as http://localhost:4318, with a port from 1 to 65535, or unset it"
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, _ALL)
     if url.username is not None:
         message = f"{name} holds a user name or password; put them into OTEL_EXPORTER_OTLP_HEADERS"
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, _ALL)
     return url
 
 
@@ -143,7 +146,7 @@ def _proxy(variables: Variables, endpoint: str) -> str | None:
     url = _split(proxy if "://" in proxy else f"http://{proxy}")
     if url is None or url.scheme != "http":
         message = f"{name} is not a URL such as http://host:3128 (not shown: it may hold a password); fix or unset it"
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, _ALL)
     return url.geturl()
 
 
@@ -158,19 +161,19 @@ def _header(name: str, entry: str, protocol: Protocol) -> tuple[str, str]:
     key, value = unquote(key).strip().lower(), unquote(value).strip()
     if not separator or not _HEADER_NAME.fullmatch(key):
         message = f"{name} has an entry that is not key=value (not shown: it may be secret); fix or unset it"
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, _ALL)
     if not _HEADER_VALUE.fullmatch(value):
         message = (
             f"the value of the header {key!r} in {name} has a line break or a character that headers may not have"
             " (not shown: it may be secret); fix or unset it"
         )
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, _ALL)
     if protocol == "grpc" and not (_GRPC_NAME.fullmatch(key) and _GRPC_VALUE.fullmatch(value)):
         message = (
             f"gRPC does not take the header {key!r} in {name}: names are letters, digits and _.- and do not end in"
             " -bin, values are ASCII; fix it, or set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf"
         )
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, _ALL)
     return key, value
 
 
@@ -196,7 +199,7 @@ def _client_files(variables: Variables, signal: Signal) -> tuple[str | None, str
     if certificate is None:
         if key is not None:
             message = f"{key_name} is set without the certificate of the key; set {name} too, or unset it"
-            raise ConfigurationError(message)
+            raise ConfigurationError(message, _ALL)
         return None, None
     key = key or certificate
     kind = f"a PEM file of a certificate, and its key, not encrypted, in the same file or in that of {key_name}"

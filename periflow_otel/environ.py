@@ -29,7 +29,7 @@ class Variables:
         value = self.environ.get(name, "").strip()
         if any("\ud800" <= char <= "\udfff" for char in value):  # how Python shows bytes that it cannot decode
             message = f"{name} is not UTF-8; fix or unset it"
-            raise ConfigurationError(message)
+            raise ConfigurationError(message, name)
         return value or None
 
     def boolean(self, name: str) -> bool:
@@ -96,4 +96,4 @@ def reject(name: str, value: object, remedy: str, default: _T) -> _T:
 
 def bad_value(name: str, value: object, remedy: str) -> ConfigurationError:
     """Return an error that names a variable, its value and the remedy."""
-    return ConfigurationError(f"{name} is {value!r}; {remedy}, or unset it")
+    return ConfigurationError(f"{name} is {value!r}; {remedy}, or unset it", name)

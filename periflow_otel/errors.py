@@ -36,6 +36,11 @@ class CheckpointAlreadyUploadedError(PeriFlowError):
 class ConfigurationError(PeriFlowError):
     """An argument or an environment variable has a value that cannot be used."""
 
+    def __init__(self, message: str, variable: str | None = None) -> None:
+        """Keep the message, and the variable that can be unset to do without what it sets."""
+        super().__init__(message)
+        self.variable = variable
+
 
 class PeriFlowInternalError(PeriFlowError):
     """Cloud mode lacks something that PeriFlow itself should have set."""

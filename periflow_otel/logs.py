@@ -28,7 +28,7 @@ class OncePerInterval(logging.Filter):
         return True
 
 
-def keep_quiet() -> None:
+def limit_repeats() -> None:
     """See to it that the logger of this package repeats itself only once a minute."""
     logger = logging.getLogger(LOGGER)
     if not any(isinstance(each, OncePerInterval) for each in logger.filters):

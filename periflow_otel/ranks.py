@@ -380,7 +380,7 @@ def _from_node_rank(environ: Environ) -> Identity | None:
             f"NODE_RANK {node_rank or 0} and LOCAL_RANK {local_rank or 0}, with {local_size} ranks on a node, make"
             f" rank {rank} but WORLD_SIZE is {world_size}; set RANK, or correct them"
         )
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, "WORLD_SIZE")
     source = "NODE_RANK and WORLD_SIZE"
     return Identity(rank, local_rank or 0, node_rank or 0, world_size, local_size, None, None, source)
 
@@ -424,7 +424,7 @@ def _identity(
         raise _half_set(environ, rank, size)
     if number >= world_size:
         message = f"{rank} is {number} but {size} is {world_size}; give a rank from 0 to {world_size - 1}"
-        raise ConfigurationError(message)
+        raise ConfigurationError(message, rank)
     local_world_size = _first(environ, local_size, 1) or _ranks_per_node(environ, world_size) or world_size
     local, node = _first(environ, local_rank), _first(environ, node_rank)
     return Identity(
@@ -459,4 +459,4 @@ def _text(environ: Environ, name: str) -> str | None:
 
 
 def _half_set(environ: Environ, name: str, missing: str) -> ConfigurationError:
-    return ConfigurationError(f"{name} is {environ[name]!r} but {missing} is not set; set both, or unset {name}")
+    return ConfigurationError(f"{name} is {environ[name]!r} but {missing} is not set; set both, or unset {name}", name)

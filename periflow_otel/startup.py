@@ -1,110 +1,150 @@
-"""What a run settles before its first step: its arguments, checked, and where its journals are."""
+"""What a run settles before its first step: its settings, who it is, and where its journal and its metric log are.
+
+In local mode training comes first: there only what the caller wrote raises. A variable that cannot be used is ignored,
+and a folder that cannot be used is replaced, with one warning that has the remedy.
+"""
 
 import logging
-import operator
 import os
 import platform
 import secrets
 import socket
 import sys
-import time
 from collections import Counter
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from periflow_otel import names
-from periflow_otel.config import RunSettings, fallback_state_dir
+from periflow_otel import arguments, names
+from periflow_otel.config import RunSettings, fallback_state_dir, find_mode
 from periflow_otel.environ import Environ
-from periflow_otel.errors import ConfigurationError, PeriFlowError
-from periflow_otel.journal.folders import node_folder, run_folder
-from periflow_otel.ranks import Identity, agree, find_torchrun, require_cloud
-
-MAX_RUN_ID_CHARS: Final = 256
-_MAX_STEP: Final = 1 << 62
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.journal.folders import claim_journal, journal_folder, node_folder, run_folder
+from periflow_otel.journal.ledger import find_earlier
+from periflow_otel.local_log import find_log, is_file
+from periflow_otel.processes import Process
+from periflow_otel.ranks import Identity, agree, describe, find_identity, find_torchrun, require_cloud
+from periflow_otel.records import Orders, RankRun
 
 _log = logging.getLogger("periflow_otel")
 
 
-def initial_step(environ: Environ, given: object, *, is_cloud: bool) -> int:
-    """Return how many steps are done already.
+class Beginning(NamedTuple):
+    """All that is settled when a run begins."""
+
+    settings: RunSettings
+    environ: Environ
+    """Without the variables that cannot be used."""
+    run: RankRun
+    folder: Path
+    """Of the run on this node."""
+    journal: Path
+    is_recording: bool
+
+
+def settle(
+    total_train_steps: object,
+    local_log_name: str | os.PathLike[str] | None,
+    run_id: object,
+    initial_step: object,
+    environ: Environ,
+    now_unix_ns: int,
+) -> Beginning:
+    """Settle everything: find out who this process is, and claim a place for its journal.
 
     Raises:
-        ConfigurationError: ``given`` is no such number.
+        ConfigurationError: An argument, or in cloud mode a variable, has a value that cannot be used.
         PeriFlowInternalError: Cloud mode lacks a variable that PeriFlow sets.
+        PeriFlowError: Cloud mode, and ``total_train_steps`` is not an integer or not beyond the steps already done.
     """
-    processed = require_cloud(environ).processed_iters if is_cloud else 0
-    if given is None:
-        return processed
-    steps = _integer(given)
-    if steps is None or steps < 0:
-        message = f"initial_step is {given!r}; give the number of steps already done, 0 or more"
-        raise ConfigurationError(message)
-    return steps
+    is_cloud = find_mode(environ) == "cloud"
+    environ = environ if is_cloud else _usable(environ)
+    settings = RunSettings.from_environ(environ)
+    initial = arguments.initial_step(initial_step, require_cloud(environ).processed_iters if is_cloud else 0)
+    target = arguments.target_step(total_train_steps, initial, is_cloud=is_cloud)
+    identity = find_identity(environ)
+    run_id = find_run_id(run_id or settings.run_id, identity, environ)
+    folder = journal = node_folder(run_folder(settings.state_dir, run_id))
+    attempt = None if identity.restarts is None else identity.restarts + 1
+    log = None
+    is_recording = can_record(settings)
+    if is_recording:
+        folder = usable_folder(settings.state_dir, run_id)
+        if not is_cloud:
+            rank = None if identity.world_size == 1 else identity.rank
+            log = find_log(local_log_name, rank, folder.parents[1], is_written=settings.agent != "off")
+        attempt, journal = claim(folder, identity.rank, attempt)
+    run = RankRun(
+        run_id=run_id,
+        attempt=attempt or 1,
+        rank=identity.rank,
+        local_rank=identity.local_rank,
+        node_rank=identity.node_rank,
+        world_size=identity.world_size,
+        mode="cloud" if is_cloud else "local",
+        local_log=log,
+        process=Process.current(),
+        started_unix_ns=now_unix_ns,
+        initial_step=initial,
+        total_steps=target,
+        local_world_size=identity.local_world_size,
+        traceparent=settings.traceparent,
+        resource=resource(settings),
+        orders=Orders(_consumers(settings, log), settings.destination, settings.sampling_ratio),
+        earlier=find_earlier(folder.parent, identity.rank, attempt or 1),
+    )
+    _log.info("run %s, attempt %d: %s", run_id, run.attempt, describe(identity))
+    return Beginning(settings, environ, run, folder, journal, is_recording)
 
 
-def step_number(given: object, *, least: int) -> int:
-    """Return the number of a step that the caller has told.
-
-    Raises:
-        TypeError: It is not an integer.
-        ValueError: It is below ``least``, or beyond all sense.
-    """
+def claim(folder: Path, rank: int, attempt: int | None) -> tuple[int, Path]:
+    """Return the attempt, and a folder for its journal that no other process has."""
     try:
-        number = operator.index(given)  # type: ignore[arg-type]  # what has none raises
-    except TypeError:
-        number = None
-    if number is None or isinstance(given, bool):
-        message = f"the step is {given!r}, which is not an integer; give its number"
-        raise TypeError(message)
-    if not least <= number <= _MAX_STEP:
-        message = f"the step is {number}; give its number, {least} or more: the first step is 1"
-        raise ValueError(message)
-    return number
+        return claim_journal(folder, rank, attempt)
+    except OSError:  # the journal, which tries again later, says so
+        return attempt or 1, journal_folder(folder, attempt or 1, rank)
 
 
-def target_step(given: object, initial_step: int, *, is_cloud: bool) -> int | None:
-    """Return the number of the last step; in local mode a value that makes no sense is ignored, as ever.
-
-    Raises:
-        PeriFlowError: In cloud mode, ``given`` is no integer or not beyond the steps already done.
-    """
-    steps = _integer(given)
-    if is_cloud and given is not None:
-        if steps is None:
-            message = f"total_train_steps is {given!r}; give the number of the last step, an integer"
-            raise PeriFlowError(message)
-        if steps <= initial_step:
-            message = (
-                f"total_train_steps is {steps}, but {initial_step} steps are done already, as PROCESSED_ITERS or "
-                "initial_step says; give the number of the last step, counted from the beginning of the run"
-            )
-            raise PeriFlowError(message)
-    return steps if steps is not None and steps > 0 else None
+def can_record(settings: RunSettings) -> bool:
+    """Tell whether this process records anything."""
+    if settings.is_disabled:
+        return False
+    if sys.platform in ("linux", "darwin"):
+        return True
+    _log.warning(
+        "periflow_otel needs Linux or macOS to record, not %s; nothing is recorded, training goes on", sys.platform
+    )
+    return False
 
 
-def local_log(given: str | os.PathLike[str] | None, identity: Identity) -> str:
-    """Return the absolute path of the metric log, in a folder that exists.
-
-    Raises:
-        ConfigurationError: It cannot be written.
-    """
-    if not isinstance(given, str | os.PathLike | None):
-        message = f"local_log_name is {given!r}; give the path of a file, as text"
-        raise ConfigurationError(message)
-    rank = f"_{identity.rank}" if identity.world_size > 1 else ""
-    path = Path(os.path.expanduser(given or f"./periflow_trainer_{int(time.time())}{rank}.log"))  # noqa: PTH111  # Path raises
+def _usable(environ: Environ) -> Environ:
+    """Return an environment without the variables that cannot be used."""
     try:
-        path = path.absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_writable = os.access(path, os.W_OK) or (not path.exists() and os.access(path.parent, os.W_OK))
-        reason = None if is_writable and not path.is_dir() else "not writable"
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        reason = getattr(error, "strerror", None) or str(error)
-    if reason is None:
-        return str(path)
-    message = f"the metric log {str(path)!r} cannot be written ({reason}); give init() another local_log_name"
-    raise ConfigurationError(message)
+        find_identity(environ)
+        _check_run_id(RunSettings.from_environ(environ).run_id)
+    except ConfigurationError as error:
+        unusable = error.variable or ""
+        rest = {name: value for name, value in environ.items() if not fnmatchcase(name, unusable)}
+        if len(rest) == len(environ):  # nothing that can be left out
+            raise
+        _log.warning("%s; until then %s is ignored, and training goes on", error, unusable)
+        return _usable(rest)
+    return environ
+
+
+def _check_run_id(given: str | None) -> None:
+    try:
+        arguments.run_id(given or "")
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error), names.RUN_ID_VAR) from None
+
+
+def _consumers(settings: RunSettings, log: str | None) -> tuple[str, ...]:
+    """Name who must have a record: without the files beside the metric log, where that is none."""
+    if settings.is_cloud or is_file(log):
+        return settings.consumers
+    return tuple(each for each in settings.consumers if not each.startswith("otlp_file."))
 
 
 def find_run_id(given: object, identity: Identity, environ: Environ) -> str:
@@ -119,15 +159,15 @@ def find_run_id(given: object, identity: Identity, environ: Environ) -> str:
         environ: Where torchrun leaves what it knows.
 
     Raises:
-        ConfigurationError: It is no text, too long, or has characters that cannot be shown.
+        ConfigurationError: It is not text, too long, or has characters that cannot be shown.
     """
     wanted = given.strip() if isinstance(given, str) else given
     if wanted:
-        return _checked_run_id(wanted)
+        return arguments.run_id(wanted)
     known = identity.run_id or ""
     _begun[known] += 1
     if known:
-        return _checked_run_id(_numbered(known, _begun[known]))
+        return arguments.run_id(_numbered(known, _begun[known]))
     torchrun = find_torchrun(environ)
     made_up = _numbered(torchrun, _begun[known]) if torchrun else _made_up_id()
     if identity.world_size == 1:
@@ -148,14 +188,6 @@ _NO_COMMON_ID: Final = (
 
 def _numbered(run_id: str, number: int) -> str:
     return run_id if number == 1 else f"{run_id}-{number}"
-
-
-def _checked_run_id(given: object) -> str:
-    if isinstance(given, str) and len(given) <= MAX_RUN_ID_CHARS and given.isprintable():
-        return given
-    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
-    message = f"the run id is {shown}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
-    raise ConfigurationError(message)
 
 
 def usable_folder(state_dir: Path, run_id: str) -> Path:
@@ -196,15 +228,6 @@ def resource(settings: RunSettings) -> tuple[tuple[str, str | int], ...]:
         **dict(settings.resource_attributes),
     }
     return tuple(sorted(attributes.items()))
-
-
-def _integer(given: object) -> int | None:
-    """Return an integer, NumPy's too; None for anything else. True is a mistake, not a number of steps."""
-    try:
-        number = operator.index(given)  # type: ignore[arg-type]  # what has none raises
-    except TypeError:
-        return None
-    return None if isinstance(given, bool) or abs(number) > _MAX_STEP else number
 
 
 def _made_up_id() -> str:

@@ -15,16 +15,17 @@ PACKAGE = "periflow_otel"
 LAYERS = [
     {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth"},
     {"records", "environ"},
-    {"journal", "context", "endings", "preemption"},
+    {"journal", "context", "endings", "preemption", "arguments", "local_log"},
     {"ranks", "endpoints"},
     {"config", "translate"},
     {"messages", "otlp_json"},
     {"exporters"},
     {"agent"},
-    {"launcher", "startup"},
+    {"launcher", "startup", "saves", "stepping"},
+    {"handover"},
     {"run"},
     {"__init__"},
-    {"integrations", "cli", "testing"},
+    {"manager", "integrations", "cli", "testing"},
 ]
 """From the bottom up. A module, or all modules of a folder, may import what stands below."""
 

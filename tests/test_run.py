@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 both_modes = pytest.mark.usefixtures("mode")
+
+
+def set_cloud(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
+    """Set the environment of cloud mode."""
+    for name, value in (CLOUD | more).items():
+        monkeypatch.setenv(name, value)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -126,8 +133,8 @@ def test_an_empty_run_id_is_none(begin: Begin, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_run_id_of_the_launcher_is_checked_too(begin: Begin, monkeypatch: pytest.MonkeyPatch):
-    """A mistake shows before training."""
-    monkeypatch.setenv("PERIFLOW_RUN_ID", "x" * 1000)
+    """In cloud mode a mistake shows before training."""
+    set_cloud(monkeypatch, PERIFLOW_RUN_ID="x" * 1000)
     with pytest.raises(pf.ConfigurationError, match=r"^the run id is 'xxx"):
         begin(10)
 
@@ -198,11 +205,10 @@ def test_cloud_mode_has_no_metric_log(begin: Begin, monkeypatch: pytest.MonkeyPa
     assert begin(10, "/proc/nowhere/train.log").info.local_log is None
 
 
-@both_modes
 @pytest.mark.parametrize("endpoint", ["collector:4318", "http://", "ftp://collector", "http://collector:port"])
-def test_a_malformed_endpoint_raises_at_init(begin: Begin, monkeypatch: pytest.MonkeyPatch, endpoint: str):
+def test_cloud_mode_refuses_a_malformed_endpoint(begin: Begin, monkeypatch: pytest.MonkeyPatch, endpoint: str):
     """Although only the agent needs it."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    set_cloud(monkeypatch, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
     message = f"OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint!r}; give one such as http://localhost:4318"
     with pytest.raises(pf.ConfigurationError, match=f"^{re.escape(message)}"):
         begin(10)
@@ -210,15 +216,114 @@ def test_a_malformed_endpoint_raises_at_init(begin: Begin, monkeypatch: pytest.M
 
 @both_modes
 @pytest.mark.parametrize("token", ["s3cret\nmore", "s3cret%0Amore", "s3cret\rmore"])
-def test_a_token_with_a_line_break_raises_and_is_never_shown(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, token: str
+def test_a_token_with_a_line_break_is_never_shown(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: str, token: str
 ):
-    """A secret that was pasted badly is still a secret."""
+    """A secret that was pasted badly is still a secret; cloud mode raises, local mode sends nothing."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization=Bearer {token}")
-    with pytest.raises(pf.ConfigurationError, match=r"^the value of the header 'authorization' in ") as caught:
+    said = ""
+    try:
+        run = begin(10)
+    except pf.ConfigurationError as error:
+        said = f"{error}{error.__cause__!r}"
+    else:
+        assert not any(each.startswith("otlp.") for each in run.info.orders.consumers)
+    assert ("the value of the header 'authorization' in " in said) == (mode == "cloud")
+    assert "s3cret" not in said + caplog.text
+
+
+# Local mode is inert
+
+ODD: dict[str, dict[str, str]] = {
+    "WORLD_SIZE of a script that starts its ranks itself": {"WORLD_SIZE": "4"},
+    "RANK of an array job": {"RANK": "0"},
+    "-1 as transformers has it": {"LOCAL_RANK": "-1"},
+    "-1 twice": {"RANK": "-1", "WORLD_SIZE": "-1"},
+    "a name of a node": {"NODE_RANK": "master-0", "WORLD_SIZE": "2"},
+    "a rank beyond the world": {"RANK": "7", "WORLD_SIZE": "2"},
+    "a part of an MPI": {"OMPI_COMM_WORLD_RANK": "1"},
+    "an endpoint": {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+    "a certificate": {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://localhost:4318", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere.pem"
+    },
+    "an exporter": {"OTEL_TRACES_EXPORTER": "nobody-has-this"},
+    "a proxy": {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://localhost:4318", "HTTPS_PROXY": "no proxy at all"},
+    "an agent": {"PERIFLOW_AGENT": "sometimes"},
+    "a signal": {"PERIFLOW_EMERGENCY_SIGNALS": "SIGNAL"},
+    "a run id": {"PERIFLOW_RUN_ID": "x" * 1000},
+    "a number": {"PERIFLOW_EXIT_TIMEOUT": "soon"},
+    "a home": {"PERIFLOW_STATE_DIR": "~nobody-of-this-name/state"},
+    "no text at all": {"PERIFLOW_RUN_ID": "\udc80"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_local_mode_ignores_variables_that_cannot_be_used(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, name: str
+):
+    """The original reads none there. A warning names the variable, and training is recorded."""
+    state = tmp_path / "home" / ".local" / "state"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable, value in ODD[name].items():
+        monkeypatch.setenv(variable, value)
+    if "PERIFLOW_AGENT" in ODD[name]:  # then it would be a process
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    run = begin(10)
+    with run.train_step():
+        pass
+    assert (run.info.rank, run.info.world_size) == (0, 1)
+    assert any(each in warning for each in ODD[name] for warning in warnings(caplog))
+    assert all("is ignored" in warning for warning in warnings(caplog))
+    if "PERIFLOW_STATE_DIR" in ODD[name]:
+        assert run.folder.is_relative_to(state)
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if name.startswith(("a rank", "an endpoint", "a signal"))])
+def test_cloud_mode_refuses_variables_that_cannot_be_used(begin: Begin, monkeypatch: pytest.MonkeyPatch, name: str):
+    """There a mistake has to show before hours of training."""
+    set_cloud(monkeypatch, **ODD[name])
+    with pytest.raises(pf.PeriFlowError):
         begin(10)
-    assert "s3cret" not in str(caught.value) + repr(caught.value.__cause__) + caplog.text
+
+
+def test_a_working_folder_that_cannot_be_written_only_moves_the_log(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+):
+    """Nobody named it. One warning says where it is."""
+    monkeypatch.setenv("PERIFLOW_STATE_DIR", str(tmp_path / "state"))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    log = begin(10).info.local_log
+    assert log is not None
+    assert Path(log).parent == tmp_path / "state"
+    (warning,) = warnings(caplog)
+    assert warning == (
+        f"the working folder cannot be written (No such file or directory); the metric log is {log}. Give init() a "
+        "local_log_name."
+    )
+
+
+def test_runs_of_one_second_have_logs_of_their_own(begin: Begin):
+    """Also where nobody writes them yet."""
+    assert len({begin(10).info.local_log for _ in range(5)}) == 5
+
+
+def test_a_log_that_will_be_written_is_there_at_once(begin: Begin, monkeypatch: pytest.MonkeyPatch):
+    """So that no run of another process takes its name."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "thread")
+    log = begin(10).info.local_log
+    assert log is not None
+    assert Path(log).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_device_as_a_log_has_no_files_beside_it(begin: Begin):
+    """/dev/null is the usual way to want no metric log."""
+    info = begin(10, "/dev/null").info
+    assert info.local_log == "/dev/null"
+    assert info.orders.consumers == ("metric_log",)
 
 
 # Values
@@ -417,7 +522,7 @@ def test_an_emergency_may_save_a_step_again(begin: Begin):
     Control(run.folder).request(ANY_STEP)
     assert run.is_emergency_save()
     run.upload_checkpoint()
-    with pytest.raises(pf.CheckpointAlreadyUploadedError):
+    with suppress(pf.CheckpointAlreadyUploadedError):
         run.upload_checkpoint()
     assert [(each.step, each.is_emergency) for each in recorded(run, Checkpoint)] == [(1, False), (1, True)]
 

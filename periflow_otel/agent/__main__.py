@@ -17,7 +17,7 @@ from periflow_otel.birth import MARK
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.agent_note import decode_note
-from periflow_otel.logs import LOGGER, keep_quiet
+from periflow_otel.logs import LOGGER, limit_repeats
 from periflow_otel.processes import process_start
 from periflow_otel.terminal import Terminal
 
@@ -89,7 +89,7 @@ def _set_up_logging() -> None:
         level=logging.WARNING,
         handlers=[logging.StreamHandler(), logging.StreamHandler(log)],
     )
-    keep_quiet()
+    limit_repeats()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
 
 

@@ -14,7 +14,7 @@ from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
 from periflow_otel.journal.folders import is_readable, journal_folders
 from periflow_otel.journal.reader import unreadable_journals
-from periflow_otel.logs import keep_quiet
+from periflow_otel.logs import limit_repeats
 from periflow_otel.ranks import describe, find_identity
 
 REPLAY_TIMEOUT_S = 60.0
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
-    keep_quiet()
+    limit_repeats()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
     try:
         return int(options.run(options))

@@ -49,11 +49,11 @@ def save_cursor(folder: Path, consumer: str, cursor: Cursor) -> None:
     replace_file(folder / (consumer + SUFFIX), frame(msgspec.msgpack.encode(cursor)))
 
 
-def delivered_sequence(folder: Path, consumers: Iterable[str]) -> float:
-    """Return how many records every one of the consumers has; infinity when the journal is over, all delivered."""
+def is_delivered(folder: Path, consumers: Iterable[str], sequence: int) -> bool:
+    """Tell whether every consumer has the first ``sequence`` records of a journal; all have, once it is gone."""
     if not folder.exists():
-        return float("inf") if (folder.parent / LEDGER / folder.name).exists() else -1
-    return min((load_cursor(folder, each).position.sequence for each in consumers), default=float("inf"))
+        return (folder.parent / LEDGER / folder.name).exists()
+    return all(load_cursor(folder, each).position.sequence >= sequence for each in consumers)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -1,0 +1,84 @@
+"""What a rank hands over: its journals to an agent, which it starts, and for which it waits at the end."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from periflow_otel.config import RunSettings
+from periflow_otel.journal.cursors import is_delivered
+from periflow_otel.journal.writer import JournalWriter, NoJournal
+from periflow_otel.records import RankRun
+from periflow_otel.startup import Beginning
+
+if TYPE_CHECKING:
+    from periflow_otel.launcher import AgentLauncher
+
+_POLL_INTERVAL_S: Final = 0.005
+_STOP_TIMEOUT_S: Final = 1.0
+
+
+class Handover:
+    """The journals of one rank, one for each attempt that it made, and the agent that delivers them."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        """Begin with no journal; nothing is started yet."""
+        self._settings: RunSettings = beginning.settings
+        self._journal_folder = beginning.journal
+        self._ended: list[tuple[Path, int]] = []
+        self._has_journal = False
+        self._launcher = _launcher(beginning) if beginning.is_recording else None
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether an agent is to deliver, so that what it has not delivered in time is worth a word."""
+        return self._has_journal and self._settings.agent != "off"
+
+    def open_journal(self, run: RankRun) -> JournalWriter | NoJournal:
+        """Return where a run is recorded: in a journal, where there can be one."""
+        if self._launcher is None:
+            return NoJournal()
+        journal = JournalWriter(self._journal_folder, run, max_bytes=self._settings.journal_max_bytes)
+        self._has_journal = os.path.isdir(self._journal_folder)  # noqa: PTH112  # Path raises where it may not look
+        return journal
+
+    def next_journal(self, folder: Path, records: int) -> None:
+        """Go on in another folder: the journal before is over, with so many records."""
+        self._ended.append((self._journal_folder, records))
+        self._journal_folder = folder
+
+    def ensure_agent(self) -> bool:
+        """See to it that there is an agent, and tell whether there is one."""
+        return self._launcher is not None and self._launcher.ensure()
+
+    def wait(self, records: int, timeout_s: float | None) -> bool:
+        """Wait until so many records of the present journal are delivered, and all of those before; or a time is over.
+
+        Returns:
+            Whether they are. True where nothing is recorded.
+        """
+        if self._launcher is None:
+            return True
+        if not self.may_be_late or not self.ensure_agent():
+            return False
+        deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
+        while not self._is_delivered(records):
+            if not time.monotonic() < deadline_s:
+                return False
+            time.sleep(_POLL_INTERVAL_S)
+        return True
+
+    def stop_agent(self) -> None:
+        """End an agent that is a thread of this process."""
+        if self._launcher is not None:
+            self._launcher.stop(_STOP_TIMEOUT_S)
+
+    def _is_delivered(self, records: int) -> bool:
+        journals = (*self._ended, (self._journal_folder, records))
+        return all(is_delivered(folder, self._settings.awaited, count) for folder, count in journals)
+
+
+def _launcher(beginning: Beginning) -> "AgentLauncher":
+    from periflow_otel.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
+
+    return AgentLauncher(beginning.folder, beginning.settings, beginning.environ)
