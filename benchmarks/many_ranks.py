@@ -96,7 +96,9 @@ class Agent:
         lock = take_agent_lock(folder) or 0  # there is no other agent
         environ = {**os.environ, "PERIFLOW_ENABLED": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
         environ["PERIFLOW_STATE_DIR"] = str(folder.parents[1])
-        code = f"from periflow_otel.agent.__main__ import main; main({str(folder)!r}, {os.getpid()}, {lock}, -1, -1, -1)"
+        code = (
+            f"from periflow_otel.agent.__main__ import main; main({str(folder)!r}, {os.getpid()}, {lock}, -1, -1, -1)"
+        )
         command = [sys.executable, "-c", code]  # a child of this process, which asks for its CPU time
         self._process = subprocess.Popen(command, env=environ, pass_fds=[lock])
         os.close(lock)
