@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from programs import Collector
 from training import isolate
@@ -13,6 +14,9 @@ from periflow_otel import testing
 
 # A job in the background of a script ignores Ctrl-C, and would have the scripts of tests ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+hypothesis.settings.register_profile("patient", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

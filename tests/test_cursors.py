@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from periflow_otel.journal.cursors import (
@@ -29,7 +29,6 @@ def at(sequence: int) -> Cursor:
     return Cursor(Position(1, 1, sequence))
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         Cursor,
@@ -74,7 +73,6 @@ def test_a_damaged_cursor_is_none(tmp_path: Path):
             assert load_cursor(tmp_path, "a") == Cursor()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_a_file_with_anything_in_it_is_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes):
     """Whatever is in the file of a cursor, loading it raises nothing."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from privileges import UNPRIVILEGED
 
@@ -45,7 +45,6 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-@settings(deadline=None)
 @given(any_text)
 def test_a_run_has_a_folder_whatever_its_id(tmp_path_factory: pytest.TempPathFactory, run_id: str):
     """The folder is one that can be made, right below the state directory."""
@@ -56,7 +55,6 @@ def test_a_run_has_a_folder_whatever_its_id(tmp_path_factory: pytest.TempPathFac
     folder.mkdir(exist_ok=True)
 
 
-@settings(deadline=None)
 @given(any_text, any_text)
 def test_different_runs_have_different_folders(one: str, other: str):
     """No two ids share a folder."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import given
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from programs import read_attributes, read_points, read_spans
@@ -32,14 +32,12 @@ def only_data_point(value: Any) -> Any:
     return request.resource_metrics[0].scope_metrics[0].metrics[0].gauge.data_points[0]
 
 
-@settings(deadline=None)
 @given(SPAN_ITEMS)
 def test_spans_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Span]]):
     """Any spans give the very bytes that the SDK's encoder gives."""
     assert as_bytes(traces_request(items)) == as_bytes(encode_spans(sdk_spans(items)))
 
 
-@settings(deadline=None)
 @given(POINT_ITEMS)
 def test_points_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Point]]):
     """Any points give the very bytes that the SDK's encoder gives."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from hypothesis import given, settings
+from hypothesis import given
 from recorder import make_run
 from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 
@@ -17,14 +17,12 @@ from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
 
-@settings(deadline=None)
 @given(SPAN_ITEMS)
 def test_json_of_spans_reads_as_their_message(items: list[tuple[RankRun, Span]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
     assert_reads_as(traces_json(items), traces_request(items))
 
 
-@settings(deadline=None)
 @given(POINT_ITEMS)
 def test_json_of_points_reads_as_their_message(items: list[tuple[RankRun, Point]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""

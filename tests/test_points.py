@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
@@ -416,7 +416,6 @@ def _total(values: Sequence[Any]) -> Any:
     return count, seconds, least, most, [sum(column) for column in columns]
 
 
-@settings(deadline=None)
 @given(SCRIPTS, st.booleans(), st.data())
 def test_deltas_add_up_to_the_whole(script: Script, is_exponential: bool, data: st.DataObject):  # noqa: FBT001
     """Whenever snapshots are taken, and wherever a restart is between them."""
@@ -435,7 +434,6 @@ def test_deltas_add_up_to_the_whole(script: Script, is_exponential: bool, data: 
     assert total(deltas) == total(whole)
 
 
-@settings(deadline=None)
 @given(SCRIPTS, st.booleans(), st.sampled_from([0.5, 1.0]), st.data())
 def test_a_restart_changes_no_point(script: Script, is_exponential: bool, ratio: float, data: st.DataObject):  # noqa: FBT001
     """Cut anywhere and gone on with, values, totals, histograms and exemplars are those of one pass."""
@@ -456,7 +454,6 @@ def test_a_restart_changes_no_point(script: Script, is_exponential: bool, ratio:
     assert repr([*points, *translator.take()]) == repr(whole)  # which finds NaN equal
 
 
-@settings(deadline=None)
 @given(SCRIPTS, st.lists(st.integers(0, 20)))
 def test_snapshots_between_change_no_total(script: Script, places: list[int]):
     """Cumulative instruments show at the end what they would without."""
@@ -472,7 +469,6 @@ def test_snapshots_between_change_no_total(script: Script, places: list[int]):
     assert sorted(map(repr, found.items())) == sorted(map(repr, whole.items()))
 
 
-@settings(deadline=None)
 @given(SCRIPTS)
 def test_the_time_by_kind_is_the_time_of_the_run(script: Script):
     """The counter adds up to the age of the run."""

@@ -109,7 +109,6 @@ def test_any_byte_flipped_costs_what_is_behind_it_and_no_more(tmp_path: Path, fl
         expect(read_all(tmp_path), list(range(intact)))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_damage_to_several_segments_gives_a_true_part(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -208,7 +207,7 @@ def test_a_journal_that_is_not_there_is_empty(tmp_path: Path):
         reader.forget(3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=40))
 def test_pieces_of_any_size_are_the_whole(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]):
     """However many records are asked for at a time, and by however many readers, each comes once."""

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recorder import make_run
 
@@ -74,14 +74,12 @@ def is_same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(keys, json_values, max_size=5))
 def test_any_json_value_comes_back_equal(values: dict[str, Any]):
     """NaN, integers of any size, broken Unicode, nested lists and dicts: equal, and of the same type."""
     assert is_same(recorded(copy.deepcopy(values)), values)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(keys, scalars, max_size=40))
 def test_both_ways_of_encoding_agree(values: dict[str, Any]):
     """A plain dict of scalars, which takes the short way, is recorded as the thorough way would."""
@@ -336,7 +334,6 @@ def test_no_reference_to_a_value_is_kept():
     assert seen() is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_record_raise_nothing_else(data: bytes):
     """Whatever the bytes are, decoding gives a record or one of the errors that a reader expects."""

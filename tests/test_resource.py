@@ -3,6 +3,7 @@
 import pytest
 from recorder import make_run
 
+from periflow_otel.processes import Process
 from periflow_otel.translate.resource import resource_of
 
 
@@ -31,7 +32,7 @@ def test_a_resource_says_which_run_and_node():
 def test_ranks_of_a_node_have_one_resource():
     """What differs between them is on spans and points; another node or attempt is another resource."""
     resource = resource_of(make_run(rank=0))
-    assert resource == resource_of(make_run(rank=5, local_rank=5, pid=99))
+    assert resource == resource_of(make_run(rank=5, local_rank=5, process=Process(99, 1, "boot", 1)))
     assert resource != resource_of(make_run(node_rank=1))
     assert resource != resource_of(make_run(attempt=2))
 

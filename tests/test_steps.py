@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
@@ -700,7 +700,6 @@ def test_the_state_does_not_grow():
 RATIOS = st.sampled_from([0.0, 0.5, 1.0])
 
 
-@settings(deadline=None)
 @given(SCRIPTS, RATIOS, st.sampled_from(["finish", "be_killed"]), st.data())
 def test_a_restart_changes_no_span(script: Script, ratio: float, end: str, data: st.DataObject):
     """Cut anywhere, written down and gone on with, the records give the spans of one pass, in their order."""
@@ -722,7 +721,6 @@ def test_a_restart_changes_no_span(script: Script, ratio: float, end: str, data:
     assert dropped == whole.dropped()
 
 
-@settings(deadline=None)
 @given(SCRIPTS, RATIOS)
 def test_spans_do_not_depend_on_when_the_agent_looks(script: Script, ratio: float):
     """Whether it sees a step that is open or only its end, the spans are the same, perhaps in another order."""
@@ -734,7 +732,6 @@ def test_spans_do_not_depend_on_when_the_agent_looks(script: Script, ratio: floa
     assert sorted(map(repr, translate(recorder.inputs, run))) == sorted(map(repr, translate(blind, run)))
 
 
-@settings(deadline=None)
 @given(SCRIPTS)
 def test_every_record_has_its_one_span(script: Script):
     """Each is shown once, ids are unique, and every parent is there but that of values of a step that never came."""

@@ -48,7 +48,7 @@ def seconds(recorder: Recorder) -> dict[str, float]:
     return {kind: spent_ns / S for kind, spent_ns in follow(recorder.inputs).spent_ns.items()}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(SCRIPTS, st.sampled_from(["finish", "be_killed"]))
 def test_the_kinds_add_up_to_the_wall_time(script: Script, end: str):
     """Whatever a script does, in the end no nanosecond is missing and none counted twice."""
@@ -61,7 +61,7 @@ def test_the_kinds_add_up_to_the_wall_time(script: Script, end: str):
     assert wall_time.waiting == {}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(PLAIN_SCRIPTS)
 def test_every_kind_has_its_own_time(script: Script):
     """Time belongs to the innermost phase, else to the step, else to what is between steps."""
@@ -71,7 +71,6 @@ def test_every_kind_has_its_own_time(script: Script):
     assert follow(recorder.inputs).spent_ns == {kind: ns for kind, ns in recorder.spent_ns.items() if ns}
 
 
-@settings(deadline=None)
 @given(SCRIPTS, st.data())
 def test_time_is_only_ever_added(script: Script, data: st.DataObject):
     """A counter never falls, and a line that was written down goes on as if nothing had happened."""
@@ -273,7 +272,7 @@ ODD_RECORDS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(ODD_RECORDS)
 def test_no_nonsense_counts_time_twice(records: list[Record]):
     """Overlapping steps and phases in any order still add up to the time that passed."""
