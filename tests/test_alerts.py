@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from programs import program
-from stack import CONFIG
+from stack import CONFIG, ROOT
 
 from periflow_otel import names
 from periflow_otel.exporters.prometheus import family_name
@@ -72,6 +72,12 @@ def test_an_alert_says_what_to_do(label: str, alert: dict[str, Any]):
     assert alert["labels"]["severity"] in ("warning", "critical")
 
 
+@pytest.mark.parametrize("alert", NAMES)
+def test_an_alert_has_a_runbook(alert: str):
+    """The page has a section for each."""
+    assert f"\n## {alert}\n" in (ROOT / "docs" / "runbooks.md").read_text()
+
+
 @pytest.mark.parametrize(
     "rule", rules("rules.yml") + rules("alerts.yml"), ids=lambda rule: rule.get("alert") or rule["record"]
 )
@@ -82,7 +88,7 @@ def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]):
         name, _ = family_name(instrument)
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
         known |= {name + suffix for suffix in suffixes[instrument.kind]}
-    labels = {f"periflow_{name}" for name in ("run_id", "run_outcome", "rank", "node_rank", "last_rank")}
+    labels = {f"periflow_{name}" for name in ("tenant", "run_id", "run_outcome", "rank", "node_rank", "last_rank")}
     asked = set(re.findall(r"\bperiflow[\w:]+", rule["expr"])) - labels
     assert asked <= known
     assert asked

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -63,7 +64,10 @@ def tiers(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Ti
 
 @pytest.mark.parametrize(
     "configs",
-    ["local", "node-agent", "gateway", "sampling", "gateway scale/gateway-kafka", "sampling scale/sampling-kafka"],
+    [
+        *("local", "node-agent", "gateway", "sampling", "uploads"),
+        *("gateway scale/gateway-kafka", "sampling scale/sampling-kafka"),
+    ],
 )
 def test_a_configuration_is_valid(tmp_path: Path, configs: str):
     """The Collector accepts every configuration."""
@@ -103,7 +107,7 @@ def test_every_collector_has_the_same_version():
     version = yaml.safe_load((CONFIG / "otelcol-builder.yaml").read_text())["dist"]["version"]
     texts = [path.read_text() for path in (ROOT / "docker-compose.yml", *CONFIG.glob("scale/kubernetes/*.yaml"))]
     images = [image for text in texts for image in re.findall(r"opentelemetry-collector-contrib:(\S+)", text)]
-    assert images == [version] * 4
+    assert images == [version] * 5
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("scale/kubernetes/*.yaml")), ids=lambda path: path.stem)
@@ -119,7 +123,7 @@ def test_a_run_arrives_whole_through_all_tiers(stack: Stack, tiers: Tiers):
         wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="whole", OTEL_EXPORTER_OTLP_ENDPOINT=node.endpoint))
         wait_for_all(stack, "whole", ranks=2)
     assert set(steps_of(stack, "whole").values()) == {1}
-    assert uploads(tiers, "whole") == {f"whole/1/{step}/{rank}": 1 for step in UPLOADS for rank in (0, 1)}
+    assert uploads(tiers, "whole") == {f"acme/whole/1/{step}/{rank}": 1 for step in UPLOADS for rank in (0, 1)}
     for rank in ("0", "1"):
         values = losses(stack, f'periflow_run_id="whole",periflow_rank="{rank}"')
         assert math.isnan(values.pop(36))
@@ -279,7 +283,7 @@ def test_nothing_is_lost_while_the_gateway_is_away(stack: Stack, tiers: Tiers):
         node.start()
         tiers.gateway.start()
         wait_for_all(stack, "away", ranks=2)
-        checkpoints = {f"away/1/{step}/{rank}" for step in UPLOADS for rank in (0, 1)}
+        checkpoints = {f"acme/away/1/{step}/{rank}" for step in UPLOADS for rank in (0, 1)}
         wait_until(lambda: uploads(tiers, "away").keys() == checkpoints, 90, "all checkpoints have arrived")
     assert outcomes(stack, "away") == ["finished"] * 2
 
@@ -301,9 +305,10 @@ def test_a_node_that_drops_what_is_refused_is_reported(tiers: Tiers, tmp_path: P
 
 
 def test_alerts_ask_for_what_collectors_tell(tiers: Tiers, tmp_path: Path):
-    """All metrics that the alerts ask for are there once something was refused and something has come late."""
+    """All metrics that the alerts ask for are there once something was refused, late, and too late."""
     rules = (CONFIG / "prometheus" / "collectors.yml").read_text()
-    asked = set(re.findall(r"otelcol_\w+(?:\([\w|]+\))?", rules))
+    asked = set(re.findall(r"otelcol_[\w.]+(?:\([\w|]+\))?", rules))
+    direct = {"headers": {"authorization": f"Bearer {tiers.issuer.token(tenant='acme')}"}, "verify": tiers.certificate}
     with (
         tiers.node_agent("not a token", "refused") as refused,
         tiers.node_agent(tiers.issuer.token(tenant="acme"), "late") as late,
@@ -313,7 +318,10 @@ def test_alerts_ask_for_what_collectors_tell(tiers: Tiers, tmp_path: Path):
         def is_all_there() -> bool:
             for node in (refused, late):
                 requests.post(f"{node.endpoint}/v1/traces", json=_one_span(), timeout=30).raise_for_status()
-                requests.post(f"{node.endpoint}/v1/metrics", json=_one_point(), timeout=30).raise_for_status()
+                requests.post(f"{node.endpoint}/v1/metrics", json=_one_point(1), timeout=30).raise_for_status()
+            for value in (1, 2):  # at the same time: Prometheus refuses the second
+                requests.post(f"{tiers.url}/v1/metrics", json=_one_point(value), timeout=30, **direct)
+            requests.post(f"{tiers.url}/v1/metrics", json=_one_point(1, time_unix_ns=1), timeout=30, **direct)
             told = prometheus.names()
             return all(any(re.fullmatch(name, each) for each in told) for name in asked)
 
@@ -354,7 +362,7 @@ def test_no_trace_is_lost_while_their_store_is_away(tmp_path: Path):
         for first in traces[::100]:
             spans = [{**SPAN, "traceId": f"{trace:032x}"} for trace in range(first, first + 100)]
             requests.post(f"{node.endpoint}/v1/traces", json=_message(*spans), timeout=30).raise_for_status()
-        wait_until(lambda: all(map(is_full, tiers.metrics_ports[1:])), 60, "both samplers hold all they can")
+        wait_until(lambda: all(map(is_full, tiers.metrics_ports[1:3])), 60, "both samplers hold all they can")
         store.start()
         wait_until(lambda: {span.trace_id for span in store.spans()} == set(traces), 90, "all traces have arrived")
 
@@ -379,8 +387,10 @@ def _one_span(**more: Any) -> dict[str, Any]:
     return _message({**SPAN, **more})
 
 
-def _one_point() -> dict[str, Any]:
-    point = {"name": "sent", "gauge": {"dataPoints": [{"asInt": 1}]}}
+def _one_point(value: int, time_unix_ns: int | None = None) -> dict[str, Any]:
+    minute_ns = 60 * 10**9
+    at = time_unix_ns or time.time_ns() // minute_ns * minute_ns
+    point = {"name": "sent", "gauge": {"dataPoints": [{"asInt": value, "timeUnixNano": at}]}}
     return {"resourceMetrics": [{"scopeMetrics": [{"metrics": [point]}]}]}
 
 

@@ -1,4 +1,4 @@
-"""The Collectors between the ranks and the stores: node agent, gateway and samplers, each a process of its own."""
+"""The Collectors between the ranks and the stores, each a process: node agent, gateway, samplers and uploads."""
 
 import base64
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 from certificates import Authority
 from programs import Collector, Program, free_ports, program
 from stack import CONFIG
+
+WEBHOOK_TOKEN = "known-to-the-webhook"  # noqa: S105  # of tests
 
 
 class Issuer:
@@ -50,6 +52,7 @@ class Tiers:
         self.certificate = environ["GATEWAY_CA"]
         self.issuer: Issuer
         self.samplers: list[Program]
+        self.uploads: Program
         self.metrics_ports: list[int]
         self._environ = environ
 
@@ -72,8 +75,11 @@ class Tiers:
         certificate, key = authority.issue("gateway")
         with ExitStack() as running:
             checkpoints = running.enter_context(Collector(folder / "checkpoints"))
-            grpc_port, http_port, health_port, metrics_port, *ports = free_ports(10)
+            grpc_port, http_port, health_port, metrics_port, uploads_port, uploads_health, uploads_metrics, *ports = (
+                free_ports(13)
+            )
             samplers = ports[:2]
+            (folder / "webhook-token").write_text(f"{WEBHOOK_TOKEN}\n")
             environ = {
                 "GATEWAY_CERTIFICATE": str(certificate),
                 "GATEWAY_KEY": str(key),
@@ -85,7 +91,14 @@ class Tiers:
                 "GATEWAY_CA": str(authority.certificate),
                 "SAMPLERS": json.dumps([f"127.0.0.1:{port}" for port in samplers]),
                 "KAFKA_BROKERS": json.dumps([kafka]),
+                "KAFKA_TLS_INSECURE": "true",
+                "UPLOADS": f"127.0.0.1:{uploads_port}",
+                "UPLOADS_GRPC_PORT": str(uploads_port),
+                "UPLOADS_HEALTH_PORT": str(uploads_health),
+                "UPLOADS_METRICS_PORT": str(uploads_metrics),
+                "UPLOADS_QUEUE_FOLDER": str(folder / "uploads"),
                 "CHECKPOINT_WEBHOOK": checkpoints.http_endpoint,
+                "CHECKPOINT_TOKEN_FILE": str(folder / "webhook-token"),
                 "METRIC_STORE": metric_store,
                 "TRACE_STORE": trace_store,
                 "SAMPLING_WAIT": "2s",
@@ -107,18 +120,30 @@ class Tiers:
                     [health if kafka else port],
                 )
                 sampling.append(running.enter_context(sampler))
+            uploads = Program(command("uploads", environ=environ), folder / "uploads.log", [uploads_port])
+            running.enter_context(uploads)
             overlays = ["scale/gateway-kafka"] if kafka else []
             gateway = Program(
                 command("gateway", *overlays, environ=environ), folder / "gateway.log", [grpc_port, http_port]
             )
             tiers = cls(folder, running.enter_context(gateway), checkpoints, environ)
-            tiers.issuer, tiers.samplers, tiers.metrics_ports = issuer, sampling, [metrics_port, *ports[4:]]
+            tiers.issuer, tiers.samplers, tiers.uploads = issuer, sampling, uploads
+            tiers.metrics_ports = [metrics_port, *ports[4:], uploads_metrics]
             yield tiers
 
     def direct(self, token: str) -> dict[str, str]:
         """Return the environment of a training that sends straight to the gateway."""
         headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}"} if token else {}
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_EXPORTER_OTLP_CERTIFICATE": self.certificate, **headers}
+
+    @contextmanager
+    def uploading_to(self, webhook: str) -> Iterator[None]:
+        """Let uploads go to another webhook for a while."""
+        self.uploads.stop()
+        elsewhere = command("uploads", environ={**self._environ, "CHECKPOINT_WEBHOOK": webhook})
+        with Program(elsewhere, self.folder / "uploads.log", [int(self._environ["UPLOADS_GRPC_PORT"])]):
+            yield
+        self.uploads.start()
 
     def node_agent(self, token: str, name: str = "node", **more: str) -> "NodeAgent":
         """Start the Collector of a node."""

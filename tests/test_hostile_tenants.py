@@ -1,0 +1,276 @@
+"""What a tenant may say, it says of itself alone: attacks by one tenant on another, carried out on the real tiers."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+from clients import Client, counter, gauge, span
+from programs import Collector, wait_until
+from rules import Rules
+from tiers import WEBHOOK_TOKEN, Tiers
+
+SPELLINGS = (
+    *("periflow.tenant", "periflow_tenant", "periflow-tenant", "periflow/tenant", "periflow:tenant", "periflow tenant"),
+    *("periflow..tenant", "periflow__tenant", "periflow.é.tenant"),
+)
+"""All of them are the label periflow_tenant in Prometheus."""
+RUNS_COUNTED = 20
+NAMES = [f"b-{number}" for number in range(3 * RUNS_COUNTED)]
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rules]:
+    """Return a Prometheus that evaluates the rules of the stack each second."""
+    with Rules(tmp_path_factory.mktemp("rules")) as rules:
+        yield rules
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """Return what takes the traces that are kept."""
+    with Collector(tmp_path_factory.mktemp("store")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def tiers(tmp_path_factory: pytest.TempPathFactory, rules: Rules, store: Collector) -> Iterator[Tiers]:
+    """Return tiers that keep nothing but what is marked."""
+    settings = {"KEPT_PERCENT": "0", "SAMPLING_WAIT": "1s", "STEP_METRICS_LIMIT": str(RUNS_COUNTED)}
+    address = store.grpc_endpoint.removeprefix("http://")
+    with Tiers.started(tmp_path_factory.mktemp("tiers"), rules.otlp, address, **settings) as tiers:
+        yield tiers
+
+
+@pytest.fixture(scope="module")
+def a(tiers: Tiers) -> Client:
+    """Return a tenant that trains."""
+    return Client(tiers, tenant="a")
+
+
+@pytest.fixture(scope="module")
+def b(tiers: Tiers) -> Client:
+    """Return a tenant that would like to be another."""
+    return Client(tiers, tenant="b")
+
+
+@pytest.mark.parametrize("place", ["point", "scope", "resource"])
+def test_a_point_is_the_tenants_that_sent_it(b: Client, rules: Rules, place: str):
+    """Whatever it says of its tenant, wherever, in every spelling that makes the same label."""
+    claim = dict.fromkeys(SPELLINGS, "a")
+    points = (
+        [(1.0, {spelling: "a", "n": n}) for n, spelling in enumerate(SPELLINGS)] if place == "point" else [(1.0, {})]
+    )
+    said = {"resource": {"periflow.run.id": place, **(claim if place == "resource" else {})},
+            "scope": claim if place == "scope" else {}}  # fmt: skip
+    b.send_metrics(gauge("claimed", *points), **said).raise_for_status()
+    wait_until(lambda: len(rules.query(f'claimed{{periflow_run_id="{place}"}}')) == len(points), 30, "all are stored")
+    everything = rules.query(f'{{periflow_run_id="{place}"}}')
+    assert {"claimed", "target_info"} <= {series.labels["__name__"] for series in everything}
+    assert {series.labels["periflow_tenant"] for series in everything} == {"b"}
+    assert not any("a" in series.labels.values() for series in rules.query(f'claimed{{periflow_run_id="{place}"}}'))
+
+
+def test_a_span_is_the_tenants_that_sent_it(b: Client, store: Collector):
+    """Nothing of it says another: not its resource, its attributes, nor its events."""
+    claim: dict[str, Any] = dict.fromkeys(SPELLINGS, "a")
+    said = span(0x5A, 1, is_error=True, events=[("exception", claim)], **claim)
+    b.send_spans(said, resource={"periflow.run.id": "claims", **claim}, scope=claim).raise_for_status()
+    wait_until(lambda: spans_of(store, "claims"), 30, "it is stored")
+    (stored,) = spans_of(store, "claims")
+    assert stored.resource == {"service.name": "client", "periflow.run.id": "claims", "periflow.tenant": "b"}
+    assert (stored.attributes, stored.events[0][2]) == ({}, {})
+
+
+@pytest.mark.parametrize("tenant", ["", "a;b", "a/b", "a b", "x" * 64, 7, ["a"], ["a", "b"], {"a": "b"}, True, None])
+def test_a_token_without_a_proper_tenant_is_nobodys(tiers: Tiers, store: Collector, rules: Rules, tenant: object):
+    """Neither its spans nor its points come in; a name that would look like two tenants is none."""
+    nobody, run_id = Client(tiers, tenant=tenant), f"of-{json.dumps(tenant)}"
+    nobody.send_spans(span(0xE0, 1, is_error=True), resource={"periflow.run.id": run_id}).raise_for_status()
+    nobody.send_metrics(gauge("of_nobody", (1.0, {})), resource={"periflow.run.id": run_id}).raise_for_status()
+    Client(tiers, tenant="a").send_spans(span(0xE1, 1, is_error=True), resource={"periflow.run.id": f"after-{run_id}"})
+    wait_until(lambda: spans_of(store, f"after-{run_id}"), 30, "what was sent later is stored")
+    assert not spans_of(store, run_id)
+    assert not rules.query("of_nobody")
+
+
+def test_a_token_for_a_run_is_good_for_that_run_alone(tiers: Tiers, store: Collector):
+    """What it sends for another run of its own tenant does not come in."""
+    client = Client(tiers, tenant="a", run="mine")
+    for run_id in ("other", "mine"):
+        said = {"periflow.run.id": run_id, "periflow.claimed.run": run_id}
+        client.send_spans(span(0xAA, 1, is_error=True), resource=said).raise_for_status()
+    wait_until(lambda: spans_of(store, "mine"), 30, "its own is stored")
+    assert not spans_of(store, "other")
+
+
+UPLOAD = "periflow.checkpoint.upload"
+EXCEPTION = ("exception", {"exception.type": "ValueError"})
+
+
+@pytest.mark.parametrize(
+    ("said", "is_upload"),
+    [
+        ({"events": [(UPLOAD, {"periflow.checkpoint.id": "run/1/1/0"})]}, True),
+        ({"events": [EXCEPTION, (UPLOAD, {"periflow.checkpoint.id": "run/1/1/0"}), EXCEPTION]}, True),
+        ({"events": [(UPLOAD, {"periflow.checkpoint.id": "other/1/1/0"})]}, False),
+        ({"events": [(UPLOAD, {"periflow.checkpoint.id": "runner/1/1/0"})]}, False),
+        ({"events": [(UPLOAD, {"periflow.checkpoint.id": "a/run/1/1/0"})]}, False),
+        ({"events": [(UPLOAD, {"periflow.checkpoint.id": 7})]}, False),
+        ({"events": [(UPLOAD, {})]}, False),
+        ({"events": [EXCEPTION], "periflow.checkpoint.id": "b/run/1/1/0"}, False),
+        ({"periflow.checkpoint.id": "b/run/1/1/0"}, False),
+    ],
+)
+def test_an_upload_is_started_by_the_event_of_the_run(
+    tiers: Tiers,
+    b: Client,
+    request: pytest.FixtureRequest,
+    said: dict[str, Any],
+    is_upload: bool,  # noqa: FBT001
+):
+    """By nothing else; and its id says whose it is."""
+    trace_id = abs(hash(request.node.name)) & 0xFFFFFFFF | 1
+    after = span(trace_id, 2, events=[(UPLOAD, {"periflow.checkpoint.id": "run/1/2/0"})])
+    b.send_spans(span(trace_id, 1, **said), resource={"periflow.run.id": "run"}).raise_for_status()
+    b.send_spans(after, resource={"periflow.run.id": "run"}).raise_for_status()
+    wait_until(lambda: any(span_id == 2 for span_id, _ in uploads(tiers, trace_id)), 30, "what was sent later is there")
+    ids = [checkpoint for span_id, checkpoint in uploads(tiers, trace_id) if span_id == 1]
+    assert ids == (["b/run/1/1/0"] if is_upload else [])
+
+
+def test_the_same_upload_of_two_tenants_has_two_ids(tiers: Tiers, a: Client, b: Client):
+    """Also if one says all that the other does: what the webhook has done for one it has not done for the other."""
+    for client in (b, a):
+        said = span(0xCC, 1, events=[(UPLOAD, {"periflow.checkpoint.id": "of-a/1/1/0"})])
+        client.send_spans(said, resource={"periflow.run.id": "of-a"}).raise_for_status()
+    wait_until(lambda: len(uploads(tiers, 0xCC)) == 2, 30, "both are there")
+    assert sorted(uploads(tiers, 0xCC)) == [(1, "a/of-a/1/1/0"), (1, "b/of-a/1/1/0")]
+
+
+def test_the_webhook_knows_who_calls(tiers: Tiers, a: Client):
+    """A request has the token that was agreed on."""
+    calls: list[str | None] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            calls.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    webhook = HTTPServer(("127.0.0.1", 0), Webhook)
+    Thread(target=webhook.serve_forever, daemon=True).start()
+    with tiers.uploading_to(f"http://127.0.0.1:{webhook.server_port}"):
+        said = span(0xDD, 1, events=[(UPLOAD, {"periflow.checkpoint.id": "called/1/1/0"})])
+        a.send_spans(said, resource={"periflow.run.id": "called"}).raise_for_status()
+        wait_until(lambda: calls, 30, "the webhook is called")
+    webhook.shutdown()
+    webhook.server_close()
+    assert calls == [f"Bearer {WEBHOOK_TOKEN}"]
+
+
+def test_nobody_decides_on_the_traces_of_another(a: Client, b: Client, store: Collector):
+    """A tenant that knows the ids of steps to come cannot have them left out, and has nothing kept for them."""
+    for trace_id in range(1, 6):
+        b.send_spans(span(trace_id, 1), resource={"periflow.run.id": "unsampled-by-b"}).raise_for_status()
+    marker = span(0xBB, 1, is_error=True)
+    wait_until(lambda: later(b, store, marker), 30, "the samplers have decided")
+    for trace_id in range(1, 11):
+        a.send_spans(span(trace_id, 2, is_error=True), resource={"periflow.run.id": "fails"}).raise_for_status()
+    wait_until(lambda: len(spans_of(store, "fails")) == 10, 30, "all are kept")
+    assert sorted(each.trace_id for each in spans_of(store, "fails")) == list(range(1, 11))
+    assert not spans_of(store, "unsampled-by-b")
+
+
+def later(client: Client, store: Collector, marker: dict[str, Any]) -> bool:
+    """Send a span that is kept, and tell whether it has arrived."""
+    client.send_spans(marker, resource={"periflow.run.id": "marker"}).raise_for_status()
+    return bool(spans_of(store, "marker"))
+
+
+def test_one_trace_shows_all_ranks(a: Client, store: Collector):
+    """Ranks that know nothing of one another are seen together, and the trace has the id that they gave it."""
+    for rank in range(8):
+        a.send_spans(span(0x77, rank + 1, is_error=rank == 7), resource={"periflow.run.id": "whole"}).raise_for_status()
+    wait_until(lambda: len(spans_of(store, "whole")) == 8, 30, "all are kept, since one has failed")
+    assert {each.trace_id for each in spans_of(store, "whole")} == {0x77}
+    assert all("periflow.trace_id" not in each.attributes for each in spans_of(store, "whole"))
+
+
+def test_counts_are_of_the_tenant_and_bounded(a: Client, b: Client, rules: Rules):
+    """One with more runs than are counted has the rest as one, and cannot write what PeriFlow counts."""
+    a.send_spans(span(0x99, 1), resource={"periflow.run.id": "counted"}).raise_for_status()
+    for number, run_id in enumerate([*NAMES, "counted"]):
+        b.send_spans(span(0x1000 + number, 1), resource={"periflow.run.id": run_id}).raise_for_status()
+    for name in ("periflow.gateway.calls", "periflow_gateway_calls", "_periflow.gateway.calls", "periflow:run_up:max"):
+        forged = counter(name, 1e6, {"periflow.run.id": "counted"})
+        b.send_metrics(forged, gauge(name + "_total", (1e6, {})), resource={"periflow.run.id": "forged"})
+    counted = "sum by (periflow_tenant) (periflow_gateway_calls_total)"
+    wait_until(lambda: rules.values(counted, "periflow_tenant").get("b", 0) > len(NAMES), 30, "all steps are counted")
+    mine = 'sum(periflow_gateway_calls_total{periflow_tenant="a",periflow_run_id="counted"})'
+    assert rules.values(mine, "") == {"": 1}
+    assert len(rules.query('periflow_gateway_calls_total{periflow_tenant="b"}')) <= RUNS_COUNTED + 1
+    assert rules.values('sum(periflow_gateway_calls_total{periflow_tenant="b"})', "")[""] < 1e6
+    assert not rules.query('{periflow_run_id="forged"}')
+
+
+def test_alerts_of_one_do_not_hang_on_another(a: Client, b: Client, rules: Rules):
+    """A tenant whose series meet one another, and which fails in the name of another run, changes nothing for it."""
+    twice = gauge("periflow.run.up", (1.0, {"periflow.rank": 0, "x": "1"}), (1.0, {"periflow.rank": 0, "x": "2"}))
+    steps = [gauge(name, (5.0, {"periflow.rank": 0, "x": "1"}), (6.0, {"periflow.rank": 0, "x": "2"}))
+             for name in ("periflow.step.current", "periflow.step.last_ended", "periflow.step.target")]  # fmt: skip
+    started = gauge("periflow.step.started_at_seconds", (1.0, {"x": "1"}), (2.0, {"x": "2"}))
+    b.send_metrics(twice, started, *steps, ended("failed"), resource=instance("doubled")).raise_for_status()
+    b.send_metrics(gauge("periflow.run.up", (0.0, {"periflow.rank": 0})), ended("killed"), resource=instance("of-a"))
+    alive = gauge("periflow.run.up", (1.0, {"periflow.rank": 0}))
+    a.send_metrics(alive, resource=instance("of-a")).raise_for_status()
+    over = gauge("periflow.run.up", (0.0, {"periflow.rank": 0}))
+    a.send_metrics(over, ended("killed"), resource=instance("ends")).raise_for_status()
+    wait_until(lambda: ("PeriFlowRunFailed", "a", "ends") in rules.firing(), 30, "a is told")
+    assert ("PeriFlowRunFailed", "a", "of-a") not in rules.firing()
+    assert not rules.errors()
+
+
+def ended(outcome: str) -> dict[str, Any]:
+    """Return what a rank says when it is over."""
+    return counter("periflow.run.ended", 1, {"periflow.rank": 0, "periflow.run.outcome": outcome})
+
+
+def instance(run_id: str) -> dict[str, str]:
+    """Return the resource of a rank."""
+    return {"service.instance.id": f"{run_id}/0", "periflow.run.id": run_id}
+
+
+@pytest.mark.parametrize("ago_s", [40 * 86400, -3600])
+def test_a_point_out_of_time_takes_none_along(b: Client, rules: Rules, ago_s: float):
+    """Those that came with it are stored, and so are those with an odd kind or name beside them."""
+    name = f"beside_{'past' if ago_s > 0 else 'future'}"
+    odd = [{"name": "delta", "sum": {"aggregationTemporality": 1, "dataPoints": [{"asInt": 1}]}}, {"name": "nothing"},
+           gauge("", (1.0, {})), gauge("é", (1.0, {}))]  # fmt: skip
+    b.send_metrics(gauge("late", (1.0, {}), ago_s=ago_s), *odd, gauge(name, (1.0, {})), resource={}).raise_for_status()
+    wait_until(lambda: rules.query(name), 30, "its neighbour is stored")
+
+
+def test_what_is_too_large_is_refused(b: Client):
+    """With a reason, and at once."""
+    answer = b.send_spans(span(1, 1, text="x" * (21 << 20)), resource={})
+    assert answer.status_code in (400, 413)
+    assert "too large" in answer.text
+
+
+def spans_of(store: Collector, run_id: str) -> list[Any]:
+    """Return the stored spans of a run."""
+    return [each for each in store.spans() if each.resource.get("periflow.run.id") == run_id]
+
+
+def uploads(tiers: Tiers, trace_id: int) -> list[tuple[int, str]]:
+    """Return span and checkpoint of the calls of the webhook about a trace."""
+    spans = [each for each in tiers.checkpoints.spans() if each.trace_id == trace_id]
+    return [(each.span_id, each.attributes["periflow.checkpoint.id"]) for each in spans]
