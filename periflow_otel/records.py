@@ -145,6 +145,12 @@ class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6):
     last_started_unix_ns: int
 
 
+class Missing(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Stands in the journal for records that the disk did not take."""
+
+    records: int
+
+
 Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost
 
 MAX_KEY_CHARS: Final = 256
@@ -161,6 +167,8 @@ _SCALARS: Final = frozenset({float, int, bool, str, type(None)})
 _encode = msgspec.msgpack.Encoder().encode
 encode_end: Callable[[StepEnded], bytes] = _encode
 """Encode the end of a step, which is never too large."""
+encode_missing: Callable[[Missing], bytes] = _encode
+"""Encode what stands for records that are missing."""
 _known_keys: set[str] = set()
 """Keys that were looked at before; never more than ``_MAX_KNOWN_KEYS``."""
 
@@ -316,7 +324,9 @@ def _decode_extension(code: int, data: memoryview) -> object:
     return bytes(data).decode("utf-8", "surrogatepass")
 
 
-decode: Callable[[bytes], Record] = msgspec.msgpack.Decoder(Record, ext_hook=_decode_extension).decode
+decode: Callable[[bytes], Record | Missing] = msgspec.msgpack.Decoder(
+    Record | Missing, ext_hook=_decode_extension
+).decode
 """Decode one record. Raises ``msgspec.DecodeError`` for bytes that are none."""
 _decode_any = msgspec.msgpack.Decoder(ext_hook=_decode_extension).decode
 

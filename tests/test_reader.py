@@ -27,7 +27,7 @@ from periflow_otel.journal.segment import (
     segment_path,
     split_commit,
 )
-from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.journal.writer import TAIL_BYTES, JournalWriter
 from periflow_otel.records import Metric, StepEnded, encode, encode_metric, encode_run
 
 COUNT = 8
@@ -41,7 +41,7 @@ COMMIT_OFFSET = COMMIT * WORD_BYTES
 def filled(folder: Path, count: int, segment_bytes: int = SMALL) -> JournalWriter:
     """Return a writer that has written numbered records."""
     folder.mkdir(exist_ok=True)
-    writer = JournalWriter(folder, make_run(), segment_bytes=segment_bytes)
+    writer = JournalWriter(folder, make_run(), segment_bytes=segment_bytes + TAIL_BYTES)
     for number in range(count):
         writer.append(numbered(number))
     return writer
@@ -76,7 +76,7 @@ def test_a_segment_cut_at_any_byte_gives_what_is_before(tmp_path: Path):
 
 def test_a_last_segment_cut_at_any_byte_gives_what_is_before(tmp_path: Path):
     """Where no other segment follows, the header says how many records there were, if it is whole."""
-    filled(tmp_path, COUNT, END)
+    filled(tmp_path, COUNT, END).close()
     content = segment_path(tmp_path, 1).read_bytes()
     for length in range(len(content)):
         segment_path(tmp_path, 1).write_bytes(content[:length])
@@ -171,7 +171,7 @@ def test_strange_things_in_the_place_of_segments_are_passed_over(tmp_path: Path)
 
 def test_a_whole_frame_that_is_no_record_costs_itself_alone(tmp_path: Path):
     """A record of another version, say, is counted as lost; the ones behind it are read."""
-    writer = filled(tmp_path, 5)
+    writer = filled(tmp_path, 5, 1 << 20)
     metric = b"\x94\x02\x01\x01\x81\xa1a"  # up to the value of its only key
     for payload in (
         b"\xc1",
@@ -298,7 +298,7 @@ def test_few_segments_are_kept_open(tmp_path: Path):
 
 def test_a_deleted_segment_is_not_kept_open(tmp_path: Path):
     """The space of a segment that the writer has dropped is free as soon as the reader looks again."""
-    writer = JournalWriter(tmp_path, make_run(), max_bytes=3 * END, segment_bytes=END)
+    writer = JournalWriter(tmp_path, make_run(), max_bytes=3 * (END + TAIL_BYTES), segment_bytes=END + TAIL_BYTES)
     reader = JournalReader(tmp_path)
     for number in range(10 * COUNT):
         writer.append(numbered(number))
@@ -353,8 +353,8 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from journals import numbered
 from recorder import make_run
-from periflow_otel.journal.writer import JournalWriter
-writer = JournalWriter(Path(sys.argv[1]), make_run(), segment_bytes=512)
+from periflow_otel.journal.writer import TAIL_BYTES, JournalWriter
+writer = JournalWriter(Path(sys.argv[1]), make_run(), segment_bytes=1024)
 for number in range(6000):
     writer.append(numbered(number))
 """

@@ -17,14 +17,16 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from disks import file_size_limit
+from disks import file_size_limit, small_disk
 from journals import SMALL, numbered, read_all
 from programs import wait_until
 from recorder import make_run
 
 from periflow_otel.journal import writer as writer_module
+from periflow_otel.journal.folders import journal_folder, journal_folders
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.journal.segment import SEGMENT_BYTES, segment_indices, segment_path
+from periflow_otel.journal.space import size_bytes
 from periflow_otel.journal.writer import MEMORY_BYTES, JournalWriter, NoJournal
 from periflow_otel.records import MAX_RECORD_BYTES, encode_metric
 
@@ -103,7 +105,7 @@ def test_the_oldest_records_go_when_the_bound_is_reached(tmp_path: Path, caplog:
     everything = read_all(tmp_path)
     assert everything.numbers == list(range(2000 - len(everything.numbers), 2000))
     assert everything.lost == 2000 - len(everything.numbers) > 0
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 3 * SMALL
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * SMALL
     assert [each for each in warnings(caplog) if "has reached its bound" in each] == warnings(caplog)[:1]
 
 
@@ -133,7 +135,7 @@ def test_progress_is_shown_at_once_and_in_every_segment(tmp_path: Path):
 
 def test_a_step_that_begins_while_a_segment_is_made_is_shown(tmp_path: Path):
     """One thread begins steps while another's records need new segments all the time: every step is seen."""
-    writer = JournalWriter(tmp_path, make_run(), max_bytes=1024, segment_bytes=512)
+    writer = JournalWriter(tmp_path, make_run(), max_bytes=2048, segment_bytes=1024)
     reader = JournalReader(tmp_path)
     is_over = threading.Event()
 
@@ -448,15 +450,73 @@ def test_close_writes_what_is_kept(tmp_path: Path):
     assert (everything.lost, writer.sequence) == (0, 1000)
 
 
-def test_close_says_what_it_could_not_write(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Records that no disk took are not lost in silence."""
+def test_close_counts_what_it_could_not_write_and_tells_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Records that no disk took are not lost in silence, and the last one has a place of its own."""
     writer = small_writer(tmp_path)
     with file_size_limit(SMALL - 1):
         append_numbers(writer, 0, 1000)
-        kept = 1000 - read_all(tmp_path).position.sequence
+        kept = len(read_all(tmp_path).numbers)
         writer.close()
-    assert warnings(caplog)[-1] == f"{kept} records could not be written into {tmp_path}"
-    assert writer.sequence == 1000
+    everything = read_all(tmp_path)
+    assert everything.numbers == [*range(kept), 999]
+    assert (everything.lost, everything.position.sequence, writer.sequence) == (999 - kept, 1000, 1000)
+    assert warnings(caplog)[-1] == f"{999 - kept} records could not be written into {tmp_path}"
+
+
+def test_an_end_that_is_too_large_for_its_place_is_counted(tmp_path: Path):
+    """Then only the number of records is told."""
+    writer = small_writer(tmp_path)
+    with file_size_limit(SMALL - 1):
+        append_numbers(writer, 0, 1000)
+        writer.append(encode_metric(1, 1, {"n": "x" * SMALL}))
+        writer.close()
+    everything = read_all(tmp_path)
+    assert len(everything.numbers) + everything.lost == everything.position.sequence == writer.sequence == 1001
+
+
+def test_what_is_closed_takes_no_more_than_it_holds(tmp_path: Path):
+    """Each segment is cut behind its last record when the next one is begun, or the journal closed."""
+    writer = JournalWriter(tmp_path, make_run())
+    append_numbers(writer, 0, 5)
+    writer.close()
+    assert JournalReader(tmp_path).is_closed()
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.segment")) < SMALL
+    assert read_all(tmp_path).numbers == list(range(5))
+
+
+def test_a_disk_with_little_room_gets_smaller_segments(tmp_path: Path):
+    """Where a whole segment has no room, a part of one may do until the agent has made room."""
+    with small_disk(tmp_path / "disk", "900k") as disk:
+        writer = JournalWriter(disk, make_run())
+        append_numbers(writer, 0, 32_000)
+        assert read_all(disk).numbers == list(range(32_000))
+        assert len(segment_indices(disk)) > 1
+
+
+def test_the_bound_holds_over_all_attempts_of_a_rank(tmp_path: Path):
+    """An attempt that came to its end gives its room to the next ones, oldest first, and stays countable."""
+    for attempt in range(1, 6):
+        folder = journal_folder(tmp_path, attempt, 7)
+        folder.mkdir()
+        writer = JournalWriter(folder, make_run(), max_bytes=2 * SMALL, segment_bytes=SMALL)
+        append_numbers(writer, 0, 150)
+        writer.close()
+    held = [read_all(each) for each in journal_folders(tmp_path)]
+    assert [len(each.numbers) + each.lost for each in held] == [150] * 5
+    assert [each.lost for each in held] == sorted((each.lost for each in held), reverse=True)
+    assert held[-1].lost == 0 < held[0].lost
+    assert sum(map(size_bytes, journal_folders(tmp_path))) <= 2 * SMALL + 5 * 512
+
+
+def test_a_journal_that_is_written_is_not_dropped_for_another(tmp_path: Path):
+    """Neither that of another rank, nor one of this rank that goes on."""
+    writers = []
+    for attempt, rank in ((1, 0), (2, 0), (3, 1)):
+        folder = journal_folder(tmp_path, attempt, rank)
+        folder.mkdir()
+        writers.append(JournalWriter(folder, make_run(), max_bytes=2 * SMALL, segment_bytes=SMALL))
+        append_numbers(writers[-1], 0, 50)
+    assert [read_all(each).numbers for each in journal_folders(tmp_path)] == [list(range(50))] * 3
 
 
 def test_a_closed_writer_does_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):

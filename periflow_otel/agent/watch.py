@@ -9,6 +9,7 @@ from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import Head, JournalReader
 from periflow_otel.journal.segment import SUFFIX
+from periflow_otel.journal.space import trim
 from periflow_otel.records import RankLost, RankRun
 
 
@@ -44,6 +45,7 @@ class RankJournal:
             gone_unix_ns = time.time_ns() if self._was_alive else self._last_write_unix_ns()
             self.lost = RankLost(max(gone_unix_ns, head.step_started_unix_ns), head.step, head.step_started_unix_ns)
             note_loss(self.folder, self.lost)
+            trim(self.folder)
             return True
         self._was_alive = True
         return before is None or self._head.urgent_sequence != before.urgent_sequence

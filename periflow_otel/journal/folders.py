@@ -79,6 +79,12 @@ def journal_folders(folder: Path) -> Iterator[Path]:
     yield from (entry for numbers, entry in sorted(found) if numbers)
 
 
+def rank_of(journal: Path) -> int | None:
+    """Return the rank whose journal is in a folder; None if the folder is not called so."""
+    numbers = _numbers(journal)
+    return numbers[1] if numbers else None
+
+
 def attempts(run_folder: Path, rank: int) -> Iterator[tuple[int, Path]]:
     """Yield the attempts in which a rank took part, over or not, with the node folder that each was in.
 

@@ -9,6 +9,7 @@ import msgspec
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
+    CLOSED,
     COMMIT,
     SCARCE,
     STEP,
@@ -22,7 +23,7 @@ from periflow_otel.journal.segment import (
     split_commit,
     unframe,
 )
-from periflow_otel.records import MAX_RECORD_BYTES, RankRun, Record, decode
+from periflow_otel.records import MAX_RECORD_BYTES, Missing, RankRun, Record, decode
 
 READ_BYTES: Final = 256 << 10
 """How much of a segment is read at a time."""
@@ -96,6 +97,17 @@ class JournalReader:
             if segment := self._segment(index):
                 return segment.first_sequence
         return 0
+
+    def is_closed(self) -> bool:
+        """Tell whether the writer has ended the journal itself: no record comes after that.
+
+        Raises:
+            OSError: This process has too many files open.
+        """
+        for index in reversed(self._indices()):
+            if segment := self._segment(index):
+                return bool(segment.words()[CLOSED])
+        return False
 
     def head(self) -> Head:
         """Return the present state of the rank; zeros if there is no segment.
@@ -211,13 +223,20 @@ def _whole_frames(data: bytes, position: Position, max_frames: int) -> Chunk:
     offset = frames = 0
     while frames < max_frames and (payload := unframe(data, offset)):
         offset += frame_head.size + len(payload)
-        frames += 1
-        try:
-            records.append(decode(payload))
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            continue  # whole and yet no record: of another version, perhaps; it costs nothing but itself
+        record = _decode(payload)
+        if record is not None and not isinstance(record, Missing):
+            records.append(record)
+        frames += record.records if isinstance(record, Missing) else 1
     reached = Position(position.segment, position.offset + offset, position.sequence + frames)
     return Chunk(records, reached, frames - len(records), offset)
+
+
+def _decode(payload: bytes) -> Record | Missing | None:
+    """Return the record of a whole frame; None if there is none, as in one of another version: it costs only itself."""
+    try:
+        return decode(payload)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
 
 
 def _give_up(position: Position, end: int, last_sequence: int) -> Chunk:

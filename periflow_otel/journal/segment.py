@@ -2,7 +2,8 @@
 
 A frame is the length and the CRC-32 of a payload, four bytes each, then the payload. The word ``COMMIT`` says how
 many frames count and where they end. It is written last and in one store, so a process that is killed in the
-middle of a frame leaves nothing that a reader could mistake for a record.
+middle of a frame leaves nothing that a reader could mistake for a record. The word ``CLOSED`` is 1 once the writer has
+left the segment, which is then cut to what it holds.
 """
 
 import errno
@@ -25,7 +26,7 @@ SUFFIX: Final = ".segment"
 # Header words. The first ones never change; CHECKSUM covers them and the run.
 MAGIC, FIRST_SEQUENCE, RUN_BYTES, CREATED_UNIX_NS, CREATED_MONOTONIC_NS, CHECKSUM = range(6)
 # A reader copies the words in order: it may see an old step with a new commit, but never the reverse.
-STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, COMMIT = range(8, 13)
+STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, COMMIT, CLOSED = range(8, 14)
 WORDS: Final = 16
 WORD_BYTES: Final = 8
 HEADER_BYTES: Final = WORDS * WORD_BYTES
@@ -132,6 +133,23 @@ def _header(run: RankRun, first_sequence: int, progress: Sequence[int]) -> bytes
 
 def _checksum(words: list[int], blob: bytes) -> int:
     return zlib.crc32(blob, zlib.crc32(struct.pack(f"={CHECKSUM}Q", *words[:CHECKSUM])))
+
+
+def cut(path: Path, size_bytes: int) -> int:
+    """Cut a segment that nobody writes to any more; return how much shorter it is now. Its times tell of the writer.
+
+    Raises:
+        OSError: It is gone, or cannot be written.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_size > size_bytes:
+            os.ftruncate(descriptor, size_bytes)
+            os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return max(0, status.st_size - size_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def reserve(descriptor: int, size_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """The writing end of a journal, in the training process: no thread, no socket, no lock held across I/O to a device."""
 
+import errno
 import logging
 import mmap
 import os
@@ -8,6 +9,8 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -16,6 +19,7 @@ from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.life import hold, is_held
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
+    CLOSED,
     COMMIT,
     HEADER_BYTES,
     OFFSET_MASK,
@@ -25,12 +29,13 @@ from periflow_otel.journal.segment import (
     STEP_STARTED_UNIX_NS,
     URGENT_SEQUENCE,
     create_segment,
+    cut,
     pack_head,
-    segment_indices,
     segment_path,
     split_commit,
 )
-from periflow_otel.records import RankRun
+from periflow_otel.journal.space import make_room
+from periflow_otel.records import Missing, RankRun, encode_missing
 
 MEMORY_BYTES: Final = 32 << 20
 """How much is kept in memory while the disk takes nothing."""
@@ -38,7 +43,15 @@ RETRY_INTERVAL_S: Final = 30.0
 """How often a disk that took nothing is asked again."""
 DROP_WARNING_INTERVAL_S: Final = 60.0
 """How often it is said that the oldest records are dropped."""
+LEAST_SEGMENT_BYTES: Final = 64 << 10
+"""Smallest segment that is tried where the disk has no room for a whole one."""
+TAIL_BYTES: Final = 256
+"""Kept free in each segment: there it is told how a run ended for which the disk has no room any more."""
+MAX_RUN_BYTES: Final = 4 << 10
+"""What the run takes in the header, or less."""
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+_MISSING_BYTES: Final = 24
 _log = logging.getLogger("periflow_otel")
 _writers: "weakref.WeakSet[JournalWriter]" = weakref.WeakSet()
 
@@ -61,12 +74,13 @@ class JournalWriter:
         Args:
             folder: Where the segments go.
             run: Who writes.
-            max_bytes: Bound of all segments together; beyond it the oldest goes.
+            max_bytes: Bound of all segments of the rank together, over all its attempts; beyond it the oldest goes.
+                The present segment and the next are always kept.
             segment_bytes: Size of one segment: a header and the largest record must fit.
         """
         self._folder = folder
         self._run = run
-        self._max_segments = max(2, max_bytes // segment_bytes)
+        self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes
         self._lock = threading.RLock()
         self._is_writing = False
@@ -74,6 +88,7 @@ class JournalWriter:
         self._index = 0
         self._map: mmap.mmap | bytearray = bytearray()
         self._words = memoryview(bytearray(HEADER_BYTES)).cast("Q")
+        self._path: Path | None = None
         self._first_sequence = 0
         self._commit = 0
         self._capacity = 0
@@ -174,13 +189,14 @@ class JournalWriter:
             self._recover()
             if self._last is not None:
                 self._write(pack_head(len(self._last), crc32(self._last)) + self._last)
+            self._leave_behind()
             self.ask_for_delivery()
         finally:
             self._last = None
             self._is_writing = False
+            left = self._path, self._words, self._commit & OFFSET_MASK
             self._leave()
-        if self._memory.frames:
-            _log.warning("%d records could not be written into %s", len(self._memory.frames), self._folder)
+            _give_back(*left)
 
     def _refuse(self) -> None:
         """Say once that a record is dropped; but nothing in a forked child, or in a half-gone interpreter."""
@@ -215,22 +231,22 @@ class JournalWriter:
 
     def _write_elsewhere(self, data: bytes) -> None:
         """Write into the next segment, or keep ``data`` in memory if the disk takes none."""
-        if time.monotonic() >= self._retry_at_s and self._open_next():
+        if time.monotonic() >= self._retry_at_s and self._open_next(len(data)):
             self._recover()
             self._write(data)
         else:
             self._memory.keep(data)
 
-    def _open_next(self) -> bool:
+    def _open_next(self, frame_bytes: int = 0) -> bool:
+        """Go on in a new segment, with room for a frame at least; return False if the disk has none."""
         self._index += 1  # never used again, even if this comes to nothing: the agent may have seen it
         path = segment_path(self._folder, self._index)
         first_sequence = self.sequence - len(self._memory.frames)
         try:
             make_private(self._folder)
             self._hold_life()
-            self._drop_oldest()
-            progress = self._words[STEP:COMMIT].tolist()
-            mapping = create_segment(path, self._run, first_sequence, self._segment_bytes, progress)
+            self._make_room()
+            mapping = self._create(path, first_sequence, frame_bytes)
         except OSError as error:
             self._give_up_for_now(error)
             return False
@@ -240,8 +256,10 @@ class JournalWriter:
             return False
         # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
         words[STEP:COMMIT] = self._words[STEP:COMMIT]
-        self._map, self._words, self._capacity = mapping, words, self._segment_bytes
+        left = self._path, self._words, self._commit & OFFSET_MASK
+        self._map, self._words, self._path, self._capacity = mapping, words, path, len(mapping) - TAIL_BYTES
         self._first_sequence, self._commit, self._memory.dropped = first_sequence, words[COMMIT], 0
+        _give_back(*left)
         if self._retry_at_s:
             self._retry_at_s = 0.0
             _log.warning("the journal in %s can be written again", self._folder)
@@ -253,18 +271,55 @@ class JournalWriter:
             self._let_go()
             self._life = hold(self._folder)
 
+    def _create(self, path: Path, first_sequence: int, frame_bytes: int) -> mmap.mmap:
+        """Create a segment; a smaller one where the disk has only little room, so that at least the agent gets on."""
+        progress = self._words[STEP:COMMIT].tolist()
+        size_bytes = self._segment_bytes
+        least_bytes = max(LEAST_SEGMENT_BYTES, HEADER_BYTES + MAX_RUN_BYTES + frame_bytes + TAIL_BYTES)
+        while size_bytes // 2 >= least_bytes:
+            with _suppress_no_room():
+                return create_segment(path, self._run, first_sequence, size_bytes, progress)
+            size_bytes //= 2
+        return create_segment(path, self._run, first_sequence, size_bytes, progress)
+
     def _recover(self) -> None:
         """Write what is kept in memory, as far as the disk takes it."""
         frames = self._memory.frames
-        while frames and (len(frames[0]) <= self._capacity - (self._commit & OFFSET_MASK) or self._open_next()):
+        while frames and (
+            len(frames[0]) <= self._capacity - (self._commit & OFFSET_MASK) or self._open_next(len(frames[0]))
+        ):
             self._write(self._memory.take())
 
-    def _drop_oldest(self) -> None:
-        indices = segment_indices(self._folder)
-        excess = indices[: max(0, len(indices) + 1 - self._max_segments)]
-        for index in excess:
-            segment_path(self._folder, index).unlink(missing_ok=True)
-        if excess and time.monotonic() >= self._drop_warning_due_s:
+    def _leave_behind(self) -> None:
+        """Write down how many records the disk does not take, and the last of them: it tells how the run ended."""
+        memory, self._memory = self._memory, _Memory()
+        if not memory.frames:
+            return
+        lost, last = memory.dropped + len(memory.frames), memory.frames[-1]
+        room = len(self._map) - (self._commit & OFFSET_MASK)
+        if _MISSING_BYTES + len(last) <= room:
+            self._note_missing(lost := lost - 1)
+            self._put(last, 1)
+        elif room >= _MISSING_BYTES:
+            self._note_missing(lost)
+        if lost:
+            _log.warning("%d records could not be written into %s", lost, self._folder)
+
+    def _note_missing(self, records: int) -> None:
+        if records:
+            payload = encode_missing(Missing(records))
+            self._put(pack_head(len(payload), crc32(payload)) + payload, records)
+
+    def _put(self, data: bytes, records: int) -> None:
+        """Write a frame that stands for a number of records; there is room."""
+        start = self._commit & OFFSET_MASK
+        self._map[start : start + len(data)] = data
+        self._commit = self._words[COMMIT] = self._commit + records * ONE_FRAME + len(data)
+
+    def _make_room(self) -> None:
+        if not make_room(self._folder, self._segment_bytes, self._max_bytes):
+            return
+        if time.monotonic() >= self._drop_warning_due_s:
             self._drop_warning_due_s = time.monotonic() + DROP_WARNING_INTERVAL_S
             _log.warning(
                 "the journal in %s has reached its bound; its oldest records are dropped. Is the agent or the "
@@ -334,6 +389,24 @@ class _Memory:
         data = self.frames.popleft()
         self.size_bytes -= len(data)
         return data
+
+
+@contextmanager
+def _suppress_no_room() -> Iterator[None]:
+    """Go on where the disk, or what this user may have of it, is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+
+
+def _give_back(path: Path | None, words: "memoryview[int]", end: int) -> None:
+    """Give back the space of a segment behind its last record; nobody writes there any more."""
+    words[CLOSED] = 1
+    if path is not None:
+        with suppress(OSError):  # everybody has had it
+            cut(path, end)
 
 
 def _forget_parent() -> None:
