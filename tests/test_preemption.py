@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from recorded import run_script
+from training import CLOUD
 
 import periflow_otel as pf
 from periflow_otel.preemption import SignalWatch
@@ -200,8 +201,9 @@ print(pf.is_emergency_save())
 
 @pytest.mark.parametrize("name", ["SIGUSR3", "10", "SIGKILL", "SIG_IGN", "SIGUSR1 SIGTERM", "SIG"])
 def test_a_name_that_is_no_signal_to_be_caught_raises(monkeypatch: pytest.MonkeyPatch, name: str):
-    """At init, with the remedy."""
-    monkeypatch.setenv("PERIFLOW_EMERGENCY_SIGNALS", f"SIGUSR1,{name}")
+    """At init in cloud mode, with the remedy."""
+    for variable, value in (CLOUD | {"PERIFLOW_EMERGENCY_SIGNALS": f"SIGUSR1,{name}"}).items():
+        monkeypatch.setenv(variable, value)
     message = f"PERIFLOW_EMERGENCY_SIGNALS is {name!r}; name signals such as SIGUSR1,SIGTERM, or unset it"
     with pytest.raises(pf.ConfigurationError, match=f"^{re.escape(message)}$"):
         pf.TrainingRun(10)
