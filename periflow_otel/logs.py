@@ -9,7 +9,10 @@ INTERVAL_S: Final = 60.0
 
 
 class OncePerInterval(logging.Filter):
-    """Lets a message through if none like it, but for numbers in it, came in the last ``INTERVAL_S`` seconds."""
+    """Lets a message through if none like it, but for numbers in it, came in the last ``INTERVAL_S`` seconds.
+
+    A message that holds foreign words names its cause, ``extra={"cause": …}``: those words may differ every time.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing said."""
@@ -20,6 +23,7 @@ class OncePerInterval(logging.Filter):
         """Tell whether to log a record."""
         arguments = record.args if isinstance(record.args, tuple) else ()
         cause = (record.msg, *(str(each) for each in arguments if not isinstance(each, int | float)))
+        cause = getattr(record, "cause", cause)
         now_s = time.monotonic()
         if now_s - self._said_at_s.get(cause, -INTERVAL_S) < INTERVAL_S:
             return False

@@ -134,6 +134,9 @@ TELEMETRY_EXPORTED: Final = Instrument(
 TELEMETRY_DROPPED: Final = Instrument(
     "periflow.telemetry.dropped", "counter", "{item}", "Items lost, by consumer and reason."
 )
+TELEMETRY_SET_ASIDE: Final = Instrument(
+    "periflow.telemetry.set_aside", "counter", "{item}", "Items kept aside as not taken, by consumer and reason."
+)
 TELEMETRY_BACKLOG: Final = Instrument(
     "periflow.telemetry.backlog", "gauge", "{record}", "Journal records not yet delivered, by consumer."
 )
@@ -149,8 +152,8 @@ TELEMETRY_CPU_TIME: Final = Instrument(
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
     STEP_REDONE, TIME, RUN_UP, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS,
-    TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS,
-    TELEMETRY_CPU_TIME,
+    TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE,
+    TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
 )  # fmt: skip
 
 

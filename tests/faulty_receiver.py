@@ -318,6 +318,7 @@ def huge(size_bytes: int) -> Behaviour:
     def behave(exchange: Exchange) -> None:
         exchange.accept()
         exchange.send_response(200)
+        exchange.send_header("content-type", str(exchange.headers["content-type"]))
         exchange.send_header("content-length", str(size_bytes))
         exchange.end_headers()
         for _ in range(size_bytes >> 16):
@@ -332,7 +333,7 @@ def gzip_bomb(size_bytes: int) -> Behaviour:
 
     def behave(exchange: Exchange) -> None:
         exchange.accept()
-        exchange.reply(200, body, {"content-encoding": "gzip"})
+        exchange.reply(200, body, {"content-encoding": "gzip", "content-type": str(exchange.headers["content-type"])})
 
     return behave
 
@@ -342,7 +343,7 @@ def drip(interval_s: float, *, where: str = "headers") -> Behaviour:
 
     def behave(exchange: Exchange) -> None:
         exchange.accept()
-        start = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n"
+        start = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 1000000\r\n"
         exchange.wfile.write(start + (b"\r\n" if where == "body" else b"x-long: "))
         while not exchange.receiver.closing.wait(interval_s):
             exchange.wfile.write(b"x")

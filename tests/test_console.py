@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recorder import make_run
 
 from periflow_otel import names
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import taken
 from periflow_otel.exporters.console import Console
 from periflow_otel.names import Instrument
 from periflow_otel.records import Checkpoint, Metric, RankRun, StepEnded
@@ -271,8 +271,8 @@ def test_points_of_an_earlier_attempt_or_run_are_taken_unseen(screen: Screen, la
 def test_all_items_count_as_delivered():
     """The console holds nothing back, shown or not."""
     console = Console(io.StringIO())
-    assert console.export([(run(), user("loss", each)) for each in range(3)]) == Outcome(3)
-    assert console.export([]) == Outcome(0)
+    assert console.export([(run(), user("loss", each)) for each in range(3)]) == taken(3)
+    assert console.export([]) == taken(0)
 
 
 def test_stream_is_stderr_as_it_is_when_a_line_is_written(capsys: pytest.CaptureFixture[str]):
@@ -285,7 +285,7 @@ def test_stream_is_stderr_as_it_is_when_a_line_is_written(capsys: pytest.Capture
 def test_process_without_stderr_is_spared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Where there is no stderr nothing is written, to stdout neither."""
     monkeypatch.setattr(sys, "stderr", None)
-    assert Console().export([(run(), user("loss", 1.0))]) == Outcome(1)
+    assert Console().export([(run(), user("loss", 1.0))]) == taken(1)
     assert capsys.readouterr().out == ""
 
 
@@ -312,7 +312,7 @@ def test_broken_stream_raises_nothing(tmp_path: Path, make: Callable[[Path], io.
     """Whatever has become of the log, the run goes on."""
     stream = make(tmp_path)
     console = Console(stream, interval_s=0)
-    assert [console.export([(run(), user("损失", each))]) for each in range(2)] == [Outcome(1), Outcome(1)]
+    assert [console.export([(run(), user("损失", each))]) for each in range(2)] == [taken(1), taken(1)]
     console.close()
     stream.close()
 

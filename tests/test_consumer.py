@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exporters import Scripted
+from exporters import Scripted, down, take
 from journals import numbered
 from programs import wait_until
 from recorder import make_run
 
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.watch import RankJournal, find_journals
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.journal.folders import journal_folder
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.records import Metric
@@ -74,7 +74,10 @@ def test_a_new_consumer_goes_on_where_the_last_one_was(tmp_path: Path):
 
 def test_nothing_is_committed_before_it_is_delivered(tmp_path: Path):
     """Also when the consumer is told to stop meanwhile."""
-    journals, exporter = journals_of(tmp_path, 10), Scripted(lambda _: Outcome(0, message="down", retry_after_s=1000.0))
+    journals, exporter = (
+        journals_of(tmp_path, 10),
+        Scripted(lambda _: Outcome(Verdict.LATER, "down", retry_after_s=1000.0)),
+    )
     with consuming(exporter, journals) as consumer:
         wait_until(lambda: exporter.calls, 10, "an attempt")
     assert delivered(consumer, journals) == [0]
@@ -86,7 +89,7 @@ def test_a_rank_that_cannot_be_written_does_not_hold_up_the_others(tmp_path: Pat
 
     class OneIsFull(Scripted):
         def export(self, items: Sequence[Any]) -> Outcome:
-            return super().export(items) if items[0][0].rank else Outcome(0, message="full")
+            return super().export(items) if items[0][0].rank else Outcome(Verdict.LATER, "full")
 
     with consuming(OneIsFull(), journals, is_per_rank=True) as consumer:
         wait_until(lambda: delivered(consumer, journals) == [0, 10], 10, "the other rank")
@@ -107,11 +110,11 @@ def test_reports_come_every_few_intervals():
 
 def test_a_report_waits_until_the_exporter_takes_something(tmp_path: Path):
     """And the latest one replaces those before."""
-    journals, exporter = journals_of(tmp_path, 1), Scripted(lambda _: Outcome(0, message="down"))
+    journals, exporter = journals_of(tmp_path, 1), Scripted(down)
     with consuming(exporter, journals, takes_reports=True) as consumer:
         wait_until(lambda: exporter.calls, 10, "an attempt")
         consumer.offer([(make_run(), "old")])
         consumer.offer([(make_run(), "new")])
-        exporter.answer = lambda items: Outcome(len(items))
+        exporter.answer = take
         wait_until(lambda: len(exporter.taken) == 2, 10, "the record and the report")
     assert exporter.taken[-1][1] == "new"

@@ -10,7 +10,7 @@ import pytest
 from disks import file_size_limit
 from recorder import make_run
 
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.metric_log import MetricLog
 from periflow_otel.records import Metric, RankRun
 
@@ -36,7 +36,7 @@ def metric(**values: object) -> Metric:
 def test_lines_are_those_of_the_original(tmp_path: Path):
     """A line is ``json.dumps`` of the mapping as it was given, and nothing else."""
     path = tmp_path / "a.log"
-    assert MetricLog().export([(run(path), Metric(1, 1, HARD_TO_WRITE)), (run(path), metric(loss=0.5))]) == Outcome(2)
+    assert MetricLog().export([(run(path), Metric(1, 1, HARD_TO_WRITE)), (run(path), metric(loss=0.5))]) == taken(2)
     assert path.read_text() == json.dumps(HARD_TO_WRITE) + '\n{"loss": 0.5}\n'
 
 
@@ -51,7 +51,7 @@ def test_ranks_write_to_their_own_files(tmp_path: Path):
     """Metrics of several ranks in one batch reach the file of each rank in order."""
     paths = [tmp_path / f"{rank}.log" for rank in range(3)]
     items = [(run(path, rank), metric(i=i)) for i in range(4) for rank, path in enumerate(paths)]
-    assert MetricLog().export(items) == Outcome(12)
+    assert MetricLog().export(items) == taken(12)
     assert [path.read_text() for path in paths] == ["".join(f'{{"i": {i}}}\n' for i in range(4))] * 3
 
 
@@ -102,14 +102,15 @@ def test_deleted_file_comes_back(tmp_path: Path):
 
 def test_rank_without_a_log_is_delivered(tmp_path: Path):
     """In cloud mode there is no file and nothing to wait for."""
-    assert MetricLog().export([(run(None), metric(a=1)), (run(tmp_path / "a.log"), metric(a=2))]) == Outcome(2)
+    assert MetricLog().export([(run(None), metric(a=1)), (run(tmp_path / "a.log"), metric(a=2))]) == taken(2)
 
 
 def test_missing_folder_is_an_outcome(tmp_path: Path):
     """Items before the file that cannot be opened are done, the rest is wanted again."""
     good, bad = tmp_path / "a.log", tmp_path / "gone" / "b.log"
     outcome = MetricLog().export([(run(good), metric(a=1)), (run(bad), metric(a=2)), (run(good), metric(a=3))])
-    assert outcome == Outcome(1, message=f"cannot write the metric log {str(bad)!r}: No such file or directory")
+    cause = f"cannot write the metric log {str(bad)!r}: No such file or directory"
+    assert outcome == Outcome(Verdict.LATER, cause, done=1)
     assert good.read_text() == '{"a": 1}\n'
 
 
@@ -121,7 +122,7 @@ def test_full_disk_leaves_whole_lines(tmp_path: Path, room: int):
     items = [(run(path), metric(a=i)) for i in range(5)]  # 9 bytes each
     with file_size_limit(7 + room):
         outcome = MetricLog().export(items)
-    assert outcome.delivered == room // 9
+    assert outcome.done == room // 9
     assert bool(outcome.message) == (room < 45)
     assert path.read_text() == "before\n" + "".join(f'{{"a": {i}}}\n' for i in range(room // 9))
 
@@ -131,15 +132,15 @@ def test_writing_goes_on_when_there_is_space_again(tmp_path: Path):
     path = tmp_path / "a.log"
     items = [(run(path), metric(a=i)) for i in range(5)]
     with file_size_limit(20):
-        done = MetricLog().export(items).delivered
-    assert MetricLog().export(items[done:]) == Outcome(5 - done)
+        done = MetricLog().export(items).done
+    assert MetricLog().export(items[done:]) == taken(5 - done)
     assert path.read_text() == "".join(f'{{"a": {i}}}\n' for i in range(5))
 
 
 def test_full_device_is_an_outcome():
     """A device that refuses every byte neither raises nor counts as delivered."""
     outcome = MetricLog().export([(run(Path("/dev/full")), metric(a=1))])
-    assert outcome == Outcome(0, message="cannot write the metric log '/dev/full': No space left on device")
+    assert outcome == Outcome(Verdict.LATER, "cannot write the metric log '/dev/full': No space left on device")
 
 
 def test_pipe_without_a_reader_does_not_block(tmp_path: Path):
@@ -148,7 +149,7 @@ def test_pipe_without_a_reader_does_not_block(tmp_path: Path):
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     try:
         items = [(run(tmp_path / "pipe"), metric(text="x" * 4000))] * 100
-        assert 0 < MetricLog().export(items).delivered < 100
+        assert 0 < MetricLog().export(items).done < 100
     finally:
         os.close(reader)
 
@@ -158,7 +159,7 @@ def test_integer_without_json_is_rejected_alone(tmp_path: Path):
     path = tmp_path / "a.log"
     items = [(run(path), metric(a=a)) for a in (1, 10**5000, 3)]
     outcome = MetricLog().export(items)
-    assert (outcome.delivered, outcome.rejected) == (2, 1)
+    assert (outcome.done, outcome.rejected) == (3, 1)
     assert path.read_text() == '{"a": 1}\n{"a": 3}\n'
 
 

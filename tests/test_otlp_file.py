@@ -17,9 +17,9 @@ from programs import Collector, Program, free_ports, program, read_points, read_
 from recorder import make_run
 
 from periflow_otel import names
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp_file import MAX_LINE_BYTES, MAX_OPEN_FILES, OtlpPointFile, OtlpSpanFile
-from periflow_otel.messages import metrics_request, traces_request
+from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
@@ -142,7 +142,7 @@ def test_collector_reads_the_spans_of_all_ranks(log: Path, tmp_path: Path, colle
     items = [item for rank in range(3) for item in spans(log.with_name(f"train_{rank}.log"), 4, rank)]
     items += [(run(log, 9), span(9000 + number, **{f"m{i}": 0.123456789 for i in range(40)})) for number in range(512)]
     with closing(OtlpSpanFile(max_file_bytes=1_000_000)) as exporter:
-        assert exporter.export(items) == Outcome(len(items))
+        assert exporter.export(items) == taken(len(items))
     with FileReader(tmp_path, log.with_name("*.jsonl"), collector.http_endpoint):
         wait_until(lambda: len(collector.spans()) >= len(items), 30, "all spans have arrived")
     assert as_text(collector.spans()) == as_text(read_spans(traces_request(items)))
@@ -152,7 +152,7 @@ def test_collector_reads_the_points_of_all_ranks(log: Path, tmp_path: Path, coll
     """Points of every kind come through its file receiver as they are, NaN and infinity included."""
     items = [(run(log.with_name(f"train_{rank}.log"), rank), point) for rank in range(3) for point in points(rank)]
     with closing(OtlpPointFile()) as exporter:
-        assert exporter.export(items) == Outcome(len(items))
+        assert exporter.export(items) == taken(len(items))
     with FileReader(tmp_path, log.with_name("*.jsonl"), collector.http_endpoint):
         wait_until(lambda: len(collector.points()) >= len(items), 30, "all points have arrived")
     assert as_text(collector.points()) == as_text(read_points(metrics_request(items)))
@@ -194,7 +194,7 @@ def test_large_batch_is_cut_into_lines(log: Path, span_file: OtlpSpanFile):
     """No line is longer than receivers take, every item is there once, and one that is longer is alone."""
     items = [(run(log), span(number, text="x" * 4000)) for number in range(600)]
     attributes = {f"m{i}": "x" * 4000 for i in range(300)}
-    assert span_file.export([*items, (run(log), span(600, **attributes)), (run(log), span(601))]) == Outcome(602)
+    assert span_file.export([*items, (run(log), span(600, **attributes)), (run(log), span(601))]) == taken(602)
     path = log.with_name("train.traces.jsonl")
     lengths = sorted(map(len, path.read_bytes().splitlines()))
     assert lengths[-1] > MAX_LINE_BYTES >= lengths[-2]
@@ -205,7 +205,7 @@ def test_ranks_have_files_of_their_own(log: Path, span_file: OtlpSpanFile):
     """Each rank finds its telemetry beside its log, whatever the order in which it comes."""
     logs = [log.with_name(f"train_{rank}.log") for rank in range(3)]
     items = [(run(logs[rank], rank), span(10 * rank + number)) for number in range(3) for rank in range(3)]
-    assert span_file.export(items) == Outcome(9)
+    assert span_file.export(items) == taken(9)
     assert [steps(each.with_suffix(".traces.jsonl")) for each in logs] == [[0, 1, 2], [10, 11, 12], [20, 21, 22]]
 
 
@@ -214,14 +214,14 @@ def test_files_of_many_ranks_are_not_all_open(log: Path, span_file: OtlpSpanFile
     before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(2):
         items = [(run(log.with_name(f"{rank}.log"), rank), span(number)) for rank in range(MAX_OPEN_FILES + 10)]
-        assert span_file.export(items) == Outcome(len(items))
+        assert span_file.export(items) == taken(len(items))
     assert len(list(Path("/proc/self/fd").iterdir())) - before == MAX_OPEN_FILES
     assert {tuple(steps(path)) for path in log.parent.iterdir()} == {(0, 1)}
 
 
 def test_rank_without_a_log_has_no_file(span_file: OtlpSpanFile, tmp_path: Path):
     """In cloud mode nothing is written, and nothing is held back."""
-    assert span_file.export(spans(None, 3)) == Outcome(3)
+    assert span_file.export(spans(None, 3)) == taken(3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -243,7 +243,7 @@ def test_large_file_gets_a_number(log: Path):
     """Files do not grow without end, nothing is deleted, and the numbers tell the order."""
     with closing(OtlpSpanFile(max_file_bytes=10_000)) as exporter:
         for item in spans(log, 20):
-            assert exporter.export([item]) == Outcome(1)
+            assert exporter.export([item]) == taken(1)
     numbered = [log.with_name(f"train.traces.{number}.jsonl") for number in range(1, len(list(log.parent.iterdir())))]
     assert len(numbered) > 2
     assert all(path.stat().st_size <= 10_000 for path in log.parent.iterdir())
@@ -265,7 +265,7 @@ def test_number_that_is_taken_is_left_alone(log: Path):
 def test_line_larger_than_a_file_may_be_is_written(log: Path):
     """A bound that is too small for a line does not keep it out, and no empty file is numbered."""
     with closing(OtlpSpanFile(max_file_bytes=1)) as exporter:
-        assert exporter.export(spans(log, 3)) == Outcome(3)
+        assert exporter.export(spans(log, 3)) == taken(3)
     assert [path.name for path in log.parent.iterdir()] == ["train.traces.jsonl"]
 
 
@@ -302,9 +302,9 @@ def test_full_disk_tears_no_line(log: Path, span_file: OtlpSpanFile):
     for room in (0, 1, 100, size - 100):
         with file_size_limit(size + room):
             outcome = span_file.export([second])
-        assert outcome == Outcome(0, message=f"cannot write {path}: File too large")
+        assert outcome == Outcome(Verdict.LATER, f"cannot write {path}: File too large")
         assert steps(path) == [1]
-    assert span_file.export([second]) == Outcome(1)
+    assert span_file.export([second]) == taken(1)
     assert steps(path) == [1, 2]
 
 
@@ -320,12 +320,12 @@ def test_really_full_disk_tears_no_line(log: Path, span_file: OtlpSpanFile):
         ballast, path = log.with_name("ballast"), log.with_name("train.traces.jsonl")
         ballast.write_bytes(b"x" * 50_000)
         left = spans(log, 8)
-        while (outcome := span_file.export(left[:1])).delivered:
+        while (outcome := span_file.export(left[:1])).done:
             left = left[1:]
         assert outcome.message == f"cannot write {path}: No space left on device"
         assert steps(path) == list(range(1, 9 - len(left)))
         ballast.unlink()
-        assert span_file.export(left) == Outcome(len(left))
+        assert span_file.export(left) == taken(len(left))
         assert steps(path) == list(range(1, 9))
         span_file.close()
 
@@ -334,7 +334,7 @@ def test_fault_of_one_rank_keeps_what_came_before(log: Path, span_file: OtlpSpan
     """The outcome counts the items up to the line that could not be written."""
     items = [*spans(log, 3), *spans(log.with_name("gone") / "a.log", 2, rank=1), *spans(log, 1)]
     outcome = span_file.export(items)
-    assert outcome.delivered == 3
+    assert outcome.done == 3
     assert outcome.message.endswith("gone/a.traces.jsonl: No such file or directory")
 
 
@@ -354,7 +354,7 @@ def test_symlink_is_refused(log: Path, tmp_path: Path, span_file: OtlpSpanFile):
     target.touch()
     path.symlink_to(target)
     outcome = span_file.export(spans(log))
-    assert (outcome.delivered, outcome.message.startswith(f"cannot write {path}: ")) == (0, True)
+    assert (outcome.done, outcome.message.startswith(f"cannot write {path}: ")) == (0, True)
     assert target.read_bytes() == b""
 
 
@@ -362,7 +362,7 @@ def test_pipe_is_refused(log: Path, span_file: OtlpSpanFile):
     """What cannot be cut is not written to, and opening it waits for nobody."""
     path = log.with_name("train.traces.jsonl")
     os.mkfifo(path)
-    assert span_file.export(spans(log)) == Outcome(0, message=f"cannot write {path}: not a regular file")
+    assert span_file.export(spans(log)) == Outcome(Verdict.LATER, f"cannot write {path}: not a regular file")
 
 
 def test_deleted_file_comes_back(log: Path, span_file: OtlpSpanFile):
@@ -371,7 +371,7 @@ def test_deleted_file_comes_back(log: Path, span_file: OtlpSpanFile):
     first, second = spans(log, 2)
     span_file.export([first])
     path.unlink()
-    assert span_file.export([second]) == Outcome(1)
+    assert span_file.export([second]) == taken(1)
     assert steps(path) == [2]
 
 
@@ -382,7 +382,7 @@ def test_file_that_was_moved_away_keeps_its_lines(log: Path):
     with closing(OtlpSpanFile(max_file_bytes=8_000)) as exporter:
         exporter.export(items[:1])
         path.rename(moved)
-        assert [exporter.export([item]) for item in items[1:]] == [Outcome(1)] * 3
+        assert [exporter.export([item]) for item in items[1:]] == [taken(1)] * 3
     assert (steps(moved), steps(path)) == ([1, 2], [3, 4])
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from recorder import make_run
 from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 
-from periflow_otel.messages import metrics_request, traces_request
-from periflow_otel.otlp_json import metrics_json, traces_json
+from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 

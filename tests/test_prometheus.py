@@ -22,11 +22,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from recorder import make_run
 
 from periflow_otel import names
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import taken
 from periflow_otel.exporters.prometheus import PrometheusExporter, family_name
 from periflow_otel.exporters.scrape_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ScrapeServer, listen
-from periflow_otel.messages import metrics_request
 from periflow_otel.names import Instrument
+from periflow_otel.otlp.protobuf import metrics_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Exemplar, ExponentialHistogram, Histogram, Point
 
@@ -129,7 +129,7 @@ def test_counter_has_the_suffix_total(exporter: PrometheusExporter):
 
 def test_latest_point_is_shown(exporter: PrometheusExporter):
     """Of several points of a series the page has the last."""
-    assert exporter.export([(run(), user_point("loss", each)) for each in (3.0, 2.0, 1.0)]) == Outcome(3)
+    assert exporter.export([(run(), user_point("loss", each)) for each in (3.0, 2.0, 1.0)]) == taken(3)
     assert value(scrape(exporter), "periflow_metric_loss", key="loss", periflow_rank="0") == 1.0
 
 
@@ -398,7 +398,7 @@ def test_discovery_file_that_cannot_be_written_is_only_logged(tmp_path: Path, ca
     """Without its folder the page is still served."""
     exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "gone" / "prometheus.json")
     try:
-        assert exporter.export([(run(), user_point("loss", 1.0))]) == Outcome(1)
+        assert exporter.export([(run(), user_point("loss", 1.0))]) == taken(1)
         assert "periflow_metric_loss" in scrape(exporter)
     finally:
         exporter.close()
@@ -439,10 +439,10 @@ def test_taken_port_gives_way_to_a_later_one(tmp_path: Path, caplog: pytest.LogC
 
 def test_without_any_port_points_are_taken_unseen(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """When no port is free there is one warning, and nothing else suffers."""
-    first, taken = taken_ports(16)
-    with taken:
+    first, others = taken_ports(16)
+    with others:
         exporter = PrometheusExporter("127.0.0.1", first, tmp_path / "prometheus.json")
-        assert exporter.export([(run(), user_point("loss", 1.0))]) == Outcome(1)
+        assert exporter.export([(run(), user_point("loss", 1.0))]) == taken(1)
         exporter.close()
     assert (exporter.port, exporter.url, list(tmp_path.iterdir())) == (None, None, [])
     assert caplog.messages == [

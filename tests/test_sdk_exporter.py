@@ -18,7 +18,7 @@ from recorder import make_run
 from periflow_otel import names
 from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.exporters.sdk import SdkPointExporter, SdkSpanExporter
 from periflow_otel.records import RankRun
@@ -92,9 +92,9 @@ def protocol(request: pytest.FixtureRequest, collector: Collector, monkeypatch: 
 def test_official_exporter_delivers_the_same_spans(collector: Collector, protocol: str):
     """A real Collector gets spans equal in every field from the registered exporter and from ours."""
     with closing(SdkSpanExporter(f"otlp_proto_{protocol}")) as registered:
-        assert registered.export(spans()) == Outcome(len(spans()))
+        assert registered.export(spans()) == taken(len(spans()))
     with closing(OtlpExporter(settings(collector, protocol, "traces"))) as ours:
-        assert ours.export(spans()) == Outcome(len(spans()))
+        assert ours.export(spans()) == taken(len(spans()))
     theirs, expected = halves(collector.spans())
     assert (theirs, len(theirs)) == (expected, len(spans()))
 
@@ -102,9 +102,9 @@ def test_official_exporter_delivers_the_same_spans(collector: Collector, protoco
 def test_official_exporter_delivers_the_same_points(collector: Collector, protocol: str):
     """A real Collector gets points equal in every field, exemplars and NaN included."""
     with closing(SdkPointExporter(f"otlp_proto_{protocol}")) as registered:
-        assert registered.export(points()) == Outcome(len(points()))
+        assert registered.export(points()) == taken(len(points()))
     with closing(OtlpExporter(settings(collector, protocol, "metrics"))) as ours:
-        assert ours.export(points()) == Outcome(len(points()))
+        assert ours.export(points()) == taken(len(points()))
     theirs, expected = halves(collector.points())
     assert (theirs, len(theirs)) == (expected, len(points()))
     assert "exemplars" in str(theirs)
@@ -227,11 +227,11 @@ def test_failure_loses_nothing(acme: Any, make: Make, items: list[Any], mood: st
     """What an exporter refused or choked on is kept, told without what may be secret, and delivered when it can be."""
     exporter = make("acme")
     acme.mood = mood
-    assert exporter.export(items) == Outcome(0, message=message)
+    assert exporter.export(items) == Outcome(Verdict.FAILED, message)
     acme.mood = "content"
-    assert exporter.export(items) == Outcome(len(items))
-    (taken,) = acme.taken
-    assert set(taken) == {getattr(item, "instrument", item).name for _, item in items}
+    assert exporter.export(items) == taken(len(items))
+    (given,) = acme.taken
+    assert set(given) == {getattr(item, "instrument", item).name for _, item in items}
 
 
 @SIGNALS

@@ -209,9 +209,26 @@ class Agent:
             consumer.follow(self._journals.values())
             if any(is_urgent):
                 consumer.hurry()
+        self._give_up_declined()
         if self._skew_reader:
             self._skew_reader.read(self._journals.values())
         self._offer_reports([consumer for consumer in self._consumers() if consumer.is_report_due()])
+
+    def _give_up_declined(self) -> None:
+        """Have what a receiver does not take at all dropped, once everything else is done: it would fill the disk."""
+        declined = [consumer for consumer in self._consumers() if consumer.is_declined()]
+        if declined and all(self._waits_for_these(journal, declined) for journal in self._journals.values()):
+            for consumer in declined:
+                consumer.give_up()
+
+    def _waits_for_these(self, journal: RankJournal, consumers: Sequence[Consumer]) -> bool:
+        """Tell whether a run is over and all others have everything of it."""
+        is_complete = [
+            reader is not None and reader.cursor(journal).is_complete
+            for reader in self._readers(journal)
+            if reader not in consumers
+        ]
+        return all(is_complete) and (bool(is_complete) or not journal.is_alive)
 
     def _tidy(self, journal: RankJournal) -> None:
         """Give back the space of what every consumer has."""
@@ -241,7 +258,7 @@ class Agent:
         wanted = dict.fromkeys(name for journal in self._journals.values() for name in journal.run.orders.consumers)
         for name in wanted:
             if name not in self._durable:
-                self._durable[name] = consumer = durable_consumer(name, self._settings)
+                self._durable[name] = consumer = durable_consumer(name, self._settings, self.folder)
                 if consumer is not None:
                     consumer.follow(self._journals.values())
                     consumer.start()

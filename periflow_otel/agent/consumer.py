@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel.agent.delivery import MAX_BACKOFF_S, Batch, Delivery
+from periflow_otel.agent.delivery import Batch, Delivery, SetAside
+from periflow_otel.agent.pace import MAX_BACKOFF_S
 from periflow_otel.agent.tracks import Budget, Track
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, Item, ShowsState
@@ -33,7 +34,7 @@ class Lane:
         """
         self.delivery = delivery
         self._refresh_s = refresh_s
-        self._moved: list[Track] = []
+        self._moved: set[Track] = set()
         self._turn = 0
 
     def advance(self, tracks: Sequence[Track], is_stopping: Callable[[], bool]) -> bool:
@@ -41,17 +42,29 @@ class Lane:
 
         Where the exporter does not take them, they are what the next calls go on with.
         """
-        is_spent = False
-        if self.delivery.is_done():
-            is_spent = self._read(tracks)
+        is_spent = self.delivery.wants_more() and self._read(tracks)
         while self.delivery.is_due() and not is_stopping():
             self.delivery.attempt()
+        for track in tracks:
+            track.note_declined(is_declined=self.delivery.is_declined)
         if not self.delivery.is_done():
             return False
+        self._commit()
+        return is_spent
+
+    def give_up(self, tracks: Sequence[Track]) -> None:
+        """Drop and count everything that is left, to the end of the journals."""
+        is_spent = True
+        while is_spent:
+            self.delivery.give_up()
+            is_spent = self._read(tracks)
+        self.delivery.give_up()
+        self._commit()
+
+    def _commit(self) -> None:
         for track in self._moved:
             track.commit()
-        self._moved = []
-        return is_spent
+        self._moved = set()
 
     def _read(self, tracks: Sequence[Track]) -> bool:
         waiting = [track for track in tracks if not track.cursor.is_complete]
@@ -62,7 +75,7 @@ class Lane:
                 break
             self._turn += 1
             batches.append(Batch(track.run, track.account, track.read(budget, self._refresh_s)))
-        self._moved = [track for track in waiting if track.has_moved()]
+        self._moved |= {track for track in waiting if track.has_moved()}
         self.delivery.give(batches)
         return budget.is_spent()
 
@@ -75,6 +88,7 @@ class Consumer:
         name: str,
         exporter: Exporter[Any],
         translator: MakeTranslator,
+        set_aside: SetAside | None = None,
         *,
         interval_s: float,
         refresh_s: float = float("inf"),
@@ -87,6 +101,7 @@ class Consumer:
             name: Names its cursors.
             exporter: Where items go.
             translator: Makes a translator for a rank.
+            set_aside: Keeps what is not taken; None drops it.
             interval_s: How often it delivers what is there.
             refresh_s: How often it delivers the state of the instruments even if nothing is new.
             takes_reports: It wants items on the agent itself too.
@@ -98,6 +113,7 @@ class Consumer:
         """On the monotonic clock; when nothing is left to deliver, that is a success too."""
         self._exporter = exporter
         self._translator = translator
+        self._set_aside = set_aside
         self._interval_s = interval_s
         self._refresh_s = refresh_s
         self._report_s = min(refresh_s, REPORT_EVERY * interval_s)
@@ -109,6 +125,7 @@ class Consumer:
         self._reported_at_s = time.monotonic()
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._gives_up = threading.Event()
         self._thread = threading.Thread(target=self._serve, name=f"periflow-{name}", daemon=True)
 
     def start(self) -> None:
@@ -127,6 +144,15 @@ class Consumer:
 
     def hurry(self) -> None:
         """Deliver at once what is there."""
+        self._wake.set()
+
+    def is_declined(self) -> bool:
+        """Tell whether its receiver takes nothing of the kind, up to now."""
+        return any(lane.delivery.is_declined for lane in list(self._lanes.values()))
+
+    def give_up(self) -> None:
+        """Drop and count everything that is left, if its receiver takes nothing of the kind."""
+        self._gives_up.set()
         self._wake.set()
 
     def is_report_due(self) -> bool:
@@ -162,6 +188,8 @@ class Consumer:
     def _round(self) -> bool:
         """Deliver some records; return whether there are more."""
         self._open_tracks()
+        if self._gives_up.is_set():
+            self._give_up()
         has_more = [
             lane.advance(tracks, self._stopping.is_set) for lane, tracks in self._lanes_with_tracks()
         ]  # a list, as each has its turn
@@ -171,6 +199,12 @@ class Consumer:
         if all(is_done):
             self._report()
         return any(has_more) and not self._stopping.is_set()
+
+    def _give_up(self) -> None:
+        self._gives_up.clear()
+        for lane, tracks in self._lanes_with_tracks():
+            if lane.delivery.is_declined:
+                lane.give_up(tracks)
 
     def _wait_s(self) -> float:
         """Return how long to wait for the next round."""
@@ -198,7 +232,7 @@ class Consumer:
 
     def _open_lane(self, tracks: Sequence[Track]) -> Lane:
         name = f"{self.name} of rank {tracks[0].run.rank}" if self._is_per_rank else self.name
-        return Lane(Delivery(name, self._exporter), self._refresh_s)
+        return Lane(Delivery(name, self._exporter, self._set_aside), self._refresh_s)
 
     def _report(self) -> None:
         """Deliver what there is to say of the agent itself."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from periflow_otel.agent.consumer import Consumer
+from periflow_otel.agent.dead_letters import DeadLetters
 from periflow_otel.config import ExportSettings
 from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.errors import ConfigurationError
@@ -43,12 +44,13 @@ class Destination(NamedTuple):
     """Ranks have destinations of their own, and one that fails does not hold up the others."""
 
 
-def durable_consumer(name: str, settings: ExportSettings) -> Consumer | None:
+def durable_consumer(name: str, settings: ExportSettings, folder: Path) -> Consumer | None:
     """Make a consumer that must have a record before the journal may forget it; None if it cannot be made now.
 
     Args:
         name: As in :meth:`ExportSettings.consumers`: a key of ``DESTINATIONS``, or ``sdk.NAME.SIGNAL``.
         settings: How to reach its destination.
+        folder: Folder of the run: what is not taken is set aside there.
     """
     key, exporter_name = _row(name)
     destination = DESTINATIONS.get(key)
@@ -64,6 +66,7 @@ def durable_consumer(name: str, settings: ExportSettings) -> Consumer | None:
         name,
         exporter,
         destination.translator(settings),
+        DeadLetters(folder, name).add,
         interval_s=destination.interval_s,
         refresh_s=settings.metric_interval_s if name.endswith(".metrics") else float("inf"),
         takes_reports=name.endswith(".metrics"),
@@ -112,11 +115,11 @@ def _live_consumer(name: str, exporter: Exporter[Any], *, takes_reports: bool = 
     )
 
 
-def _otlp(settings: OtlpSettings | None) -> Exporter[Any]:
+def _otlp(settings: OtlpSettings | None, other: OtlpSettings | None) -> Exporter[Any]:
     if settings is None:
         message = "no OTLP endpoint is set; set OTEL_EXPORTER_OTLP_ENDPOINT"
         raise ConfigurationError(message)
-    exporter: Exporter[Any] = load("otlp.OtlpExporter", settings)
+    exporter: Exporter[Any] = load("otlp.OtlpExporter", settings, other)
     return exporter
 
 
@@ -148,9 +151,11 @@ DESTINATIONS: Final[dict[str, Destination]] = {
     "otlp_file.metrics": Destination(
         lambda *_: load("otlp_file.OtlpPointFile"), _points, FILE_INTERVAL_S, is_per_rank=True
     ),
-    "otlp.traces": Destination(lambda settings, _: _otlp(settings.otlp_traces), _spans, NETWORK_INTERVAL_S),
+    "otlp.traces": Destination(
+        lambda settings, _: _otlp(settings.otlp_traces, settings.otlp_metrics), _spans, NETWORK_INTERVAL_S
+    ),
     "otlp.metrics": Destination(
-        lambda settings, _: _otlp(settings.otlp_metrics), _points_as_preferred, NETWORK_INTERVAL_S
+        lambda settings, _: _otlp(settings.otlp_metrics, settings.otlp_traces), _points_as_preferred, NETWORK_INTERVAL_S
     ),
     "sdk.traces": Destination(lambda _, name: load("sdk.SdkSpanExporter", name), _spans, NETWORK_INTERVAL_S),
     "sdk.metrics": Destination(

@@ -76,6 +76,8 @@ def _counts(journal: RankJournal, consumers: Iterable[Consumer]) -> _Counts:
         counts[names.TELEMETRY_EXPORTED, who] = cursor.delivered
         for reason, count in {"journal": 0, **cursor.dropped}.items():
             counts[names.TELEMETRY_DROPPED, (*who, (names.DROP_REASON, reason))] = count
+        for reason, count in cursor.set_aside.items():
+            counts[names.TELEMETRY_SET_ASIDE, (*who, (names.DROP_REASON, reason))] = count
     return counts
 
 

@@ -57,6 +57,8 @@ class Account:
     delivered: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """By reason."""
+    set_aside: Counter[str] = field(default_factory=Counter)
+    """By reason."""
 
 
 class Track:
@@ -67,7 +69,7 @@ class Track:
         self.journal = journal
         self.cursor = load_cursor(journal.folder, consumer)
         """What is committed."""
-        self.account = Account(self.cursor.delivered, Counter(self.cursor.dropped))
+        self.account = Account(self.cursor.delivered, Counter(self.cursor.dropped), Counter(self.cursor.set_aside))
         self._consumer = consumer
         self._translator = self._resume(make_translator)
         self._position = self.cursor.position
@@ -105,7 +107,14 @@ class Track:
 
     def commit(self) -> None:
         """Write down how far it has got. A disk that takes nothing changes nothing but what a restart repeats."""
-        cursor = self._snapshot()
+        self._save(self._snapshot())
+
+    def note_declined(self, *, is_declined: bool) -> None:
+        """Write down whether its receiver takes nothing of the kind, so that nobody waits for it."""
+        if is_declined != self.cursor.is_declined:
+            self._save(msgspec.structs.replace(self.cursor, is_declined=is_declined))
+
+    def _save(self, cursor: Cursor) -> None:
         if TOO_MANY_KEYS in cursor.dropped.keys() - self.cursor.dropped.keys():
             _log.warning("%s: there are more than %d metric keys; other values are dropped", self._consumer, MAX_KEYS)
         try:
@@ -154,6 +163,12 @@ class Track:
         return is_due
 
     def _snapshot(self) -> Cursor:
-        dropped = {**self.account.dropped, **self._translator.dropped()}
-        state = b"" if self._is_complete else self._translator.encode_state()
-        return Cursor(self._position, state, self.account.delivered, dropped, self._is_complete)
+        return Cursor(
+            self._position,
+            b"" if self._is_complete else self._translator.encode_state(),
+            self.account.delivered,
+            {**self.account.dropped, **self._translator.dropped()},
+            self._is_complete,
+            dict(self.account.set_aside),
+            self.cursor.is_declined,
+        )

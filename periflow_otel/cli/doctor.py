@@ -88,8 +88,8 @@ def _destinations(export: ExportSettings) -> Iterator[Finding]:
 
 def _try(otlp: OtlpSettings) -> Finding:
     """Send a request with nothing in it."""
+    from periflow_otel.exporters import Verdict  # noqa: PLC0415  # as above
     from periflow_otel.exporters.otlp import OtlpExporter  # noqa: PLC0415  # takes a while
-    from periflow_otel.exporters.otlp_answers import Accepted  # noqa: PLC0415  # as above
 
     where = f"{otlp.endpoint} ({otlp.protocol})"
     exporter = OtlpExporter(otlp)
@@ -97,7 +97,7 @@ def _try(otlp: OtlpSettings) -> Finding:
     answer = exporter.probe()
     took_ms = (time.monotonic() - started_s) * 1000
     exporter.close()
-    if isinstance(answer, Accepted):
+    if answer.verdict is Verdict.TAKEN:
         return Finding(otlp.signal, f"{where} accepts them, in {took_ms:.0f} ms")
     text = f"{where} does not take them: {answer.message}"
     if _OTHER_PROTOCOL.search(text):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple, TextIO
 
 from periflow_otel import names
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, taken
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.terminal import say
@@ -57,7 +57,7 @@ class Console:
                 progress.update(run.rank, point)
         if self._monotonic() >= self._due_s or (self._progress and self._progress.comes_to_an_end()):
             self._write()
-        return Outcome(len(items))
+        return taken(len(items))
 
     def close(self) -> None:
         """Write what has not been shown."""

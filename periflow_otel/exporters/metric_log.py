@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import accumulate, groupby
 from typing import Final
 
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.records import Metric, RankRun
 
 # The user named the file, so a symbolic link there is the user's too and is followed. Reading is for the last byte
@@ -24,19 +24,16 @@ class MetricLog:
 
     def export(self, items: Sequence[tuple[RankRun, Metric]]) -> Outcome:
         """Append items, consecutive ones of a file in one write; on a full disk no part of a line stays behind."""
-        delivered = rejected = 0
-        message = ""
+        written = rejected = 0
         for path, group in groupby(items, lambda item: item[0].local_log):
             lines = [_line(metric) for _, metric in group]
             done, error = (len(lines), None) if path is None else _append(path, lines)
-            unwritable = lines[:done].count(b"")
-            delivered, rejected = delivered + done - unwritable, rejected + unwritable
-            if unwritable:
-                message = "a metric holds an integer with more digits than json can write"
+            written += done
+            rejected += lines[:done].count(b"")
             if error is not None:
-                message = f"cannot write the metric log {path!r}: {error.strerror}"
-                break
-        return Outcome(delivered, rejected, message)
+                cause = f"cannot write the metric log {path!r}: {error.strerror}"
+                return Outcome(Verdict.LATER, cause, done=written, rejected=rejected)
+        return taken(written, rejected, "an integer has more digits than json can write" if rejected else "")
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

@@ -1,20 +1,22 @@
 """OTLP over the network, delivered exactly: what the receiver took, what it refused and what is left is known."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 from periflow_otel.endpoints import OtlpSettings, Signal
-from periflow_otel.exporters import Outcome
-from periflow_otel.exporters.otlp_answers import Accepted, Answer, Kept, Refused
-from periflow_otel.messages import metrics_request, traces_request
-from periflow_otel.otlp_json import metrics_json, traces_json
+from periflow_otel.exporters import Outcome, Verdict, taken
+from periflow_otel.exporters.otlp_answers import HOLD_S
+from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
 MAX_REQUEST_BYTES: Final = 4 << 20
 """Largest request, before compression: what a gRPC server takes by default."""
-MAX_REQUESTS: Final = 64
-"""Most requests of one ``export``, so that refusals item by item do not hold up the caller. One item takes ten."""
+PROVEN_S: Final = 1.0
+"""For so long after it has taken something a receiver counts as one that takes what is right."""
 
 Items = Sequence[tuple[RankRun, Span | Point]]
 
@@ -22,65 +24,97 @@ Items = Sequence[tuple[RankRun, Span | Point]]
 class Transport(Protocol):
     """How a request reaches the receiver. The seam below which HTTP and gRPC differ."""
 
-    def send(self, body: bytes) -> Answer:
-        """Send a request and raise nothing. Takes as long as the settings allow, and the time to look up the host."""
+    def send(self, body: bytes, count: int) -> Outcome:
+        """Send a request with so many items, and raise nothing.
+
+        Takes as long as the settings allow, and the time to look up the host.
+        """
 
     def close(self) -> None:
         """Release the connection; the next ``send`` opens another."""
 
 
 class OtlpExporter:
-    """Sends spans, or points, to an OTLP receiver."""
+    """Sends spans, or points, to an OTLP receiver: one request, or two or three where an answer asks a question."""
 
-    def __init__(self, settings: OtlpSettings, transport: Transport | None = None) -> None:
-        """Prepare to send what ``settings.signal`` names; nothing is opened before the first ``export``."""
+    def __init__(
+        self, settings: OtlpSettings, other: OtlpSettings | None = None, transport: Transport | None = None
+    ) -> None:
+        """Prepare to send what ``settings.signal`` names; nothing is opened before the first ``export``.
+
+        Args:
+            settings: Where and how.
+            other: Where and how the other signal is sent.
+            transport: In place of the one that the settings name.
+        """
+        self._settings = settings
+        self._other = other
         self._encode = (_JSON_ENCODERS if settings.protocol == "http/json" else _ENCODERS)[settings.signal]
         self._transport = transport or _transport(settings)
+        self._proven_at_s = -PROVEN_S
 
     def export(self, items: Items) -> Outcome:
-        """Deliver items in order, in one pass without waiting.
+        """Try once to deliver items.
 
-        A request that is refused is cut in two, again and again, so that only refused items are lost.
+        What an answer means may depend on another: items are refused only if an empty request is not, and a signal is
+        declined only if the other one is taken at the same place.
         """
-        delivered = rejected = 0
-        message = ""
-        todo = [items] if items else []  # what comes first is on top
-        for _ in range(MAX_REQUESTS):
-            if not todo:
-                break
-            batch = todo.pop()
-            answer = self._deliver(batch)
-            message = answer.message or message
-            match answer:
-                case Accepted():
-                    refused = max(0, min(answer.rejected, len(batch)))
-                    rejected += refused
-                    delivered += len(batch) - refused
-                case Refused() if len(batch) > 1:
-                    middle = len(batch) // 2
-                    todo += batch[middle:], batch[:middle]
-                case Refused():
-                    rejected += 1
-                case Kept():
-                    return Outcome(delivered, rejected, message, answer.retry_after_s)
-        return Outcome(delivered, rejected, message, retry_after_s=0.0 if todo else None)
+        if not items:
+            return taken(0)
+        try:
+            body = self._encode(items)
+        except (TypeError, ValueError) as error:
+            return Outcome(Verdict.REFUSED, f"cannot be encoded ({type(error).__name__})")
+        if len(body) > MAX_REQUEST_BYTES and len(items) > 1:
+            return Outcome(Verdict.TOO_LARGE, "larger than a request may be")
+        outcome = self._send(body, len(items))
+        if outcome.verdict is Verdict.REFUSED and not self._is_proven():
+            return outcome._replace(verdict=Verdict.WRONG, retry_after_s=HOLD_S)
+        if outcome.verdict is Verdict.DECLINED:
+            return self._judge_declined(outcome)
+        return outcome
 
-    def probe(self) -> Answer:
-        """Send a request with nothing in it, and return what the receiver says."""
-        return self._deliver([])
+    def probe(self) -> Outcome:
+        """Send a request with nothing in it."""
+        return self._send(self._encode([]), 0)
 
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()
 
-    def _deliver(self, batch: Items) -> Answer:
-        try:
-            body = self._encode(batch)
-        except (TypeError, ValueError) as error:
-            return Refused(f"cannot be encoded: {type(error).__name__}")
-        if len(body) > MAX_REQUEST_BYTES and len(batch) > 1:
-            return Refused("larger than a request may be")
-        return self._transport.send(body)
+    def _send(self, body: bytes, count: int) -> Outcome:
+        outcome = self._transport.send(body, count)
+        if outcome.verdict is Verdict.TAKEN:
+            self._proven_at_s = time.monotonic()
+        return outcome
+
+    def _is_proven(self) -> bool:
+        """Tell whether the receiver takes what is right: at least nothing at all."""
+        if time.monotonic() - self._proven_at_s < PROVEN_S:
+            return True
+        return self.probe().verdict is Verdict.TAKEN
+
+    def _judge_declined(self, outcome: Outcome) -> Outcome:
+        """Tell a receiver that does not take this signal from an address where there is none."""
+        signal, other = self._settings.signal, self._other
+        if other is None or not _is_same_place(self._settings, other) or not _takes(other):
+            return outcome._replace(verdict=Verdict.WRONG, cause=f"{outcome.cause}; {_REMEDY}")
+        variable = f"OTEL_{signal.upper()}_EXPORTER"
+        cause = f"{outcome.cause}; it takes {other.signal} and no {signal}: set {variable}=none to send none there"
+        return outcome._replace(cause=cause)
+
+
+def _is_same_place(one: OtlpSettings, other: OtlpSettings) -> bool:
+    return urlsplit(one.endpoint)[:2] == urlsplit(other.endpoint)[:2]
+
+
+def _takes(settings: OtlpSettings) -> bool:
+    """Tell whether a receiver takes a request of a signal."""
+    exporter = OtlpExporter(settings)
+    try:
+        return exporter.probe().verdict is Verdict.TAKEN
+    finally:
+        exporter.close()
 
 
 def _transport(settings: OtlpSettings) -> Transport:
@@ -99,3 +133,4 @@ _ENCODERS: Final[_Encoders] = {
     "metrics": lambda items: metrics_request(items).SerializeToString(),
 }
 _JSON_ENCODERS: Final[_Encoders] = {"traces": traces_json, "metrics": metrics_json}
+_REMEDY: Final = "set OTEL_EXPORTER_OTLP_ENDPOINT to an OTLP receiver"

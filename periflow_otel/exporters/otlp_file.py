@@ -5,9 +5,7 @@ The Collector's file exporter writes this format and its ``otlp_json_file`` rece
 ``train.traces.1.jsonl`` holds the oldest spans. A line is there whole or not at all, and nothing is deleted.
 """
 
-import errno
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,8 +14,9 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from periflow_otel.endpoints import Signal
-from periflow_otel.exporters import Outcome
-from periflow_otel.otlp_json import metrics_json, traces_json
+from periflow_otel.exporters import Outcome, Verdict, taken
+from periflow_otel.exporters.lines import append_line, open_lines
+from periflow_otel.otlp.json import metrics_json, traces_json
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
@@ -53,9 +52,9 @@ class _OtlpFile(Generic[_Item]):
                 try:
                     self._files.append(stem, line)
                 except OSError as error:
-                    return Outcome(delivered, message=f"cannot write {stem}.jsonl: {error.strerror}")
+                    return Outcome(Verdict.LATER, f"cannot write {stem}.jsonl: {error.strerror}", done=delivered)
                 delivered += count_of_line
-        return Outcome(delivered)
+        return taken(delivered)
 
     def _lines(self, batch: Sequence[tuple[RankRun, _Item]]) -> Iterator[tuple[int, bytes]]:
         """Yield lines, each with the number of items in it: one, or more where that would be too long."""
@@ -104,7 +103,7 @@ class _Files:
                 _number(stem, file)
                 self._close(stem)
                 file = self._file(stem)
-            _write_whole(file, line)
+            append_line(file, line)
         except OSError:
             self._close(stem)
             raise
@@ -119,7 +118,7 @@ class _Files:
         if stem not in self._open:
             if len(self._open) >= MAX_OPEN_FILES:
                 self._close(next(iter(self._open)))
-            self._open[stem] = _open(f"{stem}.jsonl")
+            self._open[stem] = open_lines(f"{stem}.jsonl")
         self._open.move_to_end(stem)
         return self._open[stem]
 
@@ -128,49 +127,6 @@ class _Files:
         if file is not None:
             with suppress(OSError):  # a network file system reports here what could not be written; it is too late
                 os.close(file)
-
-
-def _open(path: str) -> int:
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        _check_regular(file)
-        _cut_torn_line(file)
-    except OSError:
-        os.close(file)
-        raise
-    return file
-
-
-def _check_regular(file: int) -> None:
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-
-
-def _cut_torn_line(file: int) -> None:
-    """Cut what an agent left that was killed while it wrote: the line comes again, as its cursor has not moved."""
-    size = end = os.fstat(file).st_size
-    while end and os.pread(file, 1, end - 1) != b"\n":
-        start = max(0, end - (1 << 16))
-        end = start + os.pread(file, end - start, start).rfind(b"\n") + 1
-    if end < size:
-        os.ftruncate(file, end)
-
-
-def _write_whole(file: int, line: bytes) -> None:
-    written = 0
-    try:
-        while written < len(line):
-            written += os.write(file, memoryview(line)[written:])
-    except OSError:
-        _take_back(file, written)
-        raise
-
-
-def _take_back(file: int, written: int) -> None:
-    """Cut the beginning of a line, unless another process has written behind it."""
-    end = os.lseek(file, 0, os.SEEK_CUR)
-    if written and os.fstat(file).st_size == end:
-        os.ftruncate(file, end - written)
 
 
 def _number(stem: str, file: int) -> None:

@@ -13,15 +13,8 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from periflow_otel.endpoints import OtlpSettings, Signal
-from periflow_otel.exporters.otlp_answers import (
-    HOLD_S,
-    MAX_RETRY_AFTER_S,
-    Answer,
-    Kept,
-    Refused,
-    accepted,
-    clean,
-)
+from periflow_otel.exporters import Outcome, Verdict
+from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code
 from periflow_otel.translate.resource import SCOPE_VERSION
 
 
@@ -37,7 +30,7 @@ class GrpcTransport:
         self._target = urlsplit(settings.endpoint).netloc
         self._channel: grpc.Channel | None = None
 
-    def send(self, body: bytes) -> Answer:
+    def send(self, body: bytes, count: int) -> Outcome:
         """Call the service and judge the answer."""
         try:
             reply = self._call(body)
@@ -46,8 +39,8 @@ class GrpcTransport:
             return self._judge(error)
         except (OSError, ValueError, TypeError) as error:  # a file or a header that cannot be used
             self.close()
-            return Kept(f"{type(error).__name__} before the call ({self._target})", HOLD_S)
-        return accepted(reply, self._settings.signal, self._settings.headers)
+            return Outcome(Verdict.WRONG, f"{type(error).__name__} before the call ({self._target})", "", HOLD_S)
+        return accepted(reply, count, self._settings.signal, self._settings.headers)
 
     def close(self) -> None:
         """Close the channel: a new one connects at once, where this one would first wait."""
@@ -79,15 +72,12 @@ class GrpcTransport:
             return grpc.insecure_channel(self._target, options)
         return grpc.secure_channel(self._target, _credentials(self._settings), options)
 
-    def _judge(self, error: grpc.RpcError) -> Answer:
-        code, details = error.code(), error.details() or ""
-        what = f"gRPC {code.name} from {self._target}"
-        if code is grpc.StatusCode.INVALID_ARGUMENT or (code in _PERHAPS_TOO_LARGE and _TOO_LARGE.search(details)):
-            text = clean(details, self._settings.headers)
-            return Refused(f"{what}: {text}" if text else what)
+    def _judge(self, error: grpc.RpcError) -> Outcome:
+        details = error.details() or ""
         if _BAD_CERTIFICATE.search(details):
-            return Kept(f"the certificate was not accepted ({self._target})", HOLD_S)
-        return Kept(what, HOLD_S if code in _LASTING else _retry_after(error))
+            return Outcome(Verdict.WRONG, f"the certificate was not accepted ({self._target})", "", HOLD_S)
+        said = clean(details, self._settings.headers)
+        return judge_code(error.code().name, self._target, said, _retry_after(error))
 
 
 def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:
@@ -121,18 +111,4 @@ _METHODS: Final[dict[Signal, str]] = {
     "metrics": f"/{metrics_service_pb2.DESCRIPTOR.services_by_name['MetricsService'].full_name}/Export",
 }
 _COMPRESSIONS: Final = {"none": grpc.Compression.NoCompression, "gzip": grpc.Compression.Gzip}
-# A server has no status of its own for a request that is too large: these are what gRPC's own server and those written
-# in Go, Java and Rust say. Of an answer that is too large for us, gRPC says "CLIENT: Received message larger than max".
-_PERHAPS_TOO_LARGE: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.OUT_OF_RANGE})
-_TOO_LARGE: Final = re.compile(r"^(?!.*CLIENT:).*(larger than max|exceeds maximum size|length too large)", re.DOTALL)
 _BAD_CERTIFICATE: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification Check failed")
-# Wrong until somebody mends it. Of the rest, the specification would drop data at those that it does not retry, such
-# as INTERNAL; here it is kept, for a failure of the receiver is not one of the data.
-_LASTING: Final = frozenset(
-    {
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.NOT_FOUND,
-    }
-)

@@ -6,6 +6,7 @@ and decompresses nothing. It is given a connected socket, so that one deadline r
 
 import gzip
 import io
+import json
 import selectors
 import socket
 import ssl
@@ -13,22 +14,22 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timezone
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from periflow_otel.endpoints import OtlpSettings
+from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
     MAX_ANSWER_BYTES,
     MAX_RETRY_AFTER_S,
-    Answer,
-    Kept,
-    Refused,
     accepted,
     clean,
     explanation,
+    judge_status,
 )
 from periflow_otel.translate.resource import SCOPE_VERSION
 
@@ -45,14 +46,17 @@ class HttpTransport:
         self._connection: HTTPConnection | None = None
         self._socket: _DeadlineSocket | None = None
 
-    def send(self, body: bytes) -> Answer:
+    def send(self, body: bytes, count: int) -> Outcome:
         """Post a request and judge the answer."""
+        failed = Verdict.LATER  # nobody is there; once a request is out, it may be the request
         try:
-            reply = self._exchange(gzip.compress(body, 5) if self._settings.compression == "gzip" else body)
+            connection = self._connect(time.monotonic() + self._settings.timeout_s)
+            failed = Verdict.FAILED
+            reply = self._exchange(connection, gzip.compress(body, 5) if self._settings.compression == "gzip" else body)
         except (OSError, HTTPException, ValueError) as error:
             self.close()
-            return self._judge_failure(error)
-        return self._judge(reply)
+            return self._judge_failure(error, failed)
+        return self._judge(reply, count)
 
     def close(self) -> None:
         """Close the connection."""
@@ -60,8 +64,7 @@ class HttpTransport:
         if connection is not None:
             connection.close()
 
-    def _exchange(self, body: bytes) -> "_Reply":
-        connection = self._connect(time.monotonic() + self._settings.timeout_s)
+    def _exchange(self, connection: HTTPConnection, body: bytes) -> "_Reply":
         with suppress(BrokenPipeError, ConnectionResetError):  # a server may refuse a body that it has not read
             connection.request("POST", self._path(), body, self._headers)
         with connection.getresponse() as response:
@@ -69,7 +72,8 @@ class HttpTransport:
                 response.status,
                 response.headers.get("content-type", "").lower(),
                 response.headers.get("retry-after", ""),
-                _read(response),
+                response.headers.get("location", ""),
+                *_read(response),
             )
             if response.will_close or not response.isclosed():
                 self.close()
@@ -83,6 +87,7 @@ class HttpTransport:
         self.close()
         self._socket = _DeadlineSocket(_connect(self._url, self._settings, deadline), deadline)
         self._connection = HTTPConnection(self._url.hostname or "", self._url.port or 80)
+        self._connection.response_class = _FinalResponse
         self._connection.sock = self._socket
         return self._connection
 
@@ -90,20 +95,31 @@ class HttpTransport:
         path = self._url.path or "/"
         return f"{path}?{self._url.query}" if self._url.query else path
 
-    def _judge(self, reply: "_Reply") -> Answer:
-        status, headers = reply.status, self._settings.headers
-        if 200 <= status < 300:
-            return accepted(reply.body, self._settings.signal, headers, is_json=self._is_json)
-        what = f"HTTP {status} from {self._url.netloc}"
-        if status == _TOO_LARGE or (status in _BAD_DATA and _is_from_receiver(reply)):
-            text = explanation(reply.body, reply.content_type, headers)
-            return Refused(f"{what}: {text}" if text else what)
-        pause = None if status in _TRANSIENT or status >= 500 else HOLD_S
-        return Kept(what, _retry_after(reply.retry_after) or pause)
+    def _judge(self, reply: "_Reply", count: int) -> Outcome:
+        headers = self._settings.headers
+        if 200 <= reply.status < 300:
+            if _is_from_receiver(reply, self._headers["content-type"]):
+                return accepted(reply.body, count, self._settings.signal, headers, is_json=_is_json(reply.content_type))
+            return self._judge_stranger(reply)
+        said = explanation(reply.body, reply.content_type, headers)
+        if 300 <= reply.status < 400 and reply.location:
+            said = f"it leads to {clean(_without_query(reply.location), headers)}"
+        return judge_status(reply.status, self._url.netloc, said, _retry_after(reply.retry_after))
 
-    def _judge_failure(self, error: Exception) -> Kept:
+    def _judge_stranger(self, reply: "_Reply") -> Outcome:
+        """Say who answered with a success that no receiver of OTLP gives: nothing is delivered there."""
+        kind = clean(reply.content_type, self._settings.headers) or "no content type"
+        cause = (
+            f"{self._url.netloc} is no OTLP receiver: it answers HTTP {reply.status} with {kind}; "
+            "set OTEL_EXPORTER_OTLP_ENDPOINT to one"
+        )
+        said = explanation(reply.body, reply.content_type, self._settings.headers)
+        return Outcome(Verdict.WRONG, cause, said, HOLD_S)
+
+    def _judge_failure(self, error: Exception, verdict: Verdict) -> Outcome:
         is_lasting = isinstance(error, ValueError | ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
-        return Kept(f"{self._describe(error)} ({self._url.netloc})", HOLD_S if is_lasting else None)
+        cause = f"{self._describe(error)} ({self._url.netloc})"
+        return Outcome(Verdict.WRONG, cause, "", HOLD_S) if is_lasting else Outcome(verdict, cause)
 
     def _describe(self, error: Exception) -> str:
         """Say what went wrong, with nothing that was sent: some errors show the header that they are about."""
@@ -126,7 +142,10 @@ class _Reply(NamedTuple):
     status: int
     content_type: str
     retry_after: str
+    location: str
     body: bytes
+    """Empty if it is too long or breaks off: then only the status counts."""
+    is_empty: bool
 
 
 class _DeadlineSocket:
@@ -270,38 +289,66 @@ def _proxy_login(proxy: SplitResult) -> list[str]:
     return [f"proxy-authorization: Basic {b64encode(login.encode()).decode()}"]
 
 
-def _read(response: HTTPResponse) -> bytes:
-    """Return the body, or nothing if it is too long or breaks off: then only the status counts."""
+class _FinalResponse(HTTPResponse):
+    """Reads on after informational answers (1xx): the standard library does so after the first kind alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]  # what its ``begin`` calls, since ever
+        while 100 <= status < 200:
+            parse_headers(self.fp)
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # as above
+        return version, status, reason
+
+
+def _read(response: HTTPResponse) -> tuple[bytes, bool]:
+    """Return the body, and whether there is none."""
     try:
         body = response.read(MAX_ANSWER_BYTES + 1)
     except (OSError, HTTPException, ValueError):
-        return b""
-    return body if len(body) <= MAX_ANSWER_BYTES else b""
+        return b"", False
+    return (body if len(body) <= MAX_ANSWER_BYTES else b""), not body
 
 
-def _is_from_receiver(reply: _Reply) -> bool:
-    """Tell the receiver's own "bad request" from that of whatever else may stand at a wrong address.
+def _is_from_receiver(reply: _Reply, content_type: str) -> bool:
+    """Tell the success of a receiver from that of whatever else may stand at a wrong address, such as a web page.
 
-    A proxy answers with a page for people, and a TLS port that is asked in plain text with no content type at all.
+    A receiver answers in the type of the request, or with nothing. Some answer protobuf with JSON, which is theirs if
+    it says nothing but what such an answer can say.
     """
-    return reply.content_type != "" and not reply.content_type.startswith("text/html")
+    if reply.is_empty or reply.content_type.startswith(content_type):
+        return True
+    return _is_json(reply.content_type) and _is_export_response(reply.body)
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type.startswith("application/json")
+
+
+def _is_export_response(body: bytes) -> bool:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(answer, dict) and answer.keys() <= {"partialSuccess", "partial_success"}
+
+
+def _without_query(url: str) -> str:
+    """Return an address without what may be a secret."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _retry_after(value: str) -> float | None:
-    """Return the seconds of a ``Retry-After``, which may also be a date; None if it is missing or cannot be read."""
+    """Return the seconds of a ``Retry-After``, which may also be a date, always of UTC; None if it is missing, past or unreadable."""
     try:
         if value.isascii() and value.isdigit():
             seconds = float(value)
         else:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            date = parsedate_to_datetime(value)
+            seconds = date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else None
 
 
 _FRAMING: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
-_TOO_LARGE: Final = 413
-_BAD_DATA: Final = frozenset({400, 422})
-# The specification retries 429, 502, 503 and 504 only, and drops data at every other failure. Here it is kept, for a
-# failure of the receiver (500) is not one of the data. What is not listed is wrong until somebody mends it.
-_TRANSIENT: Final = frozenset({408, 425, 429})

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from periflow_otel import names
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, taken
 from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.names import Instrument
@@ -98,7 +98,7 @@ class PrometheusExporter:
         if items and self._server and items[-1][0].run_id != self._announced_run_id:
             self._announced_run_id = items[-1][0].run_id
             self._announce(self._announced_run_id)
-        return Outcome(len(items))
+        return taken(len(items))
 
     def forget(self, run: RankRun) -> None:
         """Show a rank no more: its run is over."""

@@ -35,7 +35,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
 
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.exporters import Outcome
+from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.names import SCOPE
 from periflow_otel.records import RankRun
 from periflow_otel.translate import telemetry
@@ -130,8 +130,8 @@ def _outcome(name: str, count: int, export: Callable[[], bool]) -> Outcome:
     try:
         is_success = export()
     except Exception as error:  # noqa: BLE001 - other people's code may raise anything
-        return Outcome(0, message=f"exporter {name} raised {type(error).__name__}")
-    return Outcome(count) if is_success else Outcome(0, message=f"exporter {name} reports failure")
+        return Outcome(Verdict.FAILED, f"exporter {name} raised {type(error).__name__}")
+    return taken(count) if is_success else Outcome(Verdict.FAILED, f"exporter {name} reports failure")
 
 
 def _shutdown(exporter: SpanExporter | MetricExporter) -> None:

@@ -26,6 +26,12 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """Items lost so far, by reason."""
     is_complete: bool = False
     """The run of this rank is over, and the consumer has everything."""
+    set_aside: dict[str, int] = {}
+    """Items that the receiver did not take and that are kept beside the journal, by reason.
+
+    After the death of an agent an item may be there twice; it is counted once."""
+    is_declined: bool = False
+    """The receiver takes nothing of the kind: nobody is to wait for it."""
 
 
 _decode = msgspec.msgpack.Decoder(Cursor).decode
@@ -50,10 +56,14 @@ def save_cursor(folder: Path, consumer: str, cursor: Cursor) -> None:
 
 
 def is_delivered(folder: Path, consumers: Iterable[str], sequence: int) -> bool:
-    """Tell whether every consumer has the first ``sequence`` records of a journal; all have, once it is gone."""
+    """Tell whether every consumer has the first ``sequence`` records of a journal; all have, once it is gone.
+
+    One whose receiver takes nothing of the kind is not waited for.
+    """
     if not folder.exists():
         return (folder.parent / LEDGER / folder.name).exists()
-    return all(load_cursor(folder, each).position.sequence >= sequence for each in consumers)
+    cursors = (load_cursor(folder, each) for each in consumers)
+    return all(each.is_declined or each.position.sequence >= sequence for each in cursors)
 
 
 def replace_file(path: Path, content: bytes) -> None:

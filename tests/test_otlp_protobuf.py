@@ -14,7 +14,7 @@ from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_span
 
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
-from periflow_otel.messages import metrics_request, traces_request
+from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Point, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS

@@ -4,18 +4,19 @@ Requests are built from plain fields, without the SDK's objects between: that ta
 holds that the SDK's encoder makes the same of the same telemetry.
 """
 
+import json
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import starmap
 from typing import Any, Final
 
+from google.protobuf.json_format import ParseDict, ParseError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
-from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags, Status
 
 from periflow_otel.names import SCOPE
+from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.resource import SCOPE_VERSION
@@ -46,6 +47,27 @@ def metrics_request(items: Iterable[tuple[RankRun, Point]]) -> ExportMetricsServ
     """Build the request that exports points: one metric per instrument and resource, its points in the order given."""
     groups = by_resource(items).items()
     return ExportMetricsServiceRequest(resource_metrics=starmap(_resource_metrics, groups))  # type: ignore[arg-type]  # Fields
+
+
+def request_from_json(signal: str, data: bytes) -> bytes:
+    """Return the request that exports what a ``TracesData`` or ``MetricsData`` in OTLP JSON holds.
+
+    Raises:
+        ValueError: It is none.
+    """
+    request = ExportTraceServiceRequest() if signal == "traces" else ExportMetricsServiceRequest()
+    try:
+        fields = json.loads(data, object_hook=_with_base64_ids)
+        return ParseDict(fields, request, ignore_unknown_fields=True).SerializeToString()
+    except (ParseError, RecursionError, AttributeError, TypeError) as error:
+        message = f"no OTLP JSON of {signal}"
+        raise ValueError(message) from error
+
+
+def _with_base64_ids(fields: Fields) -> Fields:
+    """Return fields as protobuf's own JSON has them: bytes in base64, also ids."""
+    ids = fields.keys() & {"traceId", "spanId", "parentSpanId"}
+    return {**fields, **{name: b64encode(bytes.fromhex(fields[name])).decode() for name in ids}}
 
 
 def _resource_spans(resource: Resource, spans: list[Span]) -> Fields:
@@ -91,12 +113,12 @@ def _span(span: Span) -> Fields:
         "trace_id": span.trace_id.to_bytes(16, "big"),
         "span_id": span.span_id.to_bytes(8, "big"),
         "name": text(span.name),
-        "kind": _INTERNAL,
+        "kind": SPAN_KIND_INTERNAL,
         "start_time_unix_nano": span.start_unix_ns,
         "end_time_unix_nano": span.end_unix_ns,
         "attributes": _attributes(span.attributes.items()),
-        "flags": _FLAGS,
-        "status": _OK if span.error is None else {"code": Status.STATUS_CODE_ERROR, "message": text(span.error)},
+        "flags": FLAGS,
+        "status": _OK if span.error is None else {"code": STATUS_CODE_ERROR, "message": text(span.error)},
     }
     if span.parent_span_id is not None:
         fields["parent_span_id"] = span.parent_span_id.to_bytes(8, "big")
@@ -119,7 +141,7 @@ def _link(link: Link) -> Fields:
     return {
         "trace_id": link.trace_id.to_bytes(16, "big"),
         "span_id": link.span_id.to_bytes(8, "big"),
-        "flags": _FLAGS,
+        "flags": FLAGS,
     }
 
 
@@ -138,7 +160,7 @@ def _data(first: Point, data_points: Iterable[Fields]) -> Fields:
     """Return the data of a metric, whose first point tells its kind."""
     if first.instrument.kind == "gauge":
         return {"gauge": {"data_points": data_points}}
-    data: Fields = {"data_points": data_points, "aggregation_temporality": _DELTA if first.is_delta else _CUMULATIVE}
+    data: Fields = {"data_points": data_points, "aggregation_temporality": DELTA if first.is_delta else CUMULATIVE}
     if first.instrument.kind == "counter":
         return {"sum": {**data, "is_monotonic": True}}
     if isinstance(first.value, ExponentialHistogram):
@@ -190,9 +212,4 @@ def _exemplar(exemplar: Exemplar) -> Fields:
 
 
 _SCOPE: Final[Fields] = {"name": SCOPE, "version": SCOPE_VERSION}
-_INTERNAL: Final = SpanMessage.SPAN_KIND_INTERNAL
-# As the SDK has it: every parent counts as local. A rank does not tell whether its parent is another one.
-_FLAGS: Final = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _OK: Final[Fields] = {}
-_CUMULATIVE: Final = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-_DELTA: Final = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA

@@ -1,7 +1,7 @@
 """Finished spans and points as OTLP JSON: for files, and for receivers that ask for it. Pure.
 
 It is written straight from plain fields, in a fraction of the time that protobuf's messages would take on the way; a
-test holds that it reads as what ``messages.py`` makes of the same telemetry. As OTLP wants it, trace and span ids are
+test holds that it reads as what ``protobuf.py`` makes of the same telemetry. As OTLP wants it, trace and span ids are
 hexadecimal, enumerations numbers, integers of 64 bits text, and NaN and infinities words.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.names import SCOPE
+from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.resource import SCOPE_VERSION
@@ -100,12 +101,12 @@ def _span(span: Span) -> Fields:
         "traceId": _trace_id(span.trace_id),
         "spanId": _span_id(span.span_id),
         "name": _key(span.name),
-        "kind": _INTERNAL,
+        "kind": SPAN_KIND_INTERNAL,
         "startTimeUnixNano": str(span.start_unix_ns),
         "endTimeUnixNano": str(span.end_unix_ns),
         "attributes": _attributes(span.attributes.items()),
-        "flags": _FLAGS,
-        "status": {} if span.error is None else {"code": _ERROR, "message": _text(span.error)},
+        "flags": FLAGS,
+        "status": {} if span.error is None else {"code": STATUS_CODE_ERROR, "message": _text(span.error)},
     }
     if span.parent_span_id is not None:
         fields["parentSpanId"] = _span_id(span.parent_span_id)
@@ -127,7 +128,7 @@ def _event(event: Event) -> Fields:
 @lru_cache(maxsize=1024)
 def _link(link: Link) -> msgspec.Raw:
     """Return a link; all steps of a rank have the same."""
-    return _raw({"traceId": _trace_id(link.trace_id), "spanId": _span_id(link.span_id), "flags": _FLAGS})
+    return _raw({"traceId": _trace_id(link.trace_id), "spanId": _span_id(link.span_id), "flags": FLAGS})
 
 
 def _metric(points: Sequence[Point]) -> Fields:
@@ -145,7 +146,7 @@ def _data(first: Point, data_points: list[msgspec.Raw]) -> Fields:
     """Return the data of a metric, whose first point tells its kind."""
     if first.instrument.kind == "gauge":
         return {"gauge": {"dataPoints": data_points}}
-    data: Fields = {"dataPoints": data_points, "aggregationTemporality": _DELTA if first.is_delta else _CUMULATIVE}
+    data: Fields = {"dataPoints": data_points, "aggregationTemporality": DELTA if first.is_delta else CUMULATIVE}
     if first.instrument.kind == "counter":
         return {"sum": {**data, "isMonotonic": True}}
     if isinstance(first.value, ExponentialHistogram):
@@ -221,9 +222,3 @@ def _text(value: str) -> str:
 
 
 _SCOPE: Final[Fields] = {"name": SCOPE, "version": SCOPE_VERSION}
-_INTERNAL: Final = 1
-_ERROR: Final = 2
-_DELTA: Final = 1
-_CUMULATIVE: Final = 2
-_FLAGS: Final = 0x100
-"""That it is known whether a parent is remote, and that none is."""

@@ -1,0 +1,130 @@
+"""What receivers did not take of a run: kept as OTLP JSON in its folder, one file per consumer, one item a line.
+
+The Collector's ``otlp_json_file`` receiver reads these files, and ``periflow-otel replay`` sends them again. An item
+that was set aside twice, because an agent died before its cursor moved, is two equal lines and counts once.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from periflow_otel.exporters import Item
+from periflow_otel.exporters.lines import append_line, open_lines
+from periflow_otel.journal.cursors import replace_file
+from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.translate.telemetry import Point, Span
+
+MAX_FILE_BYTES: Final = 16 << 20
+"""What would make a file larger is dropped."""
+_PREFIX: Final = "set-aside."
+_SUFFIX: Final = ".jsonl"
+_MARK: Final = b',"setAside":'
+"""Where what we add begins: receivers pass over fields that they do not know."""
+
+
+class Letter(NamedTuple):
+    """One item."""
+
+    data: bytes
+    """``TracesData`` or ``MetricsData`` in OTLP JSON."""
+    reason: str
+    line: bytes
+    """As it stands in the file."""
+
+
+class DeadLetters:
+    """The file of one consumer."""
+
+    def __init__(self, folder: Path, consumer: str, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        """Name the file; it is made when it is needed.
+
+        Args:
+            folder: Folder of the run on this node.
+            consumer: Whose items these are.
+            max_file_bytes: Bound of the file.
+        """
+        self.consumer = consumer
+        self._path = folder / f"{_PREFIX}{consumer}{_SUFFIX}"
+        self._max_file_bytes = max_file_bytes
+
+    def add(self, item: Item, reason: str, message: str) -> bool:
+        """Write down an item; return whether that could be done.
+
+        Args:
+            item: A span or a point; there is no OTLP for other things.
+            reason: Why it is here, in a word.
+            message: Why, in the words of the receiver.
+        """
+        try:
+            line = _line(item, reason, message)
+            return line is not None and self._append(line)
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def read(self) -> list[Letter]:
+        """Return the items, each once."""
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except OSError:
+            return []
+        return list({letter.data: letter for letter in map(_letter, lines) if letter}.values())
+
+    def keep_only(self, letters: list[Letter]) -> None:
+        """Forget all others.
+
+        Raises:
+            OSError: The disk takes nothing; all are still there.
+        """
+        if letters:
+            replace_file(self._path, b"".join(letter.line + b"\n" for letter in letters))
+        else:
+            self._path.unlink(missing_ok=True)
+
+    def _append(self, line: bytes) -> bool:
+        file = open_lines(str(self._path))
+        try:
+            if os.fstat(file).st_size + len(line) > self._max_file_bytes:
+                return False
+            append_line(file, line)
+            return True
+        finally:
+            os.close(file)
+
+
+def all_dead_letters(folder: Path) -> Iterator[DeadLetters]:
+    """Yield the files in the folder of a run."""
+    for path in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
+        yield DeadLetters(folder, path.name[len(_PREFIX) : -len(_SUFFIX)])
+
+
+def count_dead_letters(folder: Path) -> Counter[tuple[str, str]]:
+    """Count what is set aside in the folder of a run, by consumer and reason."""
+    return Counter((each.consumer, letter.reason) for each in all_dead_letters(folder) for letter in each.read())
+
+
+def _line(item: Item, reason: str, message: str) -> bytes | None:
+    data = _data(item)
+    if data is None:
+        return None
+    note = msgspec.json.encode({"reason": reason, "message": message})
+    return data[:-1] + _MARK + note + b"}\n"
+
+
+def _data(item: Item) -> bytes | None:
+    if isinstance(item[1], Span):
+        return traces_json([item])
+    return metrics_json([item]) if isinstance(item[1], Point) else None
+
+
+def _letter(line: bytes) -> Letter | None:
+    data, mark, note = line.rpartition(_MARK)
+    if not mark:
+        return None
+    try:
+        return Letter(data + b"}", str(msgspec.json.decode(note[:-1])["reason"]), line)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return None
