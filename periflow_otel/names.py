@@ -1,6 +1,6 @@
-"""Every name that this package shows to the outside, each with its unit and one line of meaning.
+"""Every name that this package shows to the outside, each with its unit and its meaning: in the text below it.
 
-``docs/telemetry.md`` is generated from this module.
+``docs/telemetry.md`` is generated from this module, texts included.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -17,75 +17,91 @@ class Instrument(NamedTuple):
     meaning: str
 
 
-class Name(str):
-    """A span, event or attribute name, or an environment variable, that carries its meaning."""
-
-    __slots__ = ("meaning",)
-
-    meaning: str
-
-    def __new__(cls, name: str, meaning: str) -> "Name":  # noqa: PYI034  # Self is newer than Python 3.10
-        """Make a name that compares and hashes as plain text."""
-        self = super().__new__(cls, name)
-        self.meaning = meaning
-        return self
-
-
 SCOPE: Final = "periflow_otel"
 """Name of the instrumentation scope."""
 
 # Spans
-STEP_SPAN: Final = Name("periflow.step", "One training step of one rank.")
-RUN_SPAN: Final = Name("periflow.run", "The whole run of one rank; emitted when it is over, also after SIGKILL.")
-RUN_START_SPAN: Final = Name("periflow.run.start", "A run of one rank has begun; emitted at once.")
-CHECKPOINT_SPAN: Final = Name(
-    "periflow.checkpoint",
-    "Carries the upload event of a checkpoint that was announced inside a step that is still open, or told to be of "
-    "another step than the last.",
-)
-METRICS_SPAN: Final = Name(
-    "periflow.metrics", "Carries values that were told to be of another step than the last; below that step's span."
-)
+STEP_SPAN: Final = "periflow.step"
+"""One training step of one rank."""
+RUN_SPAN: Final = "periflow.run"
+"""The whole run of one rank; emitted when it is over, also after SIGKILL."""
+RUN_START_SPAN: Final = "periflow.run.start"
+"""A run of one rank has begun; emitted at once."""
+CHECKPOINT_SPAN: Final = "periflow.checkpoint"
+"""Carries the upload event of a checkpoint that was announced inside a step that is still open, or told to be of
+another step than the last."""
+METRICS_SPAN: Final = "periflow.metrics"
+"""Carries values that were told to be of another step than the last; below that step's span."""
 SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN)
 
 # Events
-CHECKPOINT_UPLOAD: Final = Name("periflow.checkpoint.upload", "A checkpoint is complete and should be uploaded.")
-EXCEPTION: Final = Name("exception", "An exception ended the step, the phase or the run.")
-RUN_RESTART: Final = Name(
-    "periflow.run.restart", "This attempt goes on from an earlier one. On the run.start span of each rank."
-)
+CHECKPOINT_UPLOAD: Final = "periflow.checkpoint.upload"
+"""A checkpoint is complete and should be uploaded."""
+EXCEPTION: Final = "exception"
+"""An exception ended the step, the phase or the run."""
+RUN_RESTART: Final = "periflow.run.restart"
+"""This attempt goes on from an earlier one. On the run.start span of each rank."""
 EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART)
 
 # Attributes
-STEP: Final = Name("periflow.step", "Number of the step within the run, from 1. Never a metric attribute.")
-RANK: Final = Name("periflow.rank", "Rank of the process. On every span and every metric point of a rank.")
-LOCAL_RANK: Final = Name("periflow.local_rank", "Rank within the node.")
-NODE_RANK: Final = Name("periflow.node_rank", "Number of the node. Also a resource attribute.")
-WORLD_SIZE: Final = Name("periflow.world_size", "Number of ranks. Resource attribute.")
-RUN_ID: Final = Name("periflow.run.id", "Identity of the run, the same on all ranks. Resource attribute.")
-ATTEMPT: Final = Name("periflow.run.attempt", "1, and one more at each restart of the run. Resource attribute.")
-MODE: Final = Name("periflow.mode", "local or cloud. Resource attribute, and on the checkpoint event in local mode.")
-OUTCOME: Final = Name("periflow.run.outcome", "finished, failed or killed. Also a metric attribute.")
-RUN_STEPS: Final = Name("periflow.run.steps", "Steps that this attempt completed.")
-LAST_STEP: Final = Name("periflow.run.last_step", "Number of the last step that was completed.")
-LAST_CHECKPOINT: Final = Name("periflow.run.last_checkpoint", "Step of the last checkpoint that was announced.")
-TARGET_STEP: Final = Name("periflow.run.total_steps", "Last step of the run, as given to init.")
-GAP: Final = Name("periflow.step.gap", "Seconds between the end of the step before and the start of this one.")
-NONFINITE: Final = Name("periflow.metric.nonfinite", "Keys whose value was NaN or infinite in this step.")
-METRIC_PREFIX: Final = Name("periflow.metric.", "Followed by the user's key: a value that was recorded in this step.")
-SAVE_TYPE: Final = Name("periflow.checkpoint.save_type", "NORMAL or EMERGENCY.")
-TRIGGER_TIME: Final = Name("periflow.checkpoint.trigger_time", "When upload_checkpoint was called, ISO 8601 in UTC.")
-CHECKPOINT_ID: Final = Name("periflow.checkpoint.id", "run/attempt/step/rank: the same in every repetition.")
-REQUEST_DELAY: Final = Name("periflow.checkpoint.request_delay", "Seconds from the emergency request to the upload.")
-RESTART_GAP: Final = Name("periflow.restart.gap", "Seconds from the last sign of the attempt before to the start.")
-REDONE_STEPS: Final = Name("periflow.restart.redone_steps", "Steps of the attempt before that are done once more.")
-LAST_RANK: Final = Name("periflow.last_rank", "The rank of the node that began a step last. Metric attribute.")
-EXCEPTION_TYPE: Final = Name("exception.type", "Type of the exception; its message may hold secrets and stays out.")
-METRIC_KEY: Final = Name("key", "The user's spelling of a metric key. Metric attribute.")
-TIME_KIND: Final = Name("kind", "step, gap, checkpoint, startup, restart, other, or the name of a phase.")
-STEP_OUTCOME: Final = Name("outcome", "ok or error. Metric attribute.")
-DROP_REASON: Final = Name("reason", "Why something was dropped. Metric attribute.")
-CONSUMER: Final = Name("consumer", "Which exporter and signal. Metric attribute.")
+STEP: Final = "periflow.step"
+"""Number of the step within the run, from 1. Never a metric attribute."""
+RANK: Final = "periflow.rank"
+"""Rank of the process. On every span and every metric point of a rank."""
+LOCAL_RANK: Final = "periflow.local_rank"
+"""Rank within the node."""
+NODE_RANK: Final = "periflow.node_rank"
+"""Number of the node. Also a resource attribute."""
+WORLD_SIZE: Final = "periflow.world_size"
+"""Number of ranks. Resource attribute."""
+RUN_ID: Final = "periflow.run.id"
+"""Identity of the run, the same on all ranks. Resource attribute."""
+ATTEMPT: Final = "periflow.run.attempt"
+"""1, and one more at each restart of the run. Resource attribute."""
+MODE: Final = "periflow.mode"
+"""local or cloud. Resource attribute, and on the checkpoint event in local mode."""
+OUTCOME: Final = "periflow.run.outcome"
+"""finished, failed or killed. Also a metric attribute."""
+RUN_STEPS: Final = "periflow.run.steps"
+"""Steps that this attempt completed."""
+LAST_STEP: Final = "periflow.run.last_step"
+"""Number of the last step that was completed."""
+LAST_CHECKPOINT: Final = "periflow.run.last_checkpoint"
+"""Step of the last checkpoint that was announced."""
+TARGET_STEP: Final = "periflow.run.total_steps"
+"""Last step of the run, as given to init."""
+GAP: Final = "periflow.step.gap"
+"""Seconds between the end of the step before and the start of this one."""
+NONFINITE: Final = "periflow.metric.nonfinite"
+"""Keys whose value was NaN or infinite in this step."""
+METRIC_PREFIX: Final = "periflow.metric."
+"""Followed by the user's key: a value that was recorded in this step."""
+SAVE_TYPE: Final = "periflow.checkpoint.save_type"
+"""NORMAL or EMERGENCY."""
+TRIGGER_TIME: Final = "periflow.checkpoint.trigger_time"
+"""When upload_checkpoint was called, ISO 8601 in UTC."""
+CHECKPOINT_ID: Final = "periflow.checkpoint.id"
+"""run/attempt/step/rank: the same in every repetition."""
+REQUEST_DELAY: Final = "periflow.checkpoint.request_delay"
+"""Seconds from the emergency request to the upload."""
+RESTART_GAP: Final = "periflow.restart.gap"
+"""Seconds from the last sign of the attempt before to the start."""
+REDONE_STEPS: Final = "periflow.restart.redone_steps"
+"""Steps of the attempt before that are done once more."""
+LAST_RANK: Final = "periflow.last_rank"
+"""The rank of the node that began a step last. Metric attribute."""
+EXCEPTION_TYPE: Final = "exception.type"
+"""Type of the exception; its message may hold secrets and stays out."""
+METRIC_KEY: Final = "key"
+"""The user's spelling of a metric key. Metric attribute."""
+TIME_KIND: Final = "kind"
+"""step, gap, checkpoint, startup, restart, other, or the name of a phase."""
+STEP_OUTCOME: Final = "outcome"
+"""ok or error. Metric attribute."""
+DROP_REASON: Final = "reason"
+"""Why something was dropped. Metric attribute."""
+CONSUMER: Final = "consumer"
+"""Which exporter and signal. Metric attribute."""
 ATTRIBUTES: Final = (
     STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
     LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, SAVE_TYPE, TRIGGER_TIME, CHECKPOINT_ID,
@@ -168,25 +184,35 @@ SECONDS_BOUNDS: Final = (
 """Bucket bounds of the time histograms, in seconds: the SDK's defaults are made for milliseconds."""
 
 # Variables that PeriFlow sets in cloud mode
-PERIFLOW_ENABLED: Final = Name("PERIFLOW_ENABLED", "1: cloud mode. Anything else: local mode.")
-WORLD_SIZE_VAR: Final = Name("WORLD_SIZE", "Number of ranks; required in cloud mode.")
-NODE_RANK_VAR: Final = Name("NODE_RANK", "Number of this node; required in cloud mode.")
-NUM_NODES_VAR: Final = Name("NUM_NODES", "Number of nodes; required in cloud mode.")
-PROCESSED_ITERS: Final = Name("PROCESSED_ITERS", "Steps done by earlier attempts; required in cloud mode.")
-CKPT_DIR: Final = Name("CKPT_DIR", "Cloud mode: where checkpoints are written; unset: no upload event.")
+PERIFLOW_ENABLED: Final = "PERIFLOW_ENABLED"
+"""1: cloud mode. Anything else: local mode."""
+WORLD_SIZE_VAR: Final = "WORLD_SIZE"
+"""Number of ranks; required in cloud mode."""
+NODE_RANK_VAR: Final = "NODE_RANK"
+"""Number of this node; required in cloud mode."""
+NUM_NODES_VAR: Final = "NUM_NODES"
+"""Number of nodes; required in cloud mode."""
+PROCESSED_ITERS: Final = "PROCESSED_ITERS"
+"""Steps done by earlier attempts; required in cloud mode."""
+CKPT_DIR: Final = "CKPT_DIR"
+"""Cloud mode: where checkpoints are written; unset: no upload event."""
 # Variables of our own
-STATE_DIR: Final = Name("PERIFLOW_STATE_DIR", "Folder of the journals. Default: ~/.local/state/periflow.")
-RUN_ID_VAR: Final = Name("PERIFLOW_RUN_ID", "Identity of the run. Default: from the launcher, else made up.")
-AGENT: Final = Name("PERIFLOW_AGENT", "process (default), thread, or off (journal only).")
-EXIT_TIMEOUT: Final = Name("PERIFLOW_EXIT_TIMEOUT", "Seconds that a process waits at exit for delivery. Default: 5.")
-AGENT_LINGER: Final = Name(
-    "PERIFLOW_AGENT_LINGER", "Seconds that the agent goes on trying when all ranks are gone. Default: 60."
-)
-JOURNAL_MAX_BYTES: Final = Name("PERIFLOW_JOURNAL_MAX_BYTES", "Bound of the journal, per rank. Default: 268435456.")
-CONSOLE: Final = Name("PERIFLOW_CONSOLE", "1: a progress line on stderr every few seconds.")
-EMERGENCY_SIGNALS: Final = Name(
-    "PERIFLOW_EMERGENCY_SIGNALS", "Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."
-)
+STATE_DIR: Final = "PERIFLOW_STATE_DIR"
+"""Folder of the journals. Default: ~/.local/state/periflow."""
+RUN_ID_VAR: Final = "PERIFLOW_RUN_ID"
+"""Identity of the run. Default: from the launcher, else made up."""
+AGENT: Final = "PERIFLOW_AGENT"
+"""process (default), thread, or off (journal only)."""
+EXIT_TIMEOUT: Final = "PERIFLOW_EXIT_TIMEOUT"
+"""Seconds that a process waits at exit for delivery. Default: 5."""
+AGENT_LINGER: Final = "PERIFLOW_AGENT_LINGER"
+"""Seconds that the agent goes on trying when all ranks are gone. Default: 60."""
+JOURNAL_MAX_BYTES: Final = "PERIFLOW_JOURNAL_MAX_BYTES"
+"""Bound of the journal, per rank. Default: 268435456."""
+CONSOLE: Final = "PERIFLOW_CONSOLE"
+"""1: a progress line on stderr every few seconds."""
+EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
+"""Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
     RUN_ID_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, EMERGENCY_SIGNALS,

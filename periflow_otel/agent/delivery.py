@@ -84,7 +84,7 @@ class Delivery:
         self._suspects: list[_Suspect] = []
         self._window = Window()
         self._mixes_ranks = False
-        """Ranks share a request, which a receiver may take things out of without saying whose: so that is seen first."""
+        """Ranks share requests. A receiver may take things out and does not say whose, so that is seen first."""
         self._was_rejected = True
         """Something was taken out of the batch, or it is not known yet whether that happens."""
         self._looks_back = False

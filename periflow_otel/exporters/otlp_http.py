@@ -339,7 +339,7 @@ def _without_query(url: str) -> str:
 
 
 def _retry_after(value: str) -> float | None:
-    """Return the seconds of a ``Retry-After``, which may also be a date, always of UTC; None if it is missing, past or unreadable."""
+    """Return the seconds of a ``Retry-After``, or until the date in it, which is UTC; None if there are none."""
     try:
         if value.isascii() and value.isdigit():
             seconds = float(value)

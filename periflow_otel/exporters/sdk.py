@@ -151,14 +151,14 @@ def sdk_metrics(items: Iterable[tuple[RankRun, Point]]) -> MetricsData:
 
 def _span(span: Span, resource: resources.Resource) -> ReadableSpan:
     return ReadableSpan(
-        name=_text(span.name),
+        name=text(span.name),
         context=_context(span.trace_id, span.span_id),
         parent=None if span.parent_span_id is None else _context(span.trace_id, span.parent_span_id),
         resource=resource,
         attributes=_attributes(span.attributes.items()),
         events=[_event(event) for event in span.events],
         links=[Link(_context(link.trace_id, link.span_id)) for link in span.links],
-        status=Status() if span.error is None else Status(StatusCode.ERROR, _text(span.error)),
+        status=Status() if span.error is None else Status(StatusCode.ERROR, text(span.error)),
         start_time=span.start_unix_ns,
         end_time=span.end_unix_ns,
         instrumentation_scope=_SCOPE,
@@ -166,16 +166,11 @@ def _span(span: Span, resource: resources.Resource) -> ReadableSpan:
 
 
 def _event(event: telemetry.Event) -> Event:
-    return Event(_text(event.name), _attributes(event.attributes.items()), event.time_unix_ns)
+    return Event(text(event.name), _attributes(event.attributes.items()), event.time_unix_ns)
 
 
 def _context(trace_id: int, span_id: int) -> SpanContext:
     return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
-
-
-def _text(value: str) -> str:
-    """Return text that every receiver takes, as plain ``str``: exporters copy it, which a ``Name`` does not allow."""
-    return str(text(value))
 
 
 @lru_cache(maxsize=64)
@@ -184,7 +179,7 @@ def _resource(resource: Resource) -> resources.Resource:
 
 
 def _attributes(attributes: Iterable[tuple[str, AttributeValue]]) -> dict[str, Any]:
-    return {_text(key): _attribute(value) for key, value in attributes}
+    return {text(key): _attribute(value) for key, value in attributes}
 
 
 def _attribute(value: AttributeValue) -> AttributeValue:
@@ -205,7 +200,7 @@ def _resource_metrics(resource: Resource, points: list[Point]) -> ResourceMetric
 
 def _metric(points: Sequence[Point]) -> Metric:
     instrument = points[0].instrument
-    return Metric(_text(instrument.name), _text(instrument.meaning), instrument.unit, _data(points))
+    return Metric(text(instrument.name), text(instrument.meaning), instrument.unit, _data(points))
 
 
 def _data(points: Sequence[Point]) -> Gauge | Sum | SdkHistogram | SdkExponentialHistogram:

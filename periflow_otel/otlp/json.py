@@ -80,20 +80,20 @@ def _stream_attributes(attributes: tuple[tuple[str, str | int], ...]) -> msgspec
 
 @lru_cache(maxsize=4096)
 def _key(key: str) -> str:
-    return _text(key)
+    return text(key)
 
 
 def _any_value(value: AttributeValue) -> Fields:
     if isinstance(value, float):
         return {"doubleValue": _double(value)}
     if isinstance(value, str):
-        return {"stringValue": _text(value)}
+        return {"stringValue": text(value)}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
         held = number(value)
         return {"doubleValue": _double(held)} if isinstance(held, float) else {"intValue": str(held)}
-    return {"arrayValue": {"values": [{"stringValue": _text(each)} for each in value]}}
+    return {"arrayValue": {"values": [{"stringValue": text(each)} for each in value]}}
 
 
 def _span(span: Span) -> Fields:
@@ -106,7 +106,7 @@ def _span(span: Span) -> Fields:
         "endTimeUnixNano": str(span.end_unix_ns),
         "attributes": _attributes(span.attributes.items()),
         "flags": FLAGS,
-        "status": {} if span.error is None else {"code": STATUS_CODE_ERROR, "message": _text(span.error)},
+        "status": {} if span.error is None else {"code": STATUS_CODE_ERROR, "message": text(span.error)},
     }
     if span.parent_span_id is not None:
         fields["parentSpanId"] = _span_id(span.parent_span_id)
@@ -136,7 +136,7 @@ def _metric(points: Sequence[Point]) -> Fields:
     instrument = first.instrument
     return {
         "name": _key(instrument.name),
-        "description": _text(instrument.meaning),
+        "description": text(instrument.meaning),
         "unit": instrument.unit,
         **_data(first, [_raw(_data_point(point)) for point in points]),
     }
@@ -214,11 +214,6 @@ def _trace_id(trace_id: int) -> str:
 
 def _span_id(span_id: int) -> str:
     return f"{span_id:016x}"
-
-
-def _text(value: str) -> str:
-    """Return text that every receiver takes, as plain ``str``: a ``Name`` is none to the encoder."""
-    return str(text(value))
 
 
 _SCOPE: Final[Fields] = {"name": SCOPE, "version": SCOPE_VERSION}
