@@ -96,9 +96,14 @@ class DeadLetters:
 
 
 def all_dead_letters(folder: Path) -> Iterator[DeadLetters]:
-    """Yield the files in the folder of a run."""
-    for path in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
-        yield DeadLetters(folder, path.name[len(_PREFIX) : -len(_SUFFIX)])
+    """Yield the files in the folder of a run; none if it cannot be looked at."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+            yield DeadLetters(folder, name[len(_PREFIX) : -len(_SUFFIX)])
 
 
 def count_dead_letters(folder: Path) -> Counter[tuple[str, str]]:

@@ -82,24 +82,40 @@ def replay(folders: Sequence[Path], timeout_s: float) -> int:
     Returns:
         0 if nothing is left, 1 if something is.
     """
+    from periflow_otel.agent.dead_letters import all_dead_letters  # noqa: PLC0415  # as above
     from periflow_otel.agent.leftovers import deliver_leftover, leftovers  # noqa: PLC0415  # takes a while
+    from periflow_otel.agent.resend import folders_with_letters  # noqa: PLC0415  # as above
 
     settings = ExportSettings.from_environ(os.environ)
     status = 0
-    for folder in folders or leftovers(find_state_dirs(os.environ)):
-        if is_readable(folder) and not any(journal_folders(folder)):
+    state_dirs = find_state_dirs(os.environ)
+    for folder in folders or dict.fromkeys((*leftovers(state_dirs), *folders_with_letters(state_dirs))):
+        has_journals = not is_readable(folder) or any(journal_folders(folder))
+        if not has_journals and not any(all_dead_letters(folder)):
             print(f"{folder}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME", file=sys.stderr)
             status = 1
             continue
         try:
-            is_delivered = deliver_leftover(folder, settings, timeout_s)
+            is_delivered = deliver_leftover(folder, settings, timeout_s) if has_journals else True
+            is_resent, resent = _resend(folder, settings)
         except OSError as error:
             print(f"{folder}: {error.strerror}", file=sys.stderr)
             status = 1
             continue
-        print(f"{folder}: {_OUTCOMES[is_delivered]}{_unreadable(folder)}")
-        status |= not is_delivered
+        print(f"{folder}: {_OUTCOMES[is_delivered]}{_unreadable(folder)}{resent}")
+        status |= not (is_delivered and is_resent)
     return status
+
+
+def _resend(folder: Path, settings: ExportSettings) -> tuple[bool, str]:
+    """Send again what is set aside; return whether nothing is left of it, and what to say."""
+    from periflow_otel.agent.resend import resend  # noqa: PLC0415  # takes a while
+
+    resent = resend(folder, settings)
+    said = f"; of what was set aside, {resent.sent} sent again" if resent.sent or resent.left else ""
+    if resent.left:
+        said += f", {resent.left} still not taken ({resent.message})"
+    return not resent.left, said
 
 
 def _unreadable(folder: Path) -> str:

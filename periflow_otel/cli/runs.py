@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from periflow_otel.agent.dead_letters import count_dead_letters
 from periflow_otel.cli.findings import Finding
 from periflow_otel.journal.agent_lock import is_locked
 from periflow_otel.journal.agent_note import why_failed
@@ -32,7 +33,7 @@ class _Rank(NamedTuple):
 
 
 def examine_runs(state_dirs: Iterable[Path]) -> Iterator[Finding]:
-    """Tell of the runs whose journals are there, as they are not delivered."""
+    """Tell of the runs that have not delivered all: their journals are there, or something is set aside."""
     folders = [folder for state_dir in state_dirs for folder in reversed(node_folders(state_dir))]
     findings = (finding for folder in folders if (finding := _examine(folder)))
     yield from islice(findings, SHOWN)
@@ -48,8 +49,9 @@ def _examine(folder: Path) -> Finding | None:
     unreadable = len(unreadable_journals(folder))
     texts = [f"{_journals(unreadable)} in {folder} cannot be read"] if unreadable else []
     texts += _tell_of_the_agent(folder)
+    texts += _tell_set_aside(folder)
     if not ranks:
-        return Finding(f"run {folder.parent.name}", texts[0], is_fault=True) if texts else None
+        return Finding(f"run {folder.parent.name}", "; ".join(texts), is_fault=True) if texts else None
     undelivered = _tell_undelivered(folder, ranks)
     return Finding(
         f"run {ranks[0].run.run_id}",
@@ -65,6 +67,15 @@ def _tell_of_the_agent(folder: Path) -> Iterator[str]:
 
 def _journals(count: int) -> str:
     return f"{count} journal{'' if count == 1 else 's'}"
+
+
+def _tell_set_aside(folder: Path) -> list[str]:
+    counts = count_dead_letters(folder)
+    texts = [
+        f"{count} item{'' if count == 1 else 's'} of {consumer} {'is' if count == 1 else 'are'} set aside ({reason})"
+        for (consumer, reason), count in counts.items()
+    ]
+    return [*texts, f"periflow-otel replay {folder} sends them again"] if texts else []
 
 
 def _alive(ranks: Iterable[_Rank]) -> set[int]:

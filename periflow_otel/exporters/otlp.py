@@ -38,7 +38,11 @@ class OtlpExporter:
     """Sends spans, or points, to an OTLP receiver: one request, or two or three where an answer asks a question."""
 
     def __init__(
-        self, settings: OtlpSettings, other: OtlpSettings | None = None, transport: Transport | None = None
+        self,
+        settings: OtlpSettings,
+        other: OtlpSettings | None = None,
+        transport: Transport | None = None,
+        encode: Callable[[Any], bytes] | None = None,
     ) -> None:
         """Prepare to send what ``settings.signal`` names; nothing is opened before the first ``export``.
 
@@ -46,14 +50,15 @@ class OtlpExporter:
             settings: Where and how.
             other: Where and how the other signal is sent.
             transport: In place of the one that the settings name.
+            encode: Makes a request of items that are neither spans nor points.
         """
         self._settings = settings
         self._other = other
-        self._encode = (_JSON_ENCODERS if settings.protocol == "http/json" else _ENCODERS)[settings.signal]
+        self._encode = encode or (_JSON_ENCODERS if settings.protocol == "http/json" else _ENCODERS)[settings.signal]
         self._transport = transport or _transport(settings)
         self._proven_at_s = -PROVEN_S
 
-    def export(self, items: Items) -> Outcome:
+    def export(self, items: Sequence[Any]) -> Outcome:
         """Try once to deliver items.
 
         What an answer means may depend on another: items are refused only if an empty request is not, and a signal is

@@ -59,7 +59,7 @@ def request_from_json(signal: str, data: bytes) -> bytes:
     try:
         fields = json.loads(data, object_hook=_with_base64_ids)
         return ParseDict(fields, request, ignore_unknown_fields=True).SerializeToString()
-    except (ParseError, RecursionError, AttributeError, TypeError) as error:
+    except (ParseError, RecursionError, AttributeError, TypeError, ValueError) as error:
         message = f"no OTLP JSON of {signal}"
         raise ValueError(message) from error
 
