@@ -62,6 +62,7 @@ class Training:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            pipesize=1 << 20,  # a script must not wait for the test to read what it prints
             text=True,
         )
         self.output = self.errors = ""
