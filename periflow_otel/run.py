@@ -36,8 +36,8 @@ from periflow_otel.records import (
 from periflow_otel.saves import EmergencySaves
 from periflow_otel.stepping import EndStep, StepContext
 
-AGENT_CHECK_INTERVAL_NS: Final = 5_000_000_000
-"""How often ``end_step`` looks whether the agent is alive."""
+LOOK_INTERVAL_NS: Final = 1_000_000_000
+"""How often ``end_step`` looks whether the agent is alive, and the journal and the control word where they were."""
 _KNOWN_CHECKPOINTS: Final = 100
 """How many of the last checkpoints are known, to tell when one is announced twice."""
 _UNFINISHED: Final = "unfinished"
@@ -367,7 +367,9 @@ class TrainingRun:
         self._journal = self._handover.open_journal(self.info)
 
     def _ensure_agent(self) -> None:
-        self._agent_check_due_ns = self._monotonic_ns() + AGENT_CHECK_INTERVAL_NS
+        self._agent_check_due_ns = self._monotonic_ns() + LOOK_INTERVAL_NS
+        self._journal.look()
+        self._saves.look()
         self._handover.ensure_agent()
 
     def _has_checkpoint_folder(self) -> bool:

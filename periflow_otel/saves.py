@@ -24,10 +24,23 @@ class EmergencySaves:
             signals: Those that ask for a save on all ranks of this node.
         """
         self._folder = folder
-        self._control = None if folder is None else _open(folder)
-        self._answered = self._control.number() if self._control else 0
+        self._control: Control | None = None
+        self._answered = 0
+        self.look()
         self._due_step: int | None = None
         self._signals = SignalWatch(signals, self._ask) if signals else None
+
+    def look(self) -> None:
+        """Open the control word, unless it is open and where others find it: somebody may have deleted its file."""
+        before = self._control
+        if self._folder is None or (before is not None and before.is_in_place()):
+            return
+        try:
+            self._control = Control(self._folder)
+        except OSError as error:
+            _log.warning("no emergency save can be asked for: %s (%s)", self._folder, error.strerror)
+        else:
+            self._answered = self._control.number() if before is None else 0
 
     def is_due(self, step: int) -> bool:
         """Tell whether a checkpoint of the current step should be saved now."""
@@ -51,7 +64,7 @@ class EmergencySaves:
 
     def close(self) -> None:
         """See no more requests, and let the signals do what they did before."""
-        self._control = None
+        self._control = self._folder = None
         if self._signals is not None:
             self._signals.close()
 
@@ -60,11 +73,3 @@ class EmergencySaves:
         if self._control is not None and self._folder is not None:
             with suppress(OSError):  # the folder is gone, or another rank is asking right now
                 request_save(self._folder, is_signal=True)
-
-
-def _open(folder: Path) -> Control | None:
-    try:
-        return Control(folder)
-    except OSError as error:
-        _log.warning("no emergency save can be asked for: %s (%s)", folder, error.strerror)
-        return None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from hypothesis import strategies as st
 
-from periflow_otel.processes import Process
+from periflow_otel.processes import Process, boot_id
 from periflow_otel.records import Checkpoint, Metric, Orders, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 
 STARTED_NS = 1_700_000_000_000_000_500
@@ -33,6 +33,10 @@ class Translator(Protocol):
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
         """Note the step that is open."""
+
+
+ELSEWHERE = Process(1, 1, boot_id(), 1)
+"""A process in another container of this machine, of which nothing but the lock of its journal can be seen."""
 
 
 def make_run(**fields: Any) -> RankRun:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from faulty_receiver import Exchange, FaultyReceiver, blackhole, ok, partial
 from journals import numbered
 from programs import Collector, free_ports, wait_until
-from recorder import make_run
+from recorder import ELSEWHERE, make_run
 from training import (
     TRAINER,
     Recorded,
@@ -32,11 +34,18 @@ from training import (
 
 from periflow_otel.agent.agent import Agent
 from periflow_otel.config import ExportSettings
-from periflow_otel.journal.agent_lock import take_agent_lock
-from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
+from periflow_otel.journal.agent_lock import lock_folder, take_agent_lock
+from periflow_otel.journal.folders import LOCK_FILE, journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.writer import JournalWriter
 
 ROUND = 512
+
+
+class Served(NamedTuple):
+    """A run whose agent is a thread of the test."""
+
+    folder: Path
+    thread: threading.Thread
 
 
 def test_a_run_is_delivered_when_its_script_has_ended(collector: Collector):
@@ -435,3 +444,50 @@ def test_the_live_view_has_what_the_files_have(tmp_path: Path, caplog: pytest.Lo
     settings = ExportSettings.from_environ({"OTEL_EXPORTER_PROMETHEUS_PORT": "0"})
     assert Agent(folder, settings, lock).serve()
     assert caplog.messages == []
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Served]:
+    """Have an agent at work for a rank that lives."""
+    folder = node_folder(run_folder(tmp_path, "job"))
+    journal = journal_folder(folder, 1, 0)
+    make_private(journal)
+    writer = JournalWriter(journal, make_run(process=ELSEWHERE), segment_bytes=64 << 10)
+    lock = take_agent_lock(folder)
+    assert lock is not None
+    agent = Agent(folder, ExportSettings.from_environ({}), lock, is_live=False)
+    thread = threading.Thread(target=agent.serve)
+    thread.start()
+    agent.at_work.wait(10)
+    yield Served(folder, thread)
+    agent.stop()
+    thread.join()
+    writer.close()
+
+
+def test_an_agent_whose_lock_file_is_deleted_makes_it_anew(serving: Served):
+    """Nobody else can become the agent of the run, and it goes on."""
+    (serving.folder / LOCK_FILE).unlink()
+    wait_until((serving.folder / LOCK_FILE).exists)
+    assert take_agent_lock(serving.folder) is None
+    assert serving.thread.is_alive()
+
+
+def test_there_are_never_two_agents_even_if_the_lock_file_is_deleted(serving: Served):
+    """Who gets the new file first is the next one; it waits until the other has noticed and ended."""
+    lock = None
+    while lock is None:
+        (serving.folder / LOCK_FILE).unlink(missing_ok=True)
+        lock = take_agent_lock(serving.folder)
+    assert lock_folder(serving.folder) is None
+    wait_until(lambda: not serving.thread.is_alive())
+    folder_lock = lock_folder(serving.folder)
+    assert folder_lock is not None
+    for descriptor in (lock, folder_lock):
+        os.close(descriptor)
+
+
+def test_an_agent_whose_folder_is_deleted_ends(serving: Served):
+    """There is nothing to deliver any more; a rank that goes on recording starts another one."""
+    serving.folder.rename(serving.folder.with_name("gone"))
+    wait_until(lambda: not serving.thread.is_alive())

@@ -20,7 +20,7 @@ from periflow_otel.cli import main
 from periflow_otel.cli.runs import SHOWN
 from periflow_otel.journal.cursors import Cursor, save_cursor
 from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
-from periflow_otel.journal.life import hold
+from periflow_otel.journal.life import WriterLock
 from periflow_otel.journal.reader import JournalReader, Position
 from periflow_otel.journal.segment import HEADER_BYTES, segment_path
 from periflow_otel.journal.writer import JournalWriter
@@ -262,6 +262,6 @@ def test_ranks_that_are_done_count_among_those_of_the_node(capsys: pytest.Captur
     """Though their journals are gone, and those of an earlier attempt are not."""
     leave(consumers=())
     journal = leave(consumers=(), attempt=2, local_world_size=3)
-    lock = hold(journal)  # its writer has not ended
+    lock = WriterLock(journal)  # its writer has not ended
     assert re.search(r"run left +1 of 3 ranks are at work, in step 0\n", Told(capsys).text)
-    os.close(lock)
+    lock.release()

@@ -13,20 +13,17 @@ import msgspec
 import pytest
 from disks import no_descriptors
 from programs import wait_until
-from recorder import make_run
+from recorder import ELSEWHERE, make_run
 
-from periflow_otel.journal.life import WRITER_LOCK, hold, is_written
+from periflow_otel.journal.life import WRITER_LOCK, WriterLock, is_written
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.processes import Process
-
-ELSEWHERE = msgspec.structs.replace(Process.current(), pid_namespace=1)
-"""A process of which nothing but its lock can be seen."""
 
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from recorder import make_run
+from recorder import ELSEWHERE, make_run
 from periflow_otel.journal.writer import JournalWriter
 writer = JournalWriter(Path(sys.argv[1]), make_run())
 print("open", flush=True)
@@ -57,9 +54,9 @@ def test_a_writer_in_another_container_is_alive_until_it_is_killed(writer: subpr
 
 def test_a_writer_on_another_machine_is_alive_while_it_has_its_lock(tmp_path: Path):
     """Two machines of the same name may share a disk."""
-    descriptor = hold(tmp_path)
+    lock = WriterLock(tmp_path)
     assert is_written(tmp_path, Process(1, 1, "another boot", 1))
-    os.close(descriptor)
+    lock.release()
     assert not is_written(tmp_path, Process(1, 1, "another boot", 1))
 
 
@@ -96,17 +93,17 @@ def test_a_forked_child_does_not_keep_its_parent_alive(tmp_path: Path):
 
 def test_a_child_that_a_library_forked_does_not_either(tmp_path: Path):
     """It runs no handler of Python's and keeps the lock, but the writer is seen to be gone."""
-    descriptor = hold(tmp_path)
+    lock = WriterLock(tmp_path)
     dead = msgspec.structs.replace(Process.current(), start=Process.current().start - 1)
     assert not is_written(tmp_path, dead)
-    os.close(descriptor)
+    lock.release()
 
 
 def test_a_program_that_is_started_does_not_inherit_the_lock(tmp_path: Path):
     """A helper that outlives training keeps nothing."""
-    descriptor = hold(tmp_path)
+    lock = WriterLock(tmp_path)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
-        os.close(descriptor)
+        lock.release()
         wait_until(lambda: not is_written(tmp_path, ELSEWHERE), 5)
         child.kill()
 
@@ -120,7 +117,7 @@ def test_without_a_lock_what_is_not_known_to_be_dead_is_alive(tmp_path: Path):
 
 def test_who_can_open_nothing_takes_nobody_for_dead(tmp_path: Path):
     """No descriptor is free for a moment: that says nothing about the writer."""
-    os.close(hold(tmp_path))
+    WriterLock(tmp_path).release()
     with no_descriptors():
         assert is_written(tmp_path, ELSEWHERE)
     assert not is_written(tmp_path, ELSEWHERE)
@@ -134,10 +131,10 @@ def test_something_else_in_the_place_of_the_lock_blocks_nobody(tmp_path: Path):
 
 def test_the_lock_is_found_locked_or_not_at_all(tmp_path: Path):
     """There is no moment at which a writer that begins looks dead."""
-    (tmp_path / f"{WRITER_LOCK}.new").write_text("left behind by one that was killed")
-    descriptor = hold(tmp_path)
+    (tmp_path / WRITER_LOCK).with_suffix(".new").write_text("left behind by one that was killed")
+    lock = WriterLock(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [WRITER_LOCK]
-    os.close(descriptor)
+    lock.release()
 
 
 def test_a_lock_is_no_standard_stream(tmp_path: Path):
@@ -145,9 +142,9 @@ def test_a_lock_is_no_standard_stream(tmp_path: Path):
     before = os.dup(0)
     os.close(0)
     try:
-        descriptor = hold(tmp_path)
+        lock = WriterLock(tmp_path)
     finally:
         os.dup2(before, 0)
         os.close(before)
-    assert descriptor > 2
-    os.close(descriptor)
+    assert lock._file.descriptor > 2
+    lock.release()

@@ -32,7 +32,7 @@ from training import CLOUD
 import periflow_otel as pf
 from periflow_otel.clock import Clock
 from periflow_otel.journal.agent_lock import take_agent_lock
-from periflow_otel.journal.control import ANY_STEP, Control
+from periflow_otel.journal.control import ANY_STEP, CONTROL_FILE, Control
 from periflow_otel.journal.folders import journal_folder, journal_folders
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import Checkpoint, Phase, RunFinished, StepEnded
@@ -538,6 +538,23 @@ def test_a_request_of_an_earlier_attempt_does_not_count(begin: Begin):
     assert not run.is_emergency_save()
     Control(run.folder).request(ANY_STEP)
     assert run.is_emergency_save()
+
+
+def test_a_request_is_seen_although_the_file_of_the_word_was_deleted(begin: Begin):
+    """Somebody tidies up; the first request in the new file has the number of one that was answered in the old."""
+    run = begin(100)
+    Control(run.folder).request(ANY_STEP)
+    run.start_step()
+    run.end_step()
+    run.upload_checkpoint()
+    (run.folder / CONTROL_FILE).unlink()
+    Control(run.folder).request(ANY_STEP)
+
+    def step() -> bool:
+        with run.train_step():
+            return run.is_emergency_save()
+
+    wait_until(step, 5)
 
 
 @both_modes

@@ -17,13 +17,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from disks import file_size_limit, small_disk
+from disks import file_size_limit, no_descriptors, small_disk
 from journals import SMALL, numbered, read_all
 from programs import wait_until
-from recorder import make_run
+from recorder import ELSEWHERE, make_run
 
 from periflow_otel.journal import writer as writer_module
 from periflow_otel.journal.folders import journal_folder, journal_folders
+from periflow_otel.journal.life import WRITER_LOCK, is_written
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.journal.segment import SEGMENT_BYTES, segment_indices, segment_path
 from periflow_otel.journal.space import size_bytes
@@ -640,6 +641,66 @@ def test_a_folder_that_is_deleted_comes_back(tmp_path: Path):
     assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
 
 
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("old"))])
+def test_a_folder_that_goes_is_noticed_at_the_next_look(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, remove: Callable[[Path], object]
+):
+    """Deleted or moved: what is recorded from then on is in a new one, with a lock, and one line says so."""
+    folder = tmp_path / "run" / "journal"
+    folder.mkdir(parents=True)
+    writer = small_writer(folder)
+    append_numbers(writer, 0, 10)
+    writer.begin_step(3, 4)
+    remove(tmp_path / "run")
+    for _ in range(3):
+        writer.look()
+    append_numbers(writer, 10, 20)
+    everything = read_all(folder)
+    assert (everything.numbers, everything.lost) == (list(range(10, 20)), 10)
+    assert JournalReader(folder).head().step == 3
+    assert is_written(folder, ELSEWHERE)
+    assert warnings(caplog) == [f"the journal in {folder} was deleted or moved; recording goes on in a new one"]
+
+
+def test_a_lock_that_is_deleted_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """The journal itself is there, so nothing is said."""
+    writer = small_writer(tmp_path)
+    append_numbers(writer, 0, 10)
+    (tmp_path / WRITER_LOCK).unlink()
+    writer.look()
+    assert is_written(tmp_path, ELSEWHERE)
+    assert (tmp_path / WRITER_LOCK).exists()
+    assert (read_all(tmp_path).numbers, warnings(caplog)) == (list(range(10)), [])
+
+
+def test_a_script_that_closes_what_it_finds_open_harms_nothing(tmp_path: Path):
+    """The number of the lock may be another file's by then, which is neither locked nor closed."""
+    writer = small_writer(tmp_path)
+    assert writer._life is not None
+    number = writer._life._file.descriptor
+    other = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(other, number)
+    writer.look()
+    assert is_written(tmp_path, ELSEWHERE)
+    writer.close()
+    del writer
+    gc.collect()
+    os.fstat(number)
+    os.close(number)
+    os.close(other)
+
+
+def test_records_wait_while_no_descriptor_is_free(tmp_path: Path):
+    """That passes within moments, so it is tried again soon, and nothing is lost."""
+    with no_descriptors():
+        writer = small_writer(tmp_path)
+        append_numbers(writer, 0, 10)
+        writer.look()
+    wait_until(lambda: writer.append(numbered(10)) or read_all(tmp_path).numbers)
+    assert read_all(tmp_path).numbers[:10] == list(range(10))
+    assert is_written(tmp_path, ELSEWHERE)
+
+
 def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """A writer that is led elsewhere keeps its records in memory instead, and says so."""
     (tmp_path / "elsewhere").mkdir()
@@ -721,6 +782,7 @@ def test_no_journal_takes_everything():
     nothing.append(b"")
     nothing.begin_step(1, 2)
     nothing.ask_for_delivery()
+    nothing.look()
     assert nothing.finish(b"") == 0
     nothing.close()
     nothing.go_inert()

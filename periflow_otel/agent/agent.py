@@ -17,10 +17,18 @@ from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
-from periflow_otel.journal.agent_lock import is_next_waiting, lock_again, unlock
+from periflow_otel.journal.agent_lock import (
+    is_lock_in_place,
+    is_next_waiting,
+    lock_again,
+    lock_folder,
+    take_agent_lock,
+    unlock,
+)
 from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, write_note
 from periflow_otel.journal.cursors import load_cursor
 from periflow_otel.journal.emergency import take_request_file
+from periflow_otel.journal.segment import SCARCE
 from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1
@@ -66,6 +74,7 @@ class Agent:
         self._settings = settings
         self._lock = lock
         self._next_lock = next_lock
+        self._folder_lock: int | None = None
         self._note = note
         self.at_work = threading.Event()
         """Set when everything has been started that the journals ask for."""
@@ -88,7 +97,7 @@ class Agent:
     def serve(self) -> bool:
         """Deliver until all is done, or all ranks are gone and time is up; return whether all is delivered."""
         try:
-            if self._next_lock is None or self._take_over(self._next_lock):
+            if (self._next_lock is None or self._take_over(self._next_lock)) and self._have_folder():
                 self._serve()
                 # A rank that began just now may have found this agent alive, and so has started none.
                 while self._is_needed_again():
@@ -97,6 +106,7 @@ class Agent:
             self._write_note(max(1, self._note.failures))
             raise
         finally:
+            self._let_go_of_folder()
             os.close(self._lock)
         return not self._journals
 
@@ -144,6 +154,36 @@ class Agent:
         os.close(next_lock)
         return True
 
+    def _have_folder(self) -> bool:
+        """Wait for an agent that is still at work although its lock file is gone; return whether it has ended."""
+        deadline_s = time.monotonic() + _TAKE_OVER_TIMEOUT_S
+        self._let_go_of_folder()
+        while (folder_lock := lock_folder(self.folder)) is None:
+            if self._stopping.wait(LOOK_INTERVAL_S / 2) or time.monotonic() > deadline_s:
+                return False
+        self._folder_lock = folder_lock
+        return True
+
+    def _let_go_of_folder(self) -> None:
+        folder_lock, self._folder_lock = self._folder_lock, None
+        if folder_lock is not None:
+            os.close(folder_lock)
+
+    def _has_lock(self) -> bool:
+        """Tell whether this is the agent of the run; make the lock file anew if somebody has deleted it."""
+        if is_lock_in_place(self.folder, self._lock):
+            return True
+        try:
+            lock = take_agent_lock(self.folder)
+        except OSError as error:  # the folder is gone, unless too many files are open
+            return error.errno in SCARCE
+        if lock is None:
+            return False
+        os.dup2(lock, self._lock, inheritable=False)
+        os.close(lock)
+        self._write_note(0)
+        return self._have_folder()
+
     def _write_note(self, failures: int) -> None:
         with suppress(OSError):  # the disk is full
             write_note(self._lock, replace(self._note, failures=failures))
@@ -152,10 +192,10 @@ class Agent:
         idle_since_s = time.monotonic()
         progress = -1
         while not self._stopping.is_set():
-            self._look()
-            if is_next_waiting(self.folder):
+            if not self._has_lock() or is_next_waiting(self.folder):
                 self._has_heir = True
                 return
+            self._look()
             is_alive = any(journal.is_alive for journal in self._journals.values())
             if is_alive or progress != self._progress():
                 idle_since_s, progress = time.monotonic(), self._progress()

@@ -2,9 +2,10 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from periflow_otel.journal.files import open_own
+from periflow_otel.journal.files import is_at, open_own
 from periflow_otel.journal.folders import LOCK_FILE, NEXT_LOCK_FILE
 
 _LAST_STREAM = 2
@@ -36,6 +37,28 @@ def is_locked(folder: Path) -> bool:
 def is_next_waiting(folder: Path) -> bool:
     """Tell whether there is an agent that waits for the lock of a run."""
     return _is_held(folder / NEXT_LOCK_FILE)
+
+
+def is_lock_in_place(folder: Path, descriptor: int) -> bool:
+    """Tell whether a descriptor is of the lock file that others find: it may have been deleted, or replaced."""
+    return is_at(descriptor, folder / LOCK_FILE)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Return a descriptor that locks the folder of a run itself; None while another agent has it.
+
+    Somebody may delete the lock file while an agent is at work: then the next one can have the new file, but not this.
+    Where folders have no locks, as on NFS, it locks nothing.
+
+    Raises:
+        OSError: The folder cannot be opened.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with suppress(OSError):
+        if not lock_again(descriptor):
+            os.close(descriptor)
+            return None
+    return descriptor
 
 
 def open_lock(folder: Path) -> int:

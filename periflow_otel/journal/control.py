@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from periflow_otel.journal.files import open_own
+
 CONTROL_FILE: Final = "control"
 ANY_STEP: Final = -1
 """Save at the next opportunity."""
@@ -20,7 +22,6 @@ ANSWER_NS: Final = 600_000_000_000
 
 _REQUEST, _STEP, _UNIX_NS, _NOT_BEFORE = range(4)
 _BYTES: Final = 64
-_FLAGS: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Request(NamedTuple):
@@ -35,7 +36,7 @@ class Request(NamedTuple):
 
     def is_for(self, step: int) -> bool:
         """Tell whether the request is to be answered at ``step``."""
-        return self.step == step or (self.step == ANY_STEP and step >= self.not_before)
+        return self.number > 0 and (self.step == step or (self.step == ANY_STEP and step >= self.not_before))
 
     def is_under_way(self, steps: Sequence[int]) -> bool:
         """Tell whether ranks in ``steps`` are about to answer: another request now would reach some in between."""
@@ -56,12 +57,20 @@ class Control:
             OSError: The file cannot be opened or mapped.
         """
         self._path = folder / CONTROL_FILE
-        descriptor = os.open(self._path, _FLAGS | os.O_CREAT, 0o600)
+        descriptor = open_own(self._path, os.O_RDWR | os.O_CREAT)
         try:
             os.pwrite(descriptor, b"\0", _BYTES - 1)
             self._words = memoryview(mmap.mmap(descriptor, _BYTES)).cast("q")
+            self._status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
+
+    def is_in_place(self) -> bool:
+        """Tell whether others find this word: its file may have been deleted, or replaced by another one."""
+        try:
+            return os.path.samestat(self._status, self._path.lstat())
+        except OSError:
+            return False
 
     def request(
         self, step: int = ANY_STEP, *, steps: Sequence[int] = (), since_unix_ns: int = 0, is_signal: bool = False
@@ -105,7 +114,7 @@ class Control:
         """Hold the file, so that two requests at once get two numbers."""
         import fcntl  # noqa: PLC0415  # Windows, which has no journal, has no such module
 
-        descriptor = os.open(self._path, _FLAGS)
+        descriptor = open_own(self._path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if is_waiting else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield

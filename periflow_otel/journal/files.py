@@ -25,8 +25,36 @@ def open_own(path: Path, flags: int) -> int:
     raise PermissionError(message)
 
 
+class OwnFile:
+    """A file of this user that stays open, in a process where others may close whatever they find open."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        """Open it as :func:`open_own` does, with what that raises."""
+        self.descriptor = open_own(path, flags)
+        self._status = os.fstat(self.descriptor)
+
+    def is_at(self, path: Path) -> bool:
+        """Tell whether a path leads to this file, and it is open: it may have been deleted, replaced or closed."""
+        try:
+            return self._is_open() and os.path.samestat(self._status, path.lstat())
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, unless somebody else has: then the number may be another file's by now."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if self._is_open(descriptor):
+            os.close(descriptor)
+
+    def _is_open(self, descriptor: int | None = None) -> bool:
+        try:
+            return os.path.samestat(self._status, os.fstat(self.descriptor if descriptor is None else descriptor))
+        except OSError:
+            return False
+
+
 def is_at(descriptor: int, path: Path) -> bool:
-    """Tell whether a path still leads to the file that a descriptor has open: it may have been deleted or replaced."""
+    """Tell whether a path leads to the file that a descriptor has open: it may have been deleted or replaced."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:

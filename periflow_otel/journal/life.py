@@ -8,39 +8,46 @@ import os
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.journal.files import is_at, open_own
+from periflow_otel.journal.files import OwnFile, open_own
 from periflow_otel.journal.segment import SCARCE
 from periflow_otel.processes import Process
 
 WRITER_LOCK: Final = "writer.lock"
 
 
-def hold(folder: Path) -> int:
-    """Return a descriptor that holds the lock of a journal's writer until the process ends or closes it.
+class WriterLock:
+    """Holds the lock of a journal's writer until it is released, or the process ends.
 
-    A forked child shares the lock, so it must close the descriptor.
-
-    Raises:
-        OSError: The lock file cannot be made, or the file system has no locks.
+    A forked child shares the lock, so it must release it too; its parent still has it then.
     """
-    import fcntl  # noqa: PLC0415  # Windows, which has no journal, has no such module
 
-    draft = folder / f"{WRITER_LOCK}.new"
-    draft.unlink(missing_ok=True)
-    descriptor = open_own(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        draft.rename(folder / WRITER_LOCK)  # whoever finds it finds it locked
-    except BaseException:
-        os.close(descriptor)
+    def __init__(self, folder: Path) -> None:
+        """Take the lock. Whoever finds the lock file finds it locked.
+
+        Raises:
+            OSError: The lock file cannot be made, or the file system has no locks.
+        """
+        import fcntl  # noqa: PLC0415  # Windows, which has no journal, has no such module
+
+        self._path = folder / WRITER_LOCK
+        draft = self._path.with_suffix(".new")
         draft.unlink(missing_ok=True)
-        raise
-    return descriptor
+        self._file = OwnFile(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            fcntl.flock(self._file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.rename(self._path)
+        except BaseException:
+            self.release()
+            draft.unlink(missing_ok=True)
+            raise
 
+    def is_in_place(self) -> bool:
+        """Tell whether others find this lock: its folder may have been deleted, or be another one by now."""
+        return self._file.is_at(self._path)
 
-def is_held(folder: Path, descriptor: int) -> bool:
-    """Tell whether a descriptor holds the lock that others find there: the folder may be another one by now."""
-    return is_at(descriptor, folder / WRITER_LOCK)
+    def release(self) -> None:
+        """Let go of it."""
+        self._file.close()
 
 
 def is_written(folder: Path, writer: Process) -> bool:
@@ -51,10 +58,10 @@ def is_written(folder: Path, writer: Process) -> bool:
         writer: Who writes it, as its segments say.
     """
     lives = writer.is_alive()
-    if lives is False:  # a child that some library forked may still have the lock
-        return False
+    if lives is not None:  # a child that some library forked may have the lock, or a script may have closed it
+        return lives
     is_locked = _is_locked(folder)
-    return lives is not None or writer.is_of_this_boot() if is_locked is None else is_locked
+    return writer.is_of_this_boot() if is_locked is None else is_locked
 
 
 def _is_locked(folder: Path) -> bool | None:

@@ -16,7 +16,7 @@ from typing import Final
 from zlib import crc32
 
 from periflow_otel.journal.folders import make_private
-from periflow_otel.journal.life import hold, is_held
+from periflow_otel.journal.life import WriterLock
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     CLOSED,
@@ -24,6 +24,7 @@ from periflow_otel.journal.segment import (
     HEADER_BYTES,
     OFFSET_MASK,
     ONE_FRAME,
+    SCARCE,
     SEGMENT_BYTES,
     STEP,
     STEP_STARTED_UNIX_NS,
@@ -41,6 +42,8 @@ MEMORY_BYTES: Final = 32 << 20
 """How much is kept in memory while the disk takes nothing."""
 RETRY_INTERVAL_S: Final = 30.0
 """How often a disk that took nothing is asked again."""
+SCARCE_INTERVAL_S: Final = 1.0
+"""How often it is tried again where too many files were open."""
 DROP_WARNING_INTERVAL_S: Final = 60.0
 """How often it is said that the oldest records are dropped."""
 LEAST_SEGMENT_BYTES: Final = 64 << 10
@@ -63,8 +66,8 @@ class JournalWriter:
     and from a signal handler that interrupts it. In a forked child it does nothing.
     """
 
-    _life: int | None = None
-    """Descriptor of the lock that says that this process lives. It is held until then, whatever ends before."""
+    _life: WriterLock | None = None
+    """Says that this process lives. It is held until then, whatever ends before."""
 
     def __init__(
         self, folder: Path, run: RankRun, *, max_bytes: int = 256 << 20, segment_bytes: int = SEGMENT_BYTES
@@ -92,6 +95,7 @@ class JournalWriter:
         self._first_sequence = 0
         self._commit = 0
         self._capacity = 0
+        self._status: os.stat_result
         self._memory = _Memory()
         self._retry_at_s = 0.0
         self._drop_warning_due_s = 0.0
@@ -134,6 +138,26 @@ class JournalWriter:
     def ask_for_delivery(self) -> None:
         """Ask the agent to deliver at once what was appended so far."""
         self._words[URGENT_SEQUENCE] = self.sequence
+
+    def look(self) -> None:
+        """See whether the journal is where it was, and go on in a new folder if that was deleted, moved or replaced.
+
+        Takes some 10 µs; to be called about once a second.
+        """
+        with self._lock:
+            if self._is_writing or self._has_ended or self._retry_at_s:
+                return
+            self._is_writing = True
+            try:
+                if self._is_in_place():
+                    with suppress(OSError):  # no descriptor is free, say: later, then
+                        self._hold_life()
+                else:
+                    _log.warning("the journal in %s was deleted or moved; recording goes on in a new one", self._folder)
+                    self._open_next()
+            finally:
+                self._is_writing = False
+                self._settle()
 
     def finish(self, payload: bytes) -> int:
         """Append the last record and close the journal, in one: no record comes after it.
@@ -213,7 +237,7 @@ class JournalWriter:
         """Close the lock that says that this process lives; the parent of a forked child still has it."""
         life, self._life = self._life, None
         if life is not None:
-            os.close(life)
+            life.release()
 
     def __del__(self) -> None:
         """Let go of the lock: there is nobody left who could write."""
@@ -247,6 +271,7 @@ class JournalWriter:
             self._hold_life()
             self._make_room()
             mapping = self._create(path, first_sequence, frame_bytes)
+            status = path.lstat()
         except OSError as error:
             self._give_up_for_now(error)
             return False
@@ -257,7 +282,8 @@ class JournalWriter:
         # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
         words[STEP:COMMIT] = self._words[STEP:COMMIT]
         left = self._path, self._words, self._commit & OFFSET_MASK
-        self._map, self._words, self._path, self._capacity = mapping, words, path, len(mapping) - TAIL_BYTES
+        self._map, self._words, self._path, self._status = mapping, words, path, status
+        self._capacity = len(mapping) - TAIL_BYTES
         self._first_sequence, self._commit, self._memory.dropped = first_sequence, words[COMMIT], 0
         _give_back(*left)
         if self._retry_at_s:
@@ -267,9 +293,19 @@ class JournalWriter:
 
     def _hold_life(self) -> None:
         """Hold the lock that says that this process lives."""
-        if self._life is None or not is_held(self._folder, self._life):
-            self._let_go()
-            self._life = hold(self._folder)
+        if self._life is None or not self._life.is_in_place():
+            before, self._life = self._life, WriterLock(self._folder)
+            if before is not None:
+                before.release()
+
+    def _is_in_place(self) -> bool:
+        """Tell whether the present segment is found where it was made."""
+        try:
+            return self._path is None or os.path.samestat(self._status, self._path.lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
 
     def _create(self, path: Path, first_sequence: int, frame_bytes: int) -> mmap.mmap:
         """Create a segment; a smaller one where the disk has only little room, so that at least the agent gets on."""
@@ -335,7 +371,7 @@ class JournalWriter:
                 error.strerror or error,
                 MEMORY_BYTES >> 20,
             )
-        self._retry_at_s = time.monotonic() + RETRY_INTERVAL_S
+        self._retry_at_s = time.monotonic() + (SCARCE_INTERVAL_S if error.errno in SCARCE else RETRY_INTERVAL_S)
         self._capacity = 0
 
 
@@ -355,6 +391,9 @@ class NoJournal:
 
     def ask_for_delivery(self) -> None:
         """Ask nobody."""
+
+    def look(self) -> None:
+        """Miss nothing."""
 
     def finish(self, payload: bytes) -> int:
         """Forget the last record too."""
