@@ -229,7 +229,8 @@ class JournalWriter:
             _log.warning("run %s is over: what is recorded from now on is dropped", self._run.run_id)
 
     def _leave(self) -> None:
-        """Write into nothing from now on."""
+        """Write into nothing from now on. A child that was forked in ``_close`` must not cut its parent's segment."""
+        self._path = None
         self._words = memoryview(bytearray(HEADER_BYTES)).cast("Q")
         self._map, self._capacity = bytearray(), sys.maxsize
 
