@@ -39,6 +39,7 @@ __all__ = [
     "StepAlreadyStartedError",
     "StepNotStartedError",
     "TrainingRun",
+    "current_run",
     "end_step",
     "flush",
     "init",
@@ -175,6 +176,11 @@ def is_emergency_save() -> bool:
 def is_initialized() -> bool:
     """Tell whether a run is active: ``init`` was called in this process, and ``shutdown`` was not since."""
     return _default is not None and _default.is_active
+
+
+def current_run() -> TrainingRun | None:
+    """Return the run that the functions of this module act on; None if none is active."""
+    return _default
 
 
 def span(name: str, /, **attributes: JSONValue) -> AbstractContextManager[None]:

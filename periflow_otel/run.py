@@ -106,11 +106,12 @@ class TrainingRun:
         self._agent_check_due_ns = 0
         self._warned: set[str] = set()
         # The state of the steps
-        self._step = self.info.initial_step
+        self._step = self._step_before = self.info.initial_step
         self._started_ns: int | None = None
         self._started_unix_ns = 0
         self._ended_ns: int | None = None
         self._step_error: str | None = None
+        self._noted_error: str | None = None
         self._offset_ns = now_unix_ns - self._monotonic_ns()
         self._context: weakref.ref[StepContext] | None = None
         self._standing_span = StandingSpan(self._identify_open_step)
@@ -126,6 +127,16 @@ class TrainingRun:
     def is_active(self) -> bool:
         """Whether calls record something: not after ``shutdown``, nor in a child that was forked from this process."""
         return not self._is_over
+
+    @property
+    def step(self) -> int:
+        """Number of the step that started last; before the first, how many were done when the run began."""
+        return self._step
+
+    @property
+    def is_step_open(self) -> bool:
+        """Whether a step has started and not ended."""
+        return self._started_ns is not None
 
     def start_step(self, step: int | None = None) -> None:
         """Begin a step.
@@ -153,7 +164,7 @@ class TrainingRun:
             step = arguments.step_number(step, least=1)
             if step <= self._step:
                 self._begin_attempt(step - 1)
-        self._step, self._context = step, context
+        self._step_before, self._step, self._context = self._step, step, context
         self._started_unix_ns = now = self._time_ns()
         self._journal.begin_step(step, now)
         if not self._standing_span.is_current():
@@ -189,6 +200,25 @@ class TrainingRun:
         self._journal.append(encode_end(ended))
         if now_ns > self._agent_check_due_ns:
             self._ensure_agent()
+
+    def abandon_step(self) -> None:
+        """Take back the start of the open step, if there is one: its time counts as time between steps."""
+        if self._started_ns is None:
+            return
+        self._started_ns = None
+        if self._span is not None:
+            self._span.leave()
+            self._span = None
+        self._step = self._step_before
+        self._journal.begin_step(self._step, 0)
+
+    def note_error(self, error: BaseException | None) -> None:
+        """Say what the run has failed of, should it end, or go back to an earlier step, without another word.
+
+        Args:
+            error: What went wrong though the script goes on; None takes it back.
+        """
+        self._noted_error = None if error is None else type(error).__name__
 
     def train_step(self, step: int | None = None) -> "StepContext":
         """Return a context manager that starts a step and ends it, also when the body raises.
@@ -356,13 +386,13 @@ class TrainingRun:
 
     def _begin_attempt(self, done: int) -> None:
         """Go on as another attempt, in which ``done`` steps are done: ids and sums of the old one stay its own."""
-        attempt, records = self.info.attempt + 1, self._end_journal(None)
+        attempt, records = self.info.attempt + 1, self._end_journal(self._noted_error)
         if self._is_recording:
             attempt, folder = startup.claim(self.folder, self.info.rank, attempt)
             self._handover.next_journal(folder, records)
         earlier = find_earlier(self.folder.parent, self.info.rank, attempt)
         self.info = self.info.another_attempt(attempt, self._time_ns(), done, earlier)
-        self._step, self._ended_ns = done, None
+        self._step, self._ended_ns, self._noted_error = done, None, None
         self._checkpoint_steps.clear()
         self._journal = self._handover.open_journal(self.info)
 
@@ -408,6 +438,7 @@ class TrainingRun:
     def _shutdown(self, error: str | None, timeout_s: float | None) -> bool:
         if self._is_over:
             return True
+        error = error or self._noted_error
         if self._started_ns is not None:
             self.end_step(error or _UNFINISHED)
         self._is_over = True

@@ -1,8 +1,12 @@
 """The callback for ``transformers`` records what a real trainer does."""
 
+import copy
+import gc
 import runpy
+import signal
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +14,12 @@ import pytest
 
 import periflow_otel as pf
 from periflow_otel import names, testing
-from periflow_otel.translate.telemetry import Span
+from periflow_otel.translate.telemetry import AttributeValue, Span
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from periflow_otel.integrations.huggingface import PeriFlowCallback
 
@@ -62,14 +66,16 @@ class SlowTrainer(Trainer):
 def make_trainer(clock: testing.FakeClock) -> MakeTrainer:
     """Return what makes a trainer that does eight steps in an epoch, unless arguments say otherwise."""
 
-    def make(*callbacks: TrainerCallback, **arguments: Any) -> SlowTrainer:
+    def make(*callbacks: TrainerCallback, train_dataset: Any = DATA, **arguments: Any) -> SlowTrainer:
         defaults = {
             "output_dir": "out", "num_train_epochs": 1, "per_device_train_batch_size": 2,
             "per_device_eval_batch_size": 8, "save_strategy": "no", "logging_strategy": "no", "report_to": "none",
             "disable_tqdm": True, "use_cpu": True,
         }  # fmt: skip
         args = TrainingArguments(**(defaults | arguments))
-        return SlowTrainer(Model(clock), args, train_dataset=DATA, eval_dataset=DATA, callbacks=list(callbacks))
+        return SlowTrainer(
+            Model(clock), args, train_dataset=train_dataset, eval_dataset=DATA, callbacks=list(callbacks)
+        )
 
     return make
 
@@ -128,7 +134,7 @@ def test_a_resumed_run_goes_on_counting(captured: testing.Captured, make_trainer
 
 
 def test_a_step_that_fails_is_marked(captured: testing.Captured, make_trainer: MakeTrainer):
-    """And is over when the script tries again in the same run."""
+    """And is over when the script tries again in the same run, from the first step: that is another attempt."""
     pf.init()
     trainer = make_trainer(PeriFlowCallback(), max_steps=2)
     trainer.model.fails = True
@@ -136,20 +142,192 @@ def test_a_step_that_fails_is_marked(captured: testing.Captured, make_trainer: M
         trainer.train()
     trainer.model.fails = False
     trainer.train()
-    assert [(step.number, step.error) for step in captured.steps] == [(1, "UnfinishedStepError"), (2, None), (3, None)]
+    assert [(step.number, step.error) for step in captured.steps] == [(1, "FloatingPointError"), (1, None), (2, None)]
+    assert [run.attempt for run in captured.runs] == [1, 2]
 
 
 # Runs
 
 
-def test_training_begins_a_run_and_ends_it(captured: testing.Captured, make_trainer: MakeTrainer):
-    """Where the script has begun none."""
+def outcomes(captured: testing.Captured) -> list[AttributeValue]:
+    """Return how the runs that are over have ended."""
+    return [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)]
+
+
+def test_training_begins_a_run(captured: testing.Captured, make_trainer: MakeTrainer):
+    """Where the script has begun none. It stays open for what is evaluated after training."""
     trainer = make_trainer(PeriFlowCallback(local_log_name="trained.log"))
     assert not captured.runs
     trainer.train()
-    assert not pf.is_initialized()
-    assert [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)] == ["finished"]
+    trainer.evaluate()
+    pf.shutdown()
+    assert outcomes(captured) == ["finished"]
     assert [Path(run.local_log or "").name for run in captured.runs] == ["trained.log"]
+    assert len(captured.metrics("eval_loss")) == 1
+
+
+@pytest.mark.parametrize("again", ["same trainer", "same callback", "another callback"])
+def test_a_training_after_one_that_failed(captured: testing.Captured, make_trainer: MakeTrainer, again: str):
+    """Whoever comes next ends what was left behind, as failed."""
+    trainer = make_trainer(callback := PeriFlowCallback(), max_steps=2)
+    trainer.model.fails = True
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    if again != "same trainer":
+        trainer = make_trainer(callback if again == "same callback" else PeriFlowCallback(), max_steps=2)
+    trainer.model.fails = False
+    trainer.train()
+    pf.shutdown()
+    assert outcomes(captured) == ["failed", "finished"]
+    assert [(step.number, step.error) for step in captured.steps] == [(1, "FloatingPointError"), (1, None), (2, None)]
+
+
+@pytest.mark.parametrize("between", [pf.shutdown, pf.init, None])
+def test_what_a_script_does_after_a_failure(
+    captured: testing.Captured, make_trainer: MakeTrainer, between: Callable[[], object] | None
+):
+    """It may end the run, or begin another: the run that failed says so, and training goes on in the new one."""
+    trainer = make_trainer(PeriFlowCallback(), max_steps=2)
+    trainer.model.fails = True
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    if between:
+        between()
+    trainer.model.fails = False
+    trainer.train()
+    pf.shutdown()
+    assert outcomes(captured) == ["failed", "finished"]
+
+
+class Interrupting(TrainerCallback):
+    """Calls something in the middle of the second step."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        """Keep what to call."""
+        self._call = call
+
+    def on_pre_optimizer_step(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Call it."""
+        if state.global_step == 1:
+            self._call()
+
+
+def interrupt() -> None:
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_ctrl_c_ends_is_interrupted(captured: testing.Captured, make_trainer: MakeTrainer):
+    """That somebody wanted it to end is no failure."""
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(PeriFlowCallback(), Interrupting(interrupt), max_steps=3).train()
+    pf.shutdown()
+    assert outcomes(captured) == ["interrupted"]
+
+
+@pytest.mark.parametrize("call", [pf.shutdown, pf.init, lambda: (pf.shutdown(), pf.init())])
+def test_a_script_that_changes_runs_in_the_middle(
+    captured: testing.Captured, make_trainer: MakeTrainer, call: Callable[[], object]
+):
+    """Training goes on, and every step that is recorded has its number."""
+    trainer = make_trainer(PeriFlowCallback(), Interrupting(call), max_steps=4)
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert step_numbers(captured) == ([1, 2] if call is pf.shutdown else [1, 2, 3, 4])
+
+
+def test_a_second_callback_records_nothing(captured: testing.Captured, make_trainer: MakeTrainer):
+    """And neither does a training inside another: a run has room for one at a time."""
+
+    class Inner(TrainerCallback):
+        def on_evaluate(self, *_: Any, **__: Any) -> None:
+            make_trainer(shared, max_steps=2).train()
+
+    shared = PeriFlowCallback()
+    make_trainer(shared, PeriFlowCallback(), Inner(), max_steps=3, eval_strategy="steps", eval_steps=1).train()
+    assert step_numbers(captured) == [1, 2, 3]
+    assert len(captured.metrics("train_loss")) == 1
+
+
+def test_telemetry_that_cannot_work_ends_no_training(
+    captured: testing.Captured,
+    make_trainer: MakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """What is wrong is said once."""
+    monkeypatch.setenv("PERIFLOW_ENABLED", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    make_trainer(PeriFlowCallback(), max_steps=2).train()
+    assert not captured.steps
+    assert len([each for each in caplog.records if "WORLD_SIZE is not set" in each.getMessage()]) == 1
+
+
+def test_batches_that_come_to_no_step(captured: testing.Captured, make_trainer: MakeTrainer):
+    """A stream that ends in the middle of a step leaves none open: neither evaluations nor checkpoints are in it."""
+
+    class Stream(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+        def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+            return iter(DATA[:10])
+
+    trainer = make_trainer(
+        PeriFlowCallback(), train_dataset=Stream(), gradient_accumulation_steps=4, max_steps=3, eval_strategy="epoch",
+        save_strategy="epoch",
+    )  # fmt: skip
+    trainer.train()
+    assert captured.checkpoints == [1, 2, 3]
+    assert [(step.number, step.error) for step in captured.steps] == [(1, None), (2, None), (3, None)]
+    assert not any(names.STEP in span.attributes for span in spans_named(captured, "evaluation"))
+
+
+def test_steps_have_the_numbers_of_the_trainer(captured: testing.Captured, make_trainer: MakeTrainer):
+    """Also where it begins anew, with a smaller batch."""
+    trainer = make_trainer(PeriFlowCallback(), auto_find_batch_size=True, per_device_train_batch_size=8)
+    failures = [RuntimeError("CUDA out of memory.")]
+
+    def fail_once(*_: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    trainer.model.register_forward_pre_hook(fail_once)
+    trainer.train()
+    assert step_numbers(captured) == [1, *range(1, trainer.state.global_step + 1)]
+
+
+def test_what_predict_returns_is_recorded(captured: testing.Captured, make_trainer: MakeTrainer):
+    """Unlike those of an evaluation, nobody logs its metrics."""
+    trainer = make_trainer(PeriFlowCallback(), max_steps=1)
+    trainer.train()
+    trainer.predict(DATA)
+    assert len(captured.metrics("test_loss")) == 1
+
+
+def test_a_checkpoint_that_sigterm_asks_for(captured: testing.Captured, make_trainer: MakeTrainer):
+    """It is announced, and the run is not finished."""
+    before = signal.getsignal(signal.SIGTERM)
+    trainer = make_trainer(PeriFlowCallback(), enable_jit_checkpoint=True)
+    manager = next(each.jit_manager for each in trainer.callback_handler.callbacks if hasattr(each, "jit_manager"))
+    trainer.model.register_forward_pre_hook(lambda *_: manager._enable_checkpoint() if not saved() else None)
+    trainer.train()
+    signal.signal(signal.SIGTERM, before)
+    pf.shutdown()
+    assert captured.checkpoints == saved()
+    assert outcomes(captured) == ["interrupted"]
+
+
+def test_a_trainer_is_freed_as_ever(captured: testing.Captured, make_trainer: MakeTrainer):
+    """Nothing keeps it, neither the callback nor a cycle; and a copy of it is recorded like itself."""
+    trainer = make_trainer(callback := PeriFlowCallback(), max_steps=1)
+    copy.copy(trainer).train()
+    assert step_numbers(captured) == [1]
+    gone = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert callback
 
 
 def test_the_run_of_the_script_is_used(captured: testing.Captured, make_trainer: MakeTrainer):
@@ -159,8 +337,8 @@ def test_the_run_of_the_script_is_used(captured: testing.Captured, make_trainer:
     trainer.train()
     trainer.train()
     assert pf.is_initialized()
-    assert [(run.run_id, run.total_steps) for run in captured.runs] == [("mine", 80)]
-    assert step_numbers(captured) == list(range(1, 17))
+    assert [(run.run_id, run.attempt, run.total_steps) for run in captured.runs] == [("mine", 1, 80), ("mine", 2, 80)]
+    assert step_numbers(captured) == [*range(1, 9), *range(1, 9)]
 
 
 def test_each_training_has_a_run_of_its_own(captured: testing.Captured, make_trainer: MakeTrainer):

@@ -1,13 +1,19 @@
 """What the callbacks for frameworks have in common."""
 
+import copy
+import pickle
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import periflow_otel as pf
 from periflow_otel import testing
-from periflow_otel.integrations import FrameworkRun, wrap_method
+from periflow_otel.integrations.training import Training, begin_training, harmless
+from periflow_otel.integrations.watching import watch
 
 CLOUD = {"PERIFLOW_ENABLED": "1", "WORLD_SIZE": "1", "NODE_RANK": "0", "NUM_NODES": "1", "PROCESSED_ITERS": "0"}
 
@@ -24,9 +30,9 @@ def test_a_run_is_active_from_init_to_shutdown():
 
 def test_no_framework_is_loaded_unless_its_callback_is():
     """Neither the package nor what the callbacks share imports one."""
-    code = "import sys, periflow_otel.integrations; print(*sys.modules)"
+    code = "import sys, periflow_otel.integrations.training; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "periflow_otel.integrations" in loaded
+    assert "periflow_otel.integrations.training" in loaded
     assert not {"torch", "transformers", "lightning", "accelerate"} & set(loaded)
 
 
@@ -41,49 +47,117 @@ def test_a_framework_that_is_missing(framework: tuple[str, str]):
     assert failed.stderr.splitlines()[-1].startswith("ImportError: ")
 
 
+class Trainer:
+    """What a framework trains with."""
+
+    def train(self, call: Callable[[], object]) -> None:
+        """Call something in the middle of training."""
+        call()
+
+
+def begin(trainer: Trainer, total_steps: int | None = 2, done_steps: int = 0) -> Training | None:
+    """Begin a training of a framework that makes nothing anew for it."""
+    return begin_training(trainer, trainer, None, total_steps=total_steps, done_steps=done_steps)
+
+
 def test_a_total_that_lies_behind_is_no_total(monkeypatch: pytest.MonkeyPatch):
     """Training that goes on with fewer steps in an epoch must not fail for it, even in cloud mode."""
     for name, value in CLOUD.items():
         monkeypatch.setenv(name, value)
     with testing.capture() as captured:
-        FrameworkRun(None).begin(total_steps=60, done_steps=100)
+        begin(Trainer(), total_steps=60, done_steps=100)
     assert [(run.initial_step, run.total_steps) for run in captured.runs] == [(100, None)]
 
 
 def test_a_run_that_the_script_has_ended():
-    """It is not ended once more."""
+    """It is not ended once more, and no step is told to it."""
     with testing.capture() as captured:
-        run = FrameworkRun(None)
-        run.begin(total_steps=2, done_steps=0)
+        training = begin(Trainer())
+        training.start_step(1)
         pf.shutdown()
-        run.end()
-    assert len(captured.runs) == 1
+        training.end_step()
+        training.start_step(2)
+        training.end()
+    assert len(captured.runs) == len(captured.steps) == 1
 
 
-class Owner:
-    """Something with a method."""
+def test_a_step_that_the_script_has_opened_is_left_alone():
+    """Neither begun once more nor ended."""
+    with testing.capture() as captured:
+        pf.init()
+        training = begin(Trainer())
+        with pf.train_step():
+            training.start_step(7)
+            training.end_step()
+            training.abandon_step()
+    assert [(step.number, step.error) for step in captured.steps] == [(1, None)]
+
+
+def test_a_training_in_another_thread_keeps_the_run_to_itself():
+    """As long as it is at work; what nobody is at work on any more makes way."""
+    trainer, other = Trainer(), Trainer()
+    with testing.capture() as captured:
+        began, release = threading.Event(), threading.Event()
+        begin(trainer)
+        thread = threading.Thread(target=trainer.train, args=(lambda: (began.set(), release.wait(30)),))
+        thread.start()
+        began.wait(30)
+        assert begin(other) is None
+        release.set()
+        thread.join()
+        assert begin(other) is not None
+    assert len(captured.runs) == 2
+
+
+def test_what_a_hook_raises_is_said_and_forgotten(caplog: pytest.LogCaptureFixture):
+    """Ctrl-C is not its own, and goes on."""
+
+    @harmless
+    def hook(error: BaseException) -> None:
+        raise error
+
+    hook(ValueError("no"))
+    assert [each.getMessage() for each in caplog.records] == ["hook() could not record: ValueError: no"]
+    with pytest.raises(KeyboardInterrupt):
+        hook(KeyboardInterrupt())
+
+
+class Adding:
+    """Something with a method and a value."""
+
+    def __init__(self, value: int) -> None:
+        """Keep a value."""
+        self.value = value
 
     def add(self, number: int) -> int:
-        """Return the next number."""
-        return number + 1
+        """Return the sum."""
+        return self.value + number
 
 
-def test_a_wrapped_method():
-    """The wrapper decides, for this object alone, and is gone afterwards."""
-    owner = Owner()
-    undo = wrap_method(owner, "add", lambda method, number: 10 * method(number))
-    assert (owner.add(1), Owner().add(1)) == (20, 2)
-    undo()
-    assert owner.add(1) == 2
-    assert not vars(owner)
+def tenfold(theirs: Any) -> type:
+    """Make a class whose sums are larger."""
+
+    class Tenfold(theirs):
+        def add(self, number: int) -> int:
+            return 10 * super().add(number)
+
+    return Tenfold
 
 
-def test_a_method_that_was_wrapped_once_more():
-    """What came later stays, whatever is undone."""
-    owner = Owner()
-    undo = wrap_method(owner, "add", lambda method, number: 10 * method(number))
-    undo_later = wrap_method(owner, "add", lambda method, number: 100 + method(number))
-    undo()
-    assert owner.add(1) == 120
-    undo_later()
-    assert owner.add(1) == 20
+def test_a_watched_object():
+    """It is one of its class still, with a method of ours before its own; watched twice, it is watched once."""
+    watched = Adding(1)
+    watch(watched, tenfold)
+    watch(watched, tenfold)
+    assert (watched.add(1), Adding(1).add(1)) == (20, 2)
+    assert isinstance(watched, Adding)
+    assert type(watched).__name__ == "Adding"
+    assert vars(watched) == {"value": 1}
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])  # noqa: S301  # our own
+def test_a_copy_of_a_watched_object_is_watched(copied: Callable[[Adding], Adding]):
+    """However it was copied."""
+    watched = Adding(1)
+    watch(watched, tenfold)
+    assert copied(watched).add(2) == 30

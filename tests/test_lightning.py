@@ -10,13 +10,16 @@ from recorded import journals, run_script
 import periflow_otel as pf
 from periflow_otel import names, testing
 from periflow_otel.records import RunFinished, StepEnded
+from periflow_otel.translate.steps import outcome_of
 from periflow_otel.translate.telemetry import Span
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("lightning", reason="lightning is not installed")
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 
 from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowTrainer
@@ -31,6 +34,7 @@ pytestmark = [
         ".*LeafSpec",  # Lightning is behind torch
         ".*does not have many workers",  # the batches are in memory
         ".*exists and is not empty",  # a test goes on from there
+        ".*with manual optimization and every_n_train_steps",  # what a checkpoint holds does not matter here
     )
 ]
 
@@ -215,12 +219,47 @@ class ManualModel(Model):
 
 
 def test_steps_of_manual_optimization(captured: testing.Captured, clock: testing.FakeClock):
-    """They end where the model steps; batches at the end that it does not use are no complete step."""
+    """They end where the model steps; batches at the end that it does not use are no step."""
     pf.init()
     make_trainer(PeriFlowCallback()).fit(ManualModel(clock))
     assert [(step.duration_s, step.error) for step in captured.steps] == [
-        (3 * STEP_S, None), (3 * STEP_S, None), (2 * STEP_S, "UnfinishedStepError"),
+        (3 * STEP_S, None), (3 * STEP_S, None),
     ]  # fmt: skip
+
+
+class TwoOptimizers(ManualModel):
+    """A model that steps twice in each batch."""
+
+    def training_step(self, batch: list[torch.Tensor]) -> None:
+        """Step with both."""
+        self.manual_backward(Model.training_step(self, batch))
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return both."""
+        return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+
+def test_steps_have_the_numbers_of_the_trainer(captured: testing.Captured, clock: testing.FakeClock):
+    """Which counts the updates of all optimizers; a checkpoint is of the step that it names."""
+    make_trainer(PeriFlowCallback(), saving(4)).fit(TwoOptimizers(clock))
+    assert step_numbers(captured) == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert captured.checkpoints == [4, 8, 12, 16]
+
+
+class SkippingModel(Model):
+    """A model that ends an epoch in its second batch."""
+
+    def on_train_batch_start(self, _batch: Any, batch_idx: int) -> int:
+        """Return what Lightning wants for that."""
+        return -1 if batch_idx == 1 else 0
+
+
+def test_an_epoch_that_a_hook_ends(captured: testing.Captured, clock: testing.FakeClock):
+    """It leaves no step open."""
+    make_trainer(PeriFlowCallback(), max_epochs=2).fit(SkippingModel(clock))
+    assert [(step.number, step.error) for step in captured.steps] == [(1, None), (2, None)]
 
 
 # Runs
@@ -250,21 +289,23 @@ Trainer(accelerator="cpu", callbacks=[PeriFlowCallback()], **quiet).fit(Model(),
 """
 
 
-def test_a_run_that_ctrl_c_ends_has_failed():
+def test_a_run_that_ctrl_c_ends_is_interrupted():
     """Lightning makes an exit of it, which would look like a good end."""
     run_script(INTERRUPTED)
     (journal,) = journals()
     assert [each.error for each in journal.of(StepEnded)] == [None, None, "KeyboardInterrupt"]
-    assert [each.error for each in journal.of(RunFinished)] == ["KeyboardInterrupt"]
+    assert [outcome_of(each) for each in journal.of(RunFinished)] == ["interrupted"]
 
 
-def test_fit_begins_a_run_and_ends_it(captured: testing.Captured, model: Model):
-    """Where the script has begun none."""
+def test_fit_begins_a_run(captured: testing.Captured, model: Model):
+    """Where the script has begun none. It stays open for what is tested afterwards."""
     trainer = make_trainer(PeriFlowCallback(local_log_name="trained.log"))
     trainer.validate(model)
     assert not captured.runs
     trainer.fit(model)
-    assert not pf.is_initialized()
+    trainer.test(model)
+    pf.shutdown()
+    assert len(spans_named(captured, "test")) == 1
     assert [span.attributes[names.OUTCOME] for span in spans_named(captured, names.RUN_SPAN)] == ["finished"]
     assert [Path(run.local_log or "").name for run in captured.runs] == ["trained.log"]
 
@@ -275,8 +316,8 @@ def test_the_run_of_the_script_is_used(captured: testing.Captured, model: Model)
     for _ in range(2):
         make_trainer(PeriFlowCallback()).fit(model)
     assert pf.is_initialized()
-    assert [(run.run_id, run.total_steps) for run in captured.runs] == [("mine", 80)]
-    assert step_numbers(captured) == list(range(1, 17))
+    assert [(run.run_id, run.attempt, run.total_steps) for run in captured.runs] == [("mine", 1, 80), ("mine", 2, 80)]
+    assert step_numbers(captured) == [*range(1, 9), *range(1, 9)]
 
 
 # Values
@@ -363,12 +404,12 @@ def test_a_checkpoint_that_cannot_be_saved_is_not_announced(captured: testing.Ca
 
 
 def test_a_checkpoint_after_a_failure(captured: testing.Captured, model: Model):
-    """Which a script may ask Lightning for is announced as well, at the step that failed."""
+    """Which a script may ask Lightning for is announced as well, as that of the last step that was complete."""
     pf.init()
     model.failing = "training"
     with pytest.raises(FloatingPointError):
         make_trainer(PeriFlowCallback(), saving(5, save_on_exception=True)).fit(model)
-    assert captured.checkpoints == [3]
+    assert captured.checkpoints == [2]
 
 
 def test_a_checkpoint_at_the_end_of_training(captured: testing.Captured, model: Model):
@@ -384,18 +425,38 @@ def test_saving_twice_in_a_step_counts_once(captured: testing.Captured, model: M
     assert captured.checkpoints == [4, 8]
 
 
-def test_the_trainer_is_left_as_it_was(captured: testing.Captured, model: Model):
-    """Also after a failure and a second try; what else has wrapped it stays."""
+def test_nothing_is_kept_in_the_trainer(captured: testing.Captured, model: Model):
+    """What a script puts there itself stays, and comes first."""
     trainer = make_trainer(PeriFlowCallback(), saving())
-    trainer.save_checkpoint = original = trainer.save_checkpoint
-    model.failing = "training"
-    with pytest.raises(FloatingPointError):
-        trainer.fit(model)
-    model.failing = None
+    before = set(vars(trainer))
     trainer.fit(model)
-    assert trainer.save_checkpoint is original
+    assert set(vars(trainer)) == before
+    called = []
+    trainer.save_checkpoint = lambda path: called.append(path) or type(trainer).save_checkpoint(trainer, path)
+    trainer.save_checkpoint("last.ckpt")
+    assert called == ["last.ckpt"]
     assert captured.checkpoints == saved()
-    assert len(spans_named(captured, "checkpoint")) == len(captured.checkpoints)
+
+
+def test_what_a_tuner_tries_is_not_recorded(captured: testing.Captured, model: Model):
+    """Its checkpoint is thrown away, and its losses are none of the run."""
+    pf.init()
+    Tuner(make_trainer(PeriFlowCallback())).lr_find(model, num_training=3, update_attr=False)
+    assert not captured.checkpoints
+    assert not captured.steps
+    assert not captured.metrics("loss")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_a_logger_is_told_is_recorded(captured: testing.Captured, model: Model, tmp_path: Path, own: bool):  # noqa: FBT001  # a parameter of pytest
+    """By whoever: Lightning, another callback, or the model itself; and once, however many loggers there are."""
+    loggers = [CSVLogger(tmp_path / str(number)) for number in range(2)]
+    trainer = make_trainer(PeriFlowCallback(), LearningRateMonitor("step"), logger=loggers, max_steps=2)
+    trainer.fit(model)
+    if own:
+        loggers[0].log_metrics({"direct": 1.0})
+    assert len(captured.metrics("lr-SGD")) == 2
+    assert captured.metrics("direct") == ([1.0] if own else [])
 
 
 @pytest.mark.parametrize("callbacks", [[], [PeriFlowCallback]])
@@ -403,7 +464,7 @@ def test_a_trainer_that_announces_its_checkpoints(captured: testing.Captured, mo
     """With the callback and without it."""
     pf.init()
     make_trainer(*(make() for make in callbacks), saving(), kind=PeriFlowTrainer).fit(model)
-    assert len(captured.checkpoints) == (4 if callbacks else 1)
+    assert captured.checkpoints == [2, 4, 6, 8]
     assert len(spans_named(captured, "checkpoint")) == 4
 
 

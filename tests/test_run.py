@@ -1110,3 +1110,50 @@ def test_what_could_not_be_delivered_is_said_once_and_kept():
     )
     assert journal.values == [{"n": 1}]
     assert journal_folder(folder, 1, 0).is_dir()
+
+
+# What callbacks of frameworks need
+
+
+def test_a_step_that_is_abandoned_was_never_begun(begin: Begin):
+    """Its number is used again, and its time is a part of the gap."""
+    run = begin(10)
+    with run.train_step():
+        pass
+    run.start_step(5)
+    run.abandon_step()
+    assert (run.step, run.is_step_open) == (1, False)
+    run.abandon_step()  # there is none
+    run.start_step()
+    run.end_step()
+    assert [each.step for each in recorded(run, StepEnded)] == [1, 2]
+    head = JournalReader(journal_of(run)).head()
+    assert head.step == 2
+
+
+def test_an_error_that_was_noted_is_that_of_the_run(begin: Begin):
+    """Unless it is taken back, or the end has one of its own."""
+    for noted, given, expected in (
+        ([ValueError()], None, "ValueError"),
+        ([ValueError(), None], None, None),
+        ([ValueError()], KeyError(), "KeyError"),
+    ):
+        run = begin(10)
+        for each in noted:
+            run.note_error(each)
+        run.shutdown(error=given)
+        assert [each.error for each in recorded(run, RunFinished)] == [expected]
+
+
+def test_an_attempt_that_goes_back_has_the_error_that_was_noted(begin: Begin):
+    """The one after it begins with none."""
+    run = begin(10)
+    with run.train_step(1):
+        pass
+    first = journal_of(run)
+    run.note_error(ValueError())
+    with run.train_step(1):
+        pass
+    run.shutdown()
+    ends = [each for folder in (first, journal_of(run)) for each in read_all(folder).records]
+    assert [each.error for each in ends if isinstance(each, RunFinished)] == ["ValueError", None]

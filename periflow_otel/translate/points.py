@@ -100,8 +100,8 @@ class PointTranslator:
         return points
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
-        """Note the step that is going on; it has no record yet."""
-        if step > self.state.step:
+        """Note the step that is going on; it has no record yet. One without a start takes back a later one."""
+        if step > self.state.step or (step < self.state.step and step and not started_unix_ns):
             self.state.step, self.state.step_started_unix_ns = step, started_unix_ns
             self.state.is_changed = True
 

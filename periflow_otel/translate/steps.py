@@ -390,11 +390,17 @@ def _attribute_name(key: str) -> str:
     return names.METRIC_PREFIX + key
 
 
+_INTERRUPTIONS: Final = frozenset({"KeyboardInterrupt", "PreemptedError", "SIGTERMException", "TrialPruned"})
+"""What ends a run because somebody wanted it to end: Ctrl-C, SIGTERM in frameworks that heed it, a pruned trial."""
+
+
 def outcome_of(record: RunFinished | RankLost) -> str:
     """Return how a run has ended."""
     if isinstance(record, RankLost):
         return _KILLED
-    return "failed" if record.error else "finished"
+    if record.error is None:
+        return "finished"
+    return "interrupted" if record.error in _INTERRUPTIONS else "failed"
 
 
 def restart_gap_ns(run: RankRun) -> int:

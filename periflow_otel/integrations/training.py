@@ -1,0 +1,220 @@
+"""A training of a framework, seen from its callbacks: whose it is, which step is open, how it ended.
+
+Nothing here ends a training: what goes wrong is said once, and the training goes on. And nothing here believes what
+was true at the last event: a script may end the run, begin another one, or have its training interrupted at any time.
+"""
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import wraps
+from types import FrameType
+from typing import Any, Final, TypeVar, cast
+
+import periflow_otel as pf
+
+CHECKPOINT_PHASE: Final = "checkpoint"
+"""The phase in which a checkpoint is saved: ``periflow.time`` counts it as saving without a callback, too."""
+
+_log = logging.getLogger("periflow_otel")
+_Hook = TypeVar("_Hook", bound=Callable[..., None])
+
+
+class UnfinishedTrainingError(Exception):
+    """Nothing said that the training was over, when its run ended or the next training began."""
+
+
+class PreemptedError(Exception):
+    """The training was asked to end before its time, such as by SIGTERM."""
+
+
+_UNFINISHED: Final = UnfinishedTrainingError()
+
+
+class Training:
+    """One training of one trainer, in the run that the script has begun, else in one that it begins itself.
+
+    Such a run stays open after the training, for what is evaluated then. It ends when the next training begins, with
+    ``pf.shutdown``, or with the script.
+    """
+
+    def __init__(self, trainer: object, session: object, *, has_begun_run: bool) -> None:
+        """Take part in the current run; see :func:`begin_training`."""
+        self._trainer = weakref.ref(trainer)
+        self._session = weakref.ref(session)
+        self._has_begun_run = has_begun_run
+        self._open: tuple[weakref.ref[pf.TrainingRun], int] | None = None
+        self._is_over = False
+
+    def is_of(self, session: object) -> bool:
+        """Tell whether this is the training of a session: what a framework makes anew for each training."""
+        return self._session() is session
+
+    def start_step(self, step: int) -> None:
+        """Begin a step, unless one is open; one that the script has opened is left alone.
+
+        Args:
+            step: Its number, as the framework counts.
+        """
+        run = pf.current_run()
+        if run is not None and not run.is_step_open:
+            run.start_step(step=step)
+            run.note_error(_UNFINISHED)  # until it says otherwise
+            self._open = weakref.ref(run), step
+
+    def end_step(self, error: BaseException | None = None) -> None:
+        """End the step that is open, if this training has opened it."""
+        if (run := self._run_of_step()) is not None:
+            run.end_step(None if error is None else type(error).__name__)
+        self._open = None
+
+    def abandon_step(self) -> None:
+        """Take back the step that is open: its batches came to no update of the optimizer."""
+        if (run := self._run_of_step()) is not None:
+            run.abandon_step()
+        self._open = None
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that the training is over.
+
+        Args:
+            error: What ended it before its time.
+        """
+        if error is None:
+            self.abandon_step()
+        else:
+            self.end_step(error)
+        self._is_over = True
+        if (run := pf.current_run()) is not None and _last.get(run) is self:
+            run.note_error(error)
+
+    def make_way(self) -> None:
+        """End what the training has left open, since another one begins; the run as well, if it began with it."""
+        self.end_step(_UNFINISHED)
+        self._is_over = True
+        if self._has_begun_run:
+            pf.shutdown()
+
+    def is_going_on(self, trainer: object, session: object) -> bool:
+        """Tell whether the training goes on while one of ``trainer`` begins, and so has the run for itself."""
+        own = self._trainer()
+        if self._is_over or own is None:
+            return False
+        return self.is_of(session) if own is trainer else _is_at_work(own)
+
+    def _run_of_step(self) -> pf.TrainingRun | None:
+        """Return the run in which the step of this training is open; None if it is over, or the step is."""
+        if self._open is None:
+            return None
+        run, step = self._open[0](), self._open[1]
+        return run if run is not None and run is pf.current_run() and run.is_step_open and run.step == step else None
+
+
+_last: "weakref.WeakKeyDictionary[pf.TrainingRun, Training]" = weakref.WeakKeyDictionary()
+"""The training that was the last to begin in a run."""
+_lock = threading.Lock()
+
+
+def begin_training(
+    trainer: object,
+    session: object,
+    local_log_name: str | os.PathLike[str] | None,
+    *,
+    total_steps: int | None,
+    done_steps: int,
+) -> Training | None:
+    """Begin a training; return None if another one that goes on has the run for itself.
+
+    Args:
+        trainer: Whose training.
+        session: What the framework makes anew for each training; the trainer, if nothing.
+        local_log_name: As in ``pf.init``, for a run that begins here.
+        total_steps: Number of the last step, where it is known.
+        done_steps: Steps that were done when the checkpoint was saved that training goes on from.
+
+    Raises:
+        PeriFlowError: As ``pf.init``.
+    """
+    with _lock:
+        if (earlier := last_training()) is not None:
+            if earlier.is_going_on(trainer, session):
+                _log.warning("another training is going on in this run, so this one is not recorded")
+                return None
+            earlier.make_way()
+        has_begun_run = not pf.is_initialized()
+        if has_begun_run:
+            if total_steps is not None and total_steps <= done_steps:
+                total_steps = None  # such as with other batches than before
+            pf.init(total_steps, local_log_name, initial_step=done_steps or None)
+        training = Training(trainer, session, has_begun_run=has_begun_run)
+        if (run := pf.current_run()) is not None:
+            _last[run] = training
+        return training
+
+
+def last_training() -> Training | None:
+    """Return the training that was the last to begin in the current run; None if there was none."""
+    run = pf.current_run()
+    return None if run is None else _last.get(run)
+
+
+def phase(name: str) -> AbstractContextManager[None]:
+    """Return a context manager that records a phase, if a run is active."""
+    return pf.span(name) if pf.is_initialized() else nullcontext()
+
+
+def record(values: Mapping[str, Any]) -> None:
+    """Record values that a framework logs, if a run is active. What is no metric, such as an image, is left out."""
+    if not values or not pf.is_initialized():
+        return
+    try:
+        pf.metric(values)
+    except (TypeError, ValueError):
+        for key, value in values.items():
+            with suppress(TypeError, ValueError):
+                pf.metric({key: value})
+
+
+def announce_checkpoint(step: int) -> None:
+    """Announce a checkpoint, if a run is active. Frameworks may save several in one step, which count as one.
+
+    Args:
+        step: Whose checkpoint it is.
+    """
+    if pf.is_initialized():
+        with suppress(pf.CheckpointAlreadyUploadedError):
+            pf.upload_checkpoint(step=step)
+
+
+def harmless(hook: _Hook) -> _Hook:
+    """Let a hook of a framework fail without an end of training: what was wrong is said instead."""
+
+    @wraps(hook)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever it is, training matters more
+            _log.warning("%s() could not record: %s: %s", hook.__name__, type(error).__name__, error)
+
+    return cast("_Hook", call)
+
+
+def _is_at_work(trainer: object) -> bool:
+    """Tell whether a method of a trainer is being called, in whichever thread."""
+    return any(_is_called_by(trainer, frame) for frame in sys._current_frames().values())  # noqa: SLF001  # documented
+
+
+def _is_called_by(trainer: object, frame: FrameType | None) -> bool:
+    return any(caller is trainer for caller in callers(frame))
+
+
+def callers(frame: FrameType | None) -> Iterator[object]:
+    """Yield the objects whose methods are being called, the innermost first."""
+    while frame is not None:
+        if frame.f_code.co_varnames[:1] == ("self",):  # not all: what a frame of ours has would refer to itself
+            yield frame.f_locals.get("self")
+        frame = frame.f_back
