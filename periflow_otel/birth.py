@@ -36,6 +36,8 @@ MARK: Final = "_PERIFLOW_AGENT"
 """Variable that is set in an agent; it holds the note for it."""
 
 _PACKAGE: Final = "periflow_otel"
+_NEEDED: Final = ("msgspec", "opentelemetry")
+"""Packages that every starter has loaded."""
 _LAST_STREAM: Final = 2
 _NONE: Final = -1
 """Stands for a descriptor that there is not."""
@@ -150,17 +152,25 @@ def _find_executable() -> str:
 
 
 def _command(executable: str) -> tuple[str, ...]:
-    """Return what runs ``_FIRST_WORDS``; a package in a zip file is found by the path of that file."""
-    package = next(iter(sys.modules[_PACKAGE].__path__))
+    """Return what runs ``_FIRST_WORDS``."""
     utf8 = f"utf8={sys.flags.utf8_mode}"  # paths in journals are text as the starter reads them
-    return executable, "-S", "-X", utf8, "-c", _FIRST_WORDS, f"{_PACKAGE}.agent", str(Path(package).absolute().parent)
+    return executable, "-S", "-X", utf8, "-c", _FIRST_WORDS, f"{_PACKAGE}.agent", _root(_PACKAGE)
 
 
 def _search_path() -> list[str]:
-    """Return where the starter finds modules, the folder of its script last: there may be files called like modules."""
-    path = dict.fromkeys(filter(None, map(_absolute, sys.path)))
+    """Return where the starter finds modules, and where it has found what it needs of us, whatever its path is now.
+
+    The folder of its script comes last: there may be files called like modules.
+    """
+    roots = [_root(name) for name in (_PACKAGE, *_NEEDED) if name in sys.modules]
+    path = dict.fromkeys(filter(None, [*map(_absolute, sys.path), *roots]))
     own = [each for each in dict.fromkeys(_own_folders()) if path.pop(each, each) is None]
     return [*path, *own]
+
+
+def _root(package: str) -> str:
+    """Return the folder, or the zip file, that holds a package that is loaded."""
+    return os.path.dirname(_absolute(next(iter(sys.modules[package].__path__))))  # noqa: PTH120  # as sys.path has it
 
 
 def _own_folders() -> Iterator[str]:

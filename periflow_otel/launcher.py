@@ -138,10 +138,17 @@ class AgentLauncher:
 
         settings = ExportSettings.from_environ(self._environ)
         next_copy = None if next_lock is None else copy_lock(next_lock)
-        self._agent = Agent(self._folder, settings, copy_lock(lock), next_copy, note)
-        self._thread = threading.Thread(target=self._agent.serve, name="periflow-agent", daemon=True)
+        self._agent = agent = Agent(self._folder, settings, copy_lock(lock), next_copy, note)
+        self._thread = threading.Thread(target=self._serve, args=(agent,), name="periflow-agent", daemon=True)
         self._thread.start()
-        self._agent.at_work.wait(THREAD_START_TIMEOUT_S)
+        agent.at_work.wait(THREAD_START_TIMEOUT_S)
+
+    def _serve(self, agent: "Agent") -> None:
+        try:
+            agent.serve()
+        except Exception:  # whatever it is, it would be the same with the next one
+            self._mode = "off"
+            _log.exception("the agent has failed; records stay in %s", self._folder)
 
     def _keep(self, descriptor: _Descriptor) -> _Descriptor:
         """Have a descriptor closed when an agent has started, or in a forked child, where it would keep a lock."""

@@ -251,6 +251,17 @@ def test_the_output_of_a_rank_is_closed_when_it_ends():
             assert agents(second.state)
 
 
+def test_a_relative_path_is_that_of_the_moment_of_the_import(tmp_path: Path):
+    """A script may go elsewhere before it begins."""
+    vendored(tmp_path / "vendor")
+    Path("elsewhere").mkdir()
+    path = ["vendor", *(os.path.relpath(each) for each in PACKAGES)]
+    code = f"import os, sys\nsys.path[:0] = {path!r}\nimport periflow_otel\nos.chdir('elsewhere')\n{SCRIPT}"
+    assert run(code, python=os.path.realpath(sys.executable)).returncode == 0
+    os.chdir("elsewhere")
+    assert delivered() == 3
+
+
 def test_an_agent_that_cannot_start_is_tried_less_and_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -77,7 +77,7 @@ class Agent:
         self._folder_lock: int | None = None
         self._note = note
         self.at_work = threading.Event()
-        """Set when everything has been started that the journals ask for."""
+        """Set when everything has been started that the journals ask for, or nothing will be."""
         self._is_live = is_live
         self._journals = find_journals(folder, {})
         self._durable: dict[str, Consumer | None] = {}
@@ -106,6 +106,7 @@ class Agent:
             self._write_note(max(1, self._note.failures))
             raise
         finally:
+            self.at_work.set()
             self._let_go_of_folder()
             os.close(self._lock)
         return not self._journals
