@@ -2,7 +2,9 @@
 
 import atexit
 import sys
+import time
 from collections.abc import Callable
+from functools import lru_cache
 
 
 def call_at_exit(call: Callable[[], None]) -> None:
@@ -15,6 +17,16 @@ def call_at_exit(call: Callable[[], None]) -> None:
         Finalize(None, call, exitpriority=0)
         process = processes.current_process()
         process.name = _Name(process.name)
+
+
+def time_left_s(timeout_s: float) -> float:
+    """Return what is left of the time that the end of this process may take in all, counted from the first call."""
+    return max(0.0, timeout_s - (time.monotonic() - _began_s()))
+
+
+@lru_cache(maxsize=1)
+def _began_s() -> float:
+    return time.monotonic()
 
 
 def failure(error: BaseException | None) -> str | None:

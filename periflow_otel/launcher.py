@@ -146,7 +146,7 @@ class AgentLauncher:
     def _serve(self, agent: "Agent") -> None:
         try:
             agent.serve()
-        except Exception:  # whatever it is, it would be the same with the next one
+        except Exception:  # noqa: BLE001  # whatever it is, it would be the same with the next one
             self._mode = "off"
             _log.exception("the agent has failed; records stay in %s", self._folder)
 

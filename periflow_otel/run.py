@@ -15,7 +15,7 @@ from typing import Final
 from periflow_otel import arguments, ids, names, startup
 from periflow_otel.clock import Clock, current_clock
 from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
-from periflow_otel.endings import call_at_exit, error_at_exit, failure
+from periflow_otel.endings import call_at_exit, error_at_exit, failure, time_left_s
 from periflow_otel.environ import Environ
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.handover import Handover
@@ -35,6 +35,7 @@ from periflow_otel.records import (
 )
 from periflow_otel.saves import EmergencySaves
 from periflow_otel.stepping import EndStep, StepContext
+from periflow_otel.terminal import say
 
 LOOK_INTERVAL_NS: Final = 1_000_000_000
 """How often ``end_step`` looks whether the agent is alive, and the journal and the control word where they were."""
@@ -425,14 +426,13 @@ class TrainingRun:
 
     def _at_exit(self) -> None:
         try:
-            is_delivered = self._shutdown(error_at_exit(self._last_error), None)
+            is_delivered = self._shutdown(error_at_exit(self._last_error), time_left_s(self._exit_timeout_s))
         except KeyboardInterrupt:
             is_delivered = False
         if not is_delivered and self._handover.may_be_late:
-            print(  # noqa: T201  # logging may be off, and this is the last chance to say it
+            say(  # logging may be off, and this is the last chance to say it
                 f"periflow_otel: not everything could be delivered within {self._exit_timeout_s:g} s. The rest is "
-                f"kept in {self.folder}, for the agent, the next run or 'periflow-otel replay' to deliver.",
-                file=sys.stderr,
+                f"kept in {self.folder}, for the agent, the next run or 'periflow-otel replay' to deliver."
             )
 
     def _shutdown(self, error: str | None, timeout_s: float | None) -> bool:

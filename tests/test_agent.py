@@ -158,6 +158,22 @@ def test_the_exit_of_a_script_is_bounded(fault: str):
             assert _journals(training.state)
 
 
+def test_the_exit_of_several_runs_is_bounded_as_that_of_one():
+    """They share the time."""
+    code = (
+        "import time, periflow_otel as pf\n"
+        "runs = [pf.TrainingRun(run_id=str(n), local_log_name=f'{n}.log') for n in range(3)]\n"
+        "print(time.monotonic(), flush=True)"
+    )
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}", "PERIFLOW_AGENT_LINGER": "0"}
+    with Training(code=code, **environ, PERIFLOW_EXIT_TIMEOUT="3") as training:
+        ended_s = float(training.read_line())
+        training.process.wait(30)
+        assert time.monotonic() - ended_s < 2 * 3
+        training.wait()
+    assert training.errors.count("not everything could be delivered within 3 s") == 3
+
+
 def test_a_checkpoint_is_announced_within_a_second(collector: Collector):
     """Each of 50 uploads in a running training is at the receiver within a second."""
     delays_s = []
