@@ -1,0 +1,178 @@
+"""What answers mean: the table, the words of servers, and who is a receiver at all."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_receiver import Behaviour, Exchange, FaultyReceiver, ok, page, redirect, status
+from recorder import make_run
+from telemetry import make_span
+
+from periflow_otel.endpoints import Headers, OtlpSettings, Protocol
+from periflow_otel.exporters import Outcome, Verdict, taken
+from periflow_otel.exporters.otlp import OtlpExporter
+from periflow_otel.exporters.otlp_answers import TABLE, judge_code, judge_status
+from periflow_otel.exporters.otlp_http import _retry_after
+
+ITEMS: list[Any] = [(make_run(), make_span())]
+ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
+
+
+def answer(behaviour: Behaviour, protocol: Protocol = "http/protobuf", headers: Headers | None = None) -> Outcome:
+    """Return what is made of the answer to one span."""
+    with FaultyReceiver(behaviour) as receiver:
+        settings = OtlpSettings("traces", f"{receiver.endpoint}/v1/traces", protocol, headers or Headers())
+        with closing(OtlpExporter(settings)) as exporter:
+            return exporter.export(ITEMS)
+
+
+def test_every_answer_is_in_one_row():
+    """Otherwise the order of the rows would decide."""
+    for answers in ([each for row in TABLE for each in row.http], [each for row in TABLE for each in row.grpc]):
+        assert len(answers) == len(set(answers))
+
+
+def test_the_table_of_the_documentation_is_the_one_of_the_code():
+    """Each status and each code stands in the row of its verdict."""
+    rows = re.findall(r"^\| .* \| `([a-z_]+)` \|$", ARCHITECTURE.read_text("utf-8"), re.MULTILINE)
+    lines = [line for line in ARCHITECTURE.read_text("utf-8").splitlines() if re.search(r"\| `[a-z_]+` \|$", line)]
+    assert {*rows} == {each.value for each in Verdict}
+    for row in TABLE:
+        told = " ".join(line for line in lines if line.endswith(f"| `{row.verdict.value}` |"))
+        for each in (*map(str, row.http if len(row.http) < 20 else ()), *row.grpc):
+            assert re.search(rf"\b{each}\b", told), f"{each} is not told as {row.verdict.value}"
+
+
+TOO_LARGE = [
+    ("RESOURCE_EXHAUSTED", "Received message larger than max (5000000 vs. 4194304)"),
+    ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5000000 vs. 4194304)"),
+    ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4194304: 5000000"),
+    ("RESOURCE_EXHAUSTED", "Received message exceeds the maximum configured message size."),
+    ("OUT_OF_RANGE", "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes"),
+    ("UNKNOWN", "Received http2 header with status: 413"),
+    ("INTERNAL", "Payload Too Large"),
+    ("CANCELLED", "client intended to send too large body"),
+]
+
+
+@pytest.mark.parametrize(("code", "details"), TOO_LARGE)
+def test_too_large_is_recognised_in_the_words_of_many(code: str, details: str):
+    """Of gRPC in Python, Go, Java, .NET and Rust, and of proxies."""
+    assert judge_code(code, "host", details, None).verdict is Verdict.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("details", "retry_after_s", "verdict"),
+    [
+        ("ingestion rate limit exceeded", None, Verdict.LATER),
+        ("quota exceeded", None, Verdict.LATER),
+        ("full", 3.0, Verdict.LATER),
+        ("something", None, Verdict.FAILED),
+        ("CLIENT: Received message larger than max (5 vs. 4)", None, Verdict.FAILED),
+    ],
+)
+def test_a_receiver_that_has_enough_is_no_request_that_is_too_large(
+    details: str, retry_after_s: float | None, verdict: Verdict
+):
+    """Though gRPC has one code for both."""
+    assert judge_code("RESOURCE_EXHAUSTED", "host", details, retry_after_s).verdict is verdict
+
+
+@pytest.mark.parametrize("code", [400, 401, 404, 413, 429, 500, 502, 503])
+def test_an_http_status_means_the_same_over_grpc(code: int):
+    """Where a proxy answers that speaks HTTP/2 and no gRPC."""
+    details = f"Received http2 header with status: {code}"
+    assert judge_code("UNKNOWN", "host", details, None).verdict is judge_status(code, "host", "", None).verdict
+
+
+# Successes of others
+
+
+STRANGERS = [
+    page(200, "text/html; charset=utf-8", "<!doctype html><title>A dashboard</title><div id=root></div>"),
+    page(200, "text/plain", "OK"),
+    page(200, None, "OK"),
+    page(202, "image/png", "PNG"),
+    page(200, "application/json", '{"status": "ok"}'),
+    page(200, "application/json", "[]"),
+    page(200, "application/json", "<html>"),
+]
+
+
+@pytest.mark.parametrize("behaviour", STRANGERS)
+def test_a_success_of_something_else_delivers_nothing(behaviour: Behaviour):
+    """A web page, a sign-in, the interface of another program: it is named, and asked again once a minute."""
+    outcome = answer(behaviour)
+    assert (outcome.verdict, outcome.retry_after_s) == (Verdict.WRONG, 60)
+    assert "is no OTLP receiver" in outcome.message
+    assert "set OTEL_EXPORTER_OTLP_ENDPOINT" in outcome.message
+
+
+def test_a_page_is_told_by_its_title():
+    """So that one sees what stands there."""
+    assert answer(STRANGERS[0]).said == "A dashboard"
+
+
+@pytest.mark.parametrize("text", ["{}", '{"partialSuccess": {}}', '{"partialSuccess":{"rejectedSpans":"1"}}'])
+def test_json_is_a_success_of_a_receiver_if_it_can_be_one(text: str):
+    """Some answer protobuf with it."""
+    rejected = text.count("rejectedSpans")
+    assert answer(page(200, "application/json", text)) == taken(1, rejected)
+
+
+def test_what_leads_elsewhere_is_told_without_its_secrets():
+    """Where, and what to do; what follows the question mark is not for a log."""
+    outcome = answer(redirect(302, "https://user:pass@login.example/sign-in?token=canary"))
+    assert outcome.verdict is Verdict.WRONG
+    assert outcome.said == "it leads to https://login.example/sign-in"
+    assert "set OTEL_EXPORTER_OTLP_ENDPOINT" in outcome.cause
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_who_is_not_let_in_is_told_what_to_set(code: int):
+    """With the receiver's own reason."""
+    outcome = answer(status(code, message="the token has expired"))
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in outcome.cause
+    assert outcome.said == "the token has expired"
+
+
+@pytest.mark.parametrize("codes", [[100], [102], [103], [103, 102, 100]])
+def test_informational_answers_are_read_past(codes: list[int]):
+    """The one that counts comes after them, on the same connection."""
+
+    def inform_first(exchange: Exchange) -> None:
+        for code in codes:
+            exchange.wfile.write(f"HTTP/1.1 {code} Wait\r\nlink: </style.css>\r\n\r\n".encode())
+        ok(exchange)
+
+    with FaultyReceiver(inform_first) as receiver:
+        settings = OtlpSettings("traces", f"{receiver.endpoint}/v1/traces")
+        with closing(OtlpExporter(settings)) as exporter:
+            assert [exporter.export(ITEMS) for _ in range(3)] == [taken(1)] * 3
+        assert receiver.connections == 1
+
+
+@pytest.fixture
+def _somewhere_else(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be in a place with a time of its own."""
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    yield
+    os.environ.pop("TZ", None)
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_somewhere_else")
+@pytest.mark.parametrize("zone", ["GMT", "UTC", "+0000", "-0000", ""])
+def test_a_date_is_one_of_utc(zone: str):
+    """Whether it says so or not, and wherever this is."""
+    date = datetime.now(timezone.utc) + timedelta(seconds=200)
+    pause_s = _retry_after(f"{date:%a, %d %b %Y %H:%M:%S} {zone}".strip())
+    assert pause_s is not None
+    assert 100 < pause_s <= 200
