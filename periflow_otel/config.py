@@ -8,7 +8,7 @@ error, and so is every value of a ``PERIFLOW_*`` variable that makes no sense.
 import re
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -34,6 +34,13 @@ _PATHS: Final = re.compile(
 
 PROMETHEUS_PORT: Final = 9464
 """The specification's default port of a Prometheus exporter."""
+
+
+OWN_EXPORTERS: Final[dict[Signal, frozenset[str]]] = {
+    "traces": frozenset({"none", "otlp"}),
+    "metrics": frozenset({"none", "otlp", "prometheus"}),
+}
+"""What ``OTEL_TRACES_EXPORTER`` and ``OTEL_METRICS_EXPORTER`` may name, besides exporters of other packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +119,8 @@ class ExportSettings:
             yield "otlp_file.traces"
         if self.writes_metrics_file:
             yield "otlp_file.metrics"
-        yield from (f"{_consumer_stem(name)}.traces" for name in self.traces_exporters)
-        yield from (f"{_consumer_stem(name)}.metrics" for name in self.metrics_exporters)
+        yield from (_consumer(name, "traces") for name in self.traces_exporters)
+        yield from (_consumer(name, "metrics") for name in self.metrics_exporters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +262,7 @@ def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool) -> tuple
     if asked is None:
         return ("otlp",) if is_cloud or of_signal(variables, signal, "ENDPOINT")[1] else ()
     exporters = tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
-    _check_installed(variable, signal, set(exporters) - _OWN_EXPORTERS[signal])
+    _check_installed(variable, signal, set(exporters) - OWN_EXPORTERS[signal])
     return exporters
 
 
@@ -266,12 +273,12 @@ def _check_installed(variable: str, signal: Signal, others: set[str]) -> None:
 
     installed = entry_points(group=f"opentelemetry_{signal}_exporter").names
     if unknown := ", ".join(sorted(others - installed)):
-        known = ", ".join(sorted(_OWN_EXPORTERS[signal] | installed))
+        known = ", ".join(sorted(OWN_EXPORTERS[signal] | installed))
         raise bad_value(variable, unknown, f"choose from {known}, install the package of that exporter")
 
 
-def _consumer_stem(exporter: str) -> str:
-    return exporter if exporter == "otlp" else f"sdk.{exporter}"
+def _consumer(exporter: str, signal: Signal) -> str:
+    return f"{exporter if exporter in OWN_EXPORTERS[signal] else f'sdk.{exporter}'}.{signal}"
 
 
 def _resource_attributes(variables: Variables) -> dict[str, str]:
@@ -305,10 +312,6 @@ def _sampling_ratio(variables: Variables) -> float:
     return 0.0 if sampler == "always_off" else 1.0
 
 
-_OWN_EXPORTERS: Final[Mapping[Signal, frozenset[str]]] = {
-    "traces": frozenset({"none", "otlp"}),
-    "metrics": frozenset({"none", "otlp", "prometheus"}),
-}
 _UNCATCHABLE: Final = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
 _SAMPLERS: Final = tuple(
     prefix + name for prefix in ("", "parentbased_") for name in ("always_on", "always_off", "traceidratio")

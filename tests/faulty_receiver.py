@@ -16,7 +16,10 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -489,3 +492,59 @@ def grpc_refuse(*names: str) -> GrpcBehaviour:
             raise FailureError(grpc.StatusCode.INVALID_ARGUMENT, "bad data")
 
     return behave
+
+
+# At random
+
+
+class AtRandom:
+    """Answers at random by every row of the table of answers, and knows what it took and what it took out."""
+
+    def __init__(self, random: Random, *, holds: bool = False) -> None:
+        """Begin to misbehave; with ``holds``, also in ways that are asked about once a minute only."""
+        self.is_well = False
+        """Take everything from now on."""
+        self._random = random
+        self._ways: list[Behaviour] = [
+            ok, ok, ok, ok, ok, ok,
+            self._take_out,
+            status(503), status(503, {"retry-after": "1"}), status(429, {"retry-after": _date(1)}),
+            status(500, message="no idea"), page(502, "text/html", "<title>Bad Gateway</title>"), reset,
+            accept_then(reset), accept_then(status(503)),
+            self._refuse_one, self._fail_at_one, self._limit,
+        ]  # fmt: skip
+        if holds:
+            self._ways += [status(401), page(200, "text/html", "<title>Sign in</title>"), status(302), status(400)]
+        self.taken_out: list[ReceivedSpan | ReceivedPoint] = []
+
+    def __call__(self, exchange: "Exchange") -> None:
+        """Behave."""
+        (ok if self.is_well else self._random.choice(self._ways))(exchange)
+
+    def _take_out(self, exchange: "Exchange") -> None:
+        """Take everything but the first item, and say so, but not which."""
+        items = [*exchange.received.spans(), *exchange.received.points()]
+        self.taken_out += items[:1]
+        exchange.accept()
+        exchange.reply(200, _response(exchange.received.content, len(items[:1]), "too old"))
+
+    def _refuse_one(self, exchange: "Exchange") -> None:
+        """Refuse a request for one of its items; an empty one is taken."""
+        (status(400, message="bad data") if _has_bad(exchange, 7) else ok)(exchange)
+
+    def _fail_at_one(self, exchange: "Exchange") -> None:
+        """Fail at a request for one of its items."""
+        (status(500, message="cannot store it") if _has_bad(exchange, 11) else ok)(exchange)
+
+    def _limit(self, exchange: "Exchange") -> None:
+        """Take small requests only."""
+        (status(413) if exchange.received.size_bytes > 20_000 else ok)(exchange)
+
+
+def _has_bad(exchange: "Exchange", number: int) -> bool:
+    spans = any(span.span_id % (16 * number) == 0 for span in exchange.received.spans())
+    return spans or any(point.time_unix_ns // 1_000_000 % (16 * number) == 0 for point in exchange.received.points())
+
+
+def _date(seconds: float) -> str:
+    return format_datetime(datetime.now(timezone.utc) + timedelta(seconds=seconds), usegmt=True)

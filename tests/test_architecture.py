@@ -1,6 +1,7 @@
 """The list of modules is the architecture: what may import what, and what importing the package may load."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,19 @@ FOREIGN = {
     "context": {"opentelemetry.context", "opentelemetry.trace"},
 }
 """What modules whose names begin so may import besides our own and the standard library; others may import nothing."""
+
+DISTRIBUTIONS = {
+    "msgspec": "msgspec",
+    "grpc": "grpcio",
+    "google.protobuf": "protobuf",
+    "google.rpc": "googleapis-common-protos",
+    "opentelemetry.context": "opentelemetry-api",
+    "opentelemetry.trace": "opentelemetry-api",
+    "opentelemetry.proto": "opentelemetry-proto",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "prometheus_client": "prometheus-client",
+}
+"""Which package brings what is imported."""
 
 HEAVY = ("torch", "numpy", "opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "google.protobuf",
          "grpc", "requests", "urllib3", "prometheus_client", "asyncio")  # fmt: skip
@@ -129,6 +143,17 @@ def test_other_packages_are_imported_only_where_the_table_says(name: str):
     allowed = set().union(*(packages for prefix, packages in FOREIGN.items() if name.startswith(prefix)))
     foreign = {each for each in _imports(name) if each.split(".")[0] not in {*sys.stdlib_module_names, PACKAGE}}
     assert not {each for each in foreign if not any(f"{each}.".startswith(f"{prefix}.") for prefix in allowed)}
+
+
+def test_what_is_imported_is_declared():
+    """A package that only another one brings may go when that one changes."""
+    declared = re.findall(r'^    "([a-z0-9-]+)>=', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    for name in (each for each in MODULES if _part(each) != "integrations"):
+        for imported in _imports(name):
+            if imported.split(".")[0] not in {*sys.stdlib_module_names, PACKAGE}:
+                found = [DISTRIBUTIONS[each] for each in DISTRIBUTIONS if f"{imported}.".startswith(f"{each}.")]
+                assert found, f"{name} imports {imported}; say in DISTRIBUTIONS what brings it"
+                assert set(found) <= set(declared)
 
 
 def test_integrations_use_the_public_surface_only():
