@@ -28,7 +28,7 @@ from periflow_otel.journal.agent_lock import (
 from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, write_note
 from periflow_otel.journal.cursors import load_cursor
 from periflow_otel.journal.emergency import take_request_file
-from periflow_otel.journal.segment import SCARCE
+from periflow_otel.journal.files import SCARCE
 from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1

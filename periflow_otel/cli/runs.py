@@ -12,8 +12,9 @@ from periflow_otel.agent.dead_letters import count_dead_letters
 from periflow_otel.cli.findings import Finding
 from periflow_otel.journal.agent_lock import is_locked
 from periflow_otel.journal.agent_note import why_failed
-from periflow_otel.journal.cursors import SUFFIX, load_cursor
-from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, node_folders
+from periflow_otel.journal.cursors import cursor_path, load_cursor
+from periflow_otel.journal.files import read_end
+from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, left_alone, node_folders
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader, unreadable_journals
 from periflow_otel.records import RankRun
@@ -24,6 +25,7 @@ SHOWN: Final = 10
 STALLED_S: Final = 30.0
 """A consumer with something to deliver that has delivered nothing for so long is in trouble."""
 
+_LOG_BYTES: Final = 64 << 10
 _WAIT: Final = "records wait for"
 
 
@@ -34,6 +36,9 @@ class _Rank(NamedTuple):
 
 def examine_runs(state_dirs: Iterable[Path]) -> Iterator[Finding]:
     """Tell of the runs that have not delivered all: their journals are there, or something is set aside."""
+    state_dirs = list(state_dirs)
+    foreign = [folder for state_dir in state_dirs for folder in left_alone(state_dir)]
+    yield from (Finding("left alone", f"{folder} is not this user's own") for folder in foreign)
     folders = [folder for state_dir in state_dirs for folder in reversed(node_folders(state_dir))]
     findings = (finding for folder in folders if (finding := _examine(folder)))
     yield from islice(findings, SHOWN)
@@ -129,13 +134,10 @@ def _grouped(counts: Counter[tuple[str, str]]) -> list[str]:
 def _idle_s(journal: Path, consumer: str, run: RankRun) -> float:
     """Return how long ago a consumer delivered something."""
     with suppress(OSError):
-        return time.time() - (journal / f"{consumer}{SUFFIX}").stat().st_mtime
+        return time.time() - cursor_path(journal, consumer).stat().st_mtime
     return time.time() - run.started_unix_ns / 1e9
 
 
 def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
+    lines = read_end(log, _LOG_BYTES).decode("utf-8", "replace").splitlines()
     return next((line for line in reversed(lines) if "periflow_otel: " in line), "").partition("periflow_otel: ")[2]

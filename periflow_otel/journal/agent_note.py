@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from periflow_otel.journal.files import open_own
+from periflow_otel.journal.files import read_end
 from periflow_otel.journal.folders import AGENT_LOG, LOCK_FILE
 
 FIRST_PAUSE_S: Final = 5.0
@@ -53,7 +53,7 @@ NO_NOTE: Final = AgentNote()
 
 def read_note(folder: Path) -> AgentNote:
     """Return the note on the agent of a run; ``NO_NOTE`` if there is none, or it is being written."""
-    return decode_note(_end(folder / LOCK_FILE))
+    return decode_note(read_end(folder / LOCK_FILE, _MAX_BYTES))
 
 
 def decode_note(text: str | bytes) -> AgentNote:
@@ -80,7 +80,7 @@ def why_failed(folder: Path) -> str:
     note = read_note(folder)
     if not note.failures or log_bytes(folder) <= note.log_bytes:
         return ""
-    lines = _end(folder / AGENT_LOG).decode("utf-8", "replace").splitlines()
+    lines = read_end(folder / AGENT_LOG, _MAX_BYTES).decode("utf-8", "replace").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
@@ -90,17 +90,3 @@ def log_bytes(folder: Path) -> int:
         return (folder / AGENT_LOG).lstat().st_size
     except OSError:
         return 0
-
-
-def _end(path: Path) -> bytes:
-    """Return the end of a file; nothing if it cannot be read."""
-    try:
-        descriptor = open_own(path, os.O_RDONLY)
-    except OSError:
-        return b""
-    try:
-        return os.pread(descriptor, _MAX_BYTES, max(0, os.fstat(descriptor).st_size - _MAX_BYTES))
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)

@@ -4,14 +4,18 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
+from periflow_otel.journal.files import read_own
 from periflow_otel.journal.folders import LEDGER
 from periflow_otel.journal.reader import Position
 from periflow_otel.journal.segment import frame, unframe
 
 SUFFIX = ".cursor"
+MAX_BYTES = 64 << 20
+"""A file that is larger is no cursor."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -37,12 +41,21 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 _decode = msgspec.msgpack.Decoder(Cursor).decode
 
 
+def cursor_path(folder: Path, consumer: str) -> Path:
+    """Return where the cursor of a consumer is: in the folder, whatever its name."""
+    return folder / (quote(consumer, safe="") + SUFFIX)
+
+
 def load_cursor(folder: Path, consumer: str) -> Cursor:
-    """Return the cursor of a consumer; at the beginning if there is none or it is damaged."""
+    """Return the cursor of a consumer; at the beginning if there is none or it is damaged.
+
+    Raises:
+        OSError: This process has too many files open.
+    """
     try:
-        payload = unframe((folder / (consumer + SUFFIX)).read_bytes())
+        payload = unframe(read_own(cursor_path(folder, consumer), MAX_BYTES) or b"")
         return _decode(payload) if payload else Cursor()
-    except (OSError, msgspec.DecodeError):
+    except msgspec.DecodeError:
         return Cursor()
 
 
@@ -52,7 +65,7 @@ def save_cursor(folder: Path, consumer: str, cursor: Cursor) -> None:
     Raises:
         OSError: The disk takes nothing; the old cursor is still there.
     """
-    replace_file(folder / (consumer + SUFFIX), frame(msgspec.msgpack.encode(cursor)))
+    replace_file(cursor_path(folder, consumer), frame(msgspec.msgpack.encode(cursor)))
 
 
 def is_delivered(folder: Path, consumers: Iterable[str], sequence: int) -> bool:
@@ -63,7 +76,10 @@ def is_delivered(folder: Path, consumers: Iterable[str], sequence: int) -> bool:
     if not folder.exists():
         return (folder.parent / LEDGER / folder.name).exists()
     cursors = (load_cursor(folder, each) for each in consumers)
-    return all(each.is_declined or each.position.sequence >= sequence for each in cursors)
+    try:
+        return all(each.is_declined or each.position.sequence >= sequence for each in cursors)
+    except OSError:  # nobody can tell now
+        return False
 
 
 def replace_file(path: Path, content: bytes) -> None:

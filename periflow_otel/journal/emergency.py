@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from periflow_otel.journal.control import ANY_STEP, Control, Request
+from periflow_otel.journal.files import read_own
 from periflow_otel.journal.folders import EMERGENCY_FILE, journal_folders, node_folders
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader
@@ -14,6 +15,7 @@ from periflow_otel.records import RankRun
 
 SETTLING_S: Final = 0.1
 """How long an empty request file is left alone: a number may be about to be written into it."""
+_MAX_BYTES: Final = 100
 
 _log = logging.getLogger("periflow_otel")
 
@@ -94,11 +96,15 @@ def take_request_file(folder: Path) -> None:
     """Do what the file says that somebody may have put into the folder of a run: a step, or nothing, to save now."""
     file = folder / EMERGENCY_FILE
     try:
-        text = file.read_bytes().strip()
-        if not text and abs(time.time() - file.stat().st_mtime) < SETTLING_S:
+        changed_s = file.lstat().st_mtime
+        text = read_own(file, _MAX_BYTES)
+        if text is None:
+            _log.warning("%s asks for no emergency save: it is not a file of this user with a step in it", file)
+            return
+        if not text.strip() and abs(time.time() - changed_s) < SETTLING_S:
             return
         file.unlink()
-        request_save(folder, int(text) if text else None)
+        request_save(folder, int(text) if text.strip() else None)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:

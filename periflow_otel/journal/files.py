@@ -1,10 +1,17 @@
-"""Opening files that are certainly this user's own: no link, no pipe, and nothing of somebody else's."""
+"""Opening files that are certainly this user's own: no link, no pipe, and nothing of somebody else's.
 
+What a journal's header, a cursor or a lock says is obeyed: files are named in it that the agent then writes to. So
+nothing is read that another user may have written, at whatever level it stands.
+"""
+
+import errno
 import os
 import stat
 from pathlib import Path
 from typing import Final
 
+SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say nothing about a file: there were too many others."""
 _LAST_STREAM: Final = 2
 _FLAGS: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) if os.name == "posix" else 0
 
@@ -21,8 +28,67 @@ def open_own(path: Path, flags: int) -> int:
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
         return descriptor
     os.close(descriptor)
-    message = f"{path} is not a file of this user"
-    raise PermissionError(message)
+    raise _not_own(path)
+
+
+def read_own(path: Path, max_bytes: int) -> bytes | None:
+    """Return the content of a file of this user; None if there is none, it is longer, or it is something else.
+
+    Raises:
+        OSError: This process has too many files open: that says nothing about the file.
+    """
+    try:
+        descriptor = open_own(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise
+        return None
+    try:
+        content = os.pread(descriptor, max_bytes + 1, 0)
+        return content if len(content) <= max_bytes else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def read_end(path: Path, max_bytes: int) -> bytes:
+    """Return the end of a file of this user; nothing if it cannot be read."""
+    try:
+        descriptor = open_own(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.pread(descriptor, max_bytes, max(0, os.fstat(descriptor).st_size - max_bytes))
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def list_own(folder: Path) -> list[Path]:
+    """Return what is in a folder of this user.
+
+    Raises:
+        PermissionError: It is a link, somebody else's, or cannot be read.
+        OSError: It is not there, is no folder, or this process has too many files open.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+    except OSError as error:
+        if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and folder.is_symlink()):
+            raise _not_own(folder) from None
+        raise
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise _not_own(folder)
+        return [folder / name for name in os.listdir(descriptor)]  # noqa: PTH208  # a Path may be another folder by now
+    finally:
+        os.close(descriptor)
+
+
+def _not_own(path: Path) -> PermissionError:
+    return PermissionError(f"{path} is not this user's own, and is left alone")
 
 
 class OwnFile:

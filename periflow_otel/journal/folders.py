@@ -14,14 +14,18 @@ Nodes have folders of their own because home directories are often shared, and a
 """
 
 import hashlib
+import logging
 import os
 import re
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from periflow_otel.journal.files import SCARCE, list_own
 
 LOCK_FILE: Final = "agent.lock"
 NEXT_LOCK_FILE: Final = "agent.next"
@@ -30,6 +34,7 @@ DISCOVERY_FILE: Final = "prometheus.json"
 LEDGER: Final = "ledger"
 EMERGENCY_FILE: Final = "emergency-save"
 
+_log = logging.getLogger("periflow_otel")
 _MAX_NAME_CHARS: Final = 200
 _JOURNAL: Final = re.compile(r"a(\d+)-r(\d+)")
 
@@ -58,7 +63,7 @@ def node_folders(state_dir: Path) -> list[Path]:
 
     Before these come those of this user that may be there, but cannot be looked at.
     """
-    folders = map(node_folder, _entries(state_dir))
+    folders = map(node_folder, _entries(_own_target(state_dir)))
     found = [(changed_s, folder) for folder in folders if (changed_s := _changed_s(folder)) is not None]
     return [folder for _, folder in sorted(found)]
 
@@ -90,10 +95,11 @@ def attempts(run_folder: Path, rank: int) -> Iterator[tuple[int, Path]]:
 
     Home directories are often shared: then this sees the other nodes too.
     """
-    for node in _entries(run_folder):
-        for entry in (*_entries(node), *_entries(node / LEDGER)):
-            if (numbers := _numbers(entry)) and numbers[1] == rank:
-                yield numbers[0], node
+    with suppress(OSError):  # too many files are open: nobody has two journals of one name, at any rate
+        for node in _entries(run_folder):
+            for entry in (*_entries(node), *_entries(node / LEDGER)):
+                if (numbers := _numbers(entry)) and numbers[1] == rank:
+                    yield numbers[0], node
 
 
 def claim_journal(folder: Path, rank: int, attempt: int | None = None) -> tuple[int, Path]:
@@ -135,19 +141,37 @@ def make_private(folder: Path) -> None:
 def _changed_s(folder: Path) -> float | None:
     """Return when something in a folder of a run came or went; 0 if nobody can tell, None if it is none of ours."""
     try:
-        status = folder.stat()
+        parent = folder.parent.lstat()
+        status = folder.lstat() if _is_own_folder(parent) else None
     except PermissionError:
-        return 0 if _owner(folder.parent) in (None, os.geteuid()) else None
+        return 0
     except OSError:
         return None
-    return status.st_mtime if stat.S_ISDIR(status.st_mode) else None
+    return status.st_mtime if status and _is_own_folder(status) else None
 
 
-def _owner(path: Path) -> int | None:
+def _is_own_folder(status: os.stat_result) -> bool:
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _own_target(state_dir: Path) -> Path:
+    """Return where a state folder is that may be a link, as to a larger disk: one that this user or root has made."""
     try:
-        return path.stat().st_uid
+        is_trusted = state_dir.lstat().st_uid in (0, os.geteuid())
     except OSError:
-        return None
+        return state_dir
+    return state_dir.resolve() if is_trusted and state_dir.is_symlink() else state_dir
+
+
+def left_alone(state_dir: Path) -> Iterator[Path]:
+    """Yield what is in a state folder where runs of this user would be, or in its place, and is not this user's own."""
+    state_dir = _own_target(state_dir)
+    runs = _entries(state_dir)
+    for folder in (state_dir, *runs, *map(node_folder, runs)):
+        with suppress(OSError):
+            status = folder.lstat()
+            if not _is_own_folder(status) and not stat.S_ISREG(status.st_mode):
+                yield folder
 
 
 def _create(folder: Path) -> bool:
@@ -165,8 +189,17 @@ def _numbers(entry: Path) -> tuple[int, ...]:
     return (int(match[1]), int(match[2])) if match else ()
 
 
-def _entries(folder: Path) -> Iterator[Path]:
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder of this user; nothing of anybody else's.
+
+    Raises:
+        OSError: This process has too many files open.
+    """
     try:
-        yield from folder.iterdir()
-    except OSError:
-        return
+        return list_own(folder)
+    except OSError as error:
+        if error.errno in SCARCE:
+            raise
+        if error.errno is None:  # not this user's own
+            _log.warning("%s", error)
+        return []

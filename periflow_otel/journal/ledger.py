@@ -7,12 +7,14 @@ from typing import Final
 import msgspec
 
 from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.files import read_own
 from periflow_otel.journal.folders import LEDGER, attempts, journal_folder, make_private
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import Earlier, RankLost
 
 LOST_FILE: Final = "lost"
+_MAX_BYTES: Final = 64 << 10
 
 _decode_loss = msgspec.msgpack.Decoder(RankLost).decode
 _decode_entry = msgspec.json.Decoder(Earlier).decode
@@ -25,10 +27,14 @@ def note_loss(journal: Path, loss: RankLost) -> None:
 
 
 def noted_loss(journal: Path) -> RankLost | None:
-    """Return what was written down of the loss of a process, if it was."""
+    """Return what was written down of the loss of a process, if it was.
+
+    Raises:
+        OSError: This process has too many files open.
+    """
     try:
-        return _decode_loss((journal / LOST_FILE).read_bytes())
-    except (OSError, msgspec.DecodeError):
+        return _decode_loss(read_own(journal / LOST_FILE, _MAX_BYTES) or b"")
+    except msgspec.DecodeError:
         return None
 
 
@@ -57,6 +63,13 @@ def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
         rank: Whose attempt.
         attempt: Number of the present one.
     """
+    try:
+        return _find_earlier(run_folder, rank, attempt)
+    except OSError:  # too many files are open
+        return None
+
+
+def _find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
     found = [(number, node) for number, node in attempts(run_folder, rank) if number < attempt]
     if not found:
         return None
@@ -78,8 +91,8 @@ def _goes_on(journal: Path) -> bool:
 
 def _noted_end(journal: Path) -> Earlier | None:
     try:
-        return _decode_entry((journal.parent / LEDGER / journal.name).read_bytes())
-    except (OSError, msgspec.DecodeError):
+        return _decode_entry(read_own(journal.parent / LEDGER / journal.name, _MAX_BYTES) or b"")
+    except msgspec.DecodeError:
         return None
 
 

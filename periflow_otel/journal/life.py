@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.journal.files import OwnFile, open_own
-from periflow_otel.journal.segment import SCARCE
+from periflow_otel.journal.files import SCARCE, OwnFile, open_own
 from periflow_otel.processes import Process
 
 WRITER_LOCK: Final = "writer.lock"

@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from periflow_otel.journal.files import SCARCE, list_own
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     CLOSED,
     COMMIT,
-    SCARCE,
     STEP,
     STEP_STARTED_UNIX_NS,
     SUFFIX,
@@ -210,7 +210,7 @@ def unreadable_journals(folder: Path) -> list[Path]:
 
 def _is_unreadable(journal: Path) -> bool:
     try:
-        return any(entry.suffix == SUFFIX for entry in journal.iterdir()) and JournalReader(journal).run() is None
+        return any(entry.suffix == SUFFIX for entry in list_own(journal)) and JournalReader(journal).run() is None
     except FileNotFoundError:  # everybody has had it
         return False
     except OSError:

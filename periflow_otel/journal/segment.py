@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from periflow_otel.journal.files import SCARCE, list_own, open_own
 from periflow_otel.records import RankRun, decode_run, encode_run
 
 SEGMENT_BYTES: Final = 8 << 20
@@ -36,9 +37,6 @@ OFFSET_MASK: Final = 0xFFFFFFFF
 """The lower half of ``COMMIT``: where the frames end."""
 ONE_FRAME: Final = 1 << 32
 """One in the upper half of ``COMMIT``: the number of frames."""
-
-SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that say nothing about a file: there were too many others."""
 
 frame_head: Final = struct.Struct("<II")
 pack_head: Final = frame_head.pack
@@ -77,7 +75,7 @@ def segment_indices(folder: Path) -> list[int]:
         OSError: This process has too many files open.
     """
     try:
-        stems = [entry.stem for entry in folder.iterdir() if entry.suffix == SUFFIX]
+        stems = [entry.stem for entry in list_own(folder) if entry.suffix == SUFFIX]
     except OSError as error:
         if error.errno in SCARCE:
             raise
@@ -189,12 +187,12 @@ class Segment:
         """Open a segment.
 
         Raises:
-            OSError: The file is not there or cannot be opened.
+            OSError: The file is not there, cannot be opened, or is not this user's own.
             ValueError: Its header is damaged.
             msgspec.DecodeError: Its header is of another version.
         """
         self._descriptor = -1
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._descriptor = open_own(path, os.O_RDONLY)
         words = self.words()
         blob = self.read(HEADER_BYTES, min(words[RUN_BYTES], SEGMENT_BYTES))
         if words[MAGIC] != MAGIC_NUMBER or words[CHECKSUM] != _checksum(words, blob):

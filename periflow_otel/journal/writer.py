@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
+from periflow_otel.journal.files import SCARCE
 from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.life import WriterLock
 from periflow_otel.journal.segment import (
@@ -24,7 +25,6 @@ from periflow_otel.journal.segment import (
     HEADER_BYTES,
     OFFSET_MASK,
     ONE_FRAME,
-    SCARCE,
     SEGMENT_BYTES,
     STEP,
     STEP_STARTED_UNIX_NS,
