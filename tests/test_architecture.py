@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "periflow_otel"
 
 LAYERS = [
+    {"__pyinstaller"},
     {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth"},
     {"records", "environ"},
     {"journal", "context", "endings", "preemption", "arguments", "local_log"},
@@ -59,6 +60,9 @@ DISTRIBUTIONS = {
     "prometheus_client": "prometheus-client",
 }
 """Which package brings what is imported."""
+
+GUESTS = {"integrations", "__pyinstaller"}
+"""Loaded by other programs, which bring what they import."""
 
 HEAVY = ("torch", "numpy", "opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "google.protobuf",
          "grpc", "requests", "urllib3", "prometheus_client", "asyncio")  # fmt: skip
@@ -137,7 +141,7 @@ def test_the_training_side_does_not_know_the_exporting_side():
     assert not {_part(name) for name in found} & {"translate", "otlp", "exporters", "agent"}
 
 
-@pytest.mark.parametrize("name", sorted(name for name in MODULES if _part(name) != "integrations"))
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if _part(name) not in GUESTS))
 def test_other_packages_are_imported_only_where_the_table_says(name: str):
     """Every dependency has its place; an integration imports its framework."""
     allowed = set().union(*(packages for prefix, packages in FOREIGN.items() if name.startswith(prefix)))
@@ -148,7 +152,7 @@ def test_other_packages_are_imported_only_where_the_table_says(name: str):
 def test_what_is_imported_is_declared():
     """A package that only another one brings may go when that one changes."""
     declared = re.findall(r'^    "([a-z0-9-]+)>=', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
-    for name in (each for each in MODULES if _part(each) != "integrations"):
+    for name in (each for each in MODULES if _part(each) not in GUESTS):
         for imported in _imports(name):
             if imported.split(".")[0] not in {*sys.stdlib_module_names, PACKAGE}:
                 found = [DISTRIBUTIONS[each] for each in DISTRIBUTIONS if f"{imported}.".startswith(f"{each}.")]
