@@ -1,9 +1,9 @@
 """The writing end of a journal, in the training process: no thread, no socket, and no device is waited for.
 
 One lock is shared by all threads that record. It is held while a record is copied into the mapping, a microsecond or
-less; and for one record in some 50 000 also while the next segment is made and the oldest deleted: a millisecond or so on
-a local disk, and as long as the disk takes where it hangs. Who records meanwhile waits, as that record must survive the
-process too. ``docs/journal.md`` says what holds of the format.
+less; and for one record in some 50 000 also while the next segment is made and the oldest deleted: a millisecond or so
+on a local disk, and as long as the disk takes where it hangs. Who records meanwhile waits, as that record must survive
+the process too. ``docs/journal.md`` says what holds of the format.
 """
 
 import errno
