@@ -6,11 +6,12 @@ error, and so is every value of a ``PERIFLOW_*`` variable that makes no sense.
 """
 
 import re
+import secrets
 import signal
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import dataclass, field
+from hashlib import blake2b, pbkdf2_hmac
 from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.parse import unquote
@@ -32,6 +33,9 @@ _PATHS: Final = re.compile(
 )
 """Variables that name a file or a folder."""
 
+JOURNAL_MAX_BYTES: Final = 256 << 20
+LEFTOVERS_FACTOR: Final = 8
+"""What runs have left behind may take as much as so many ranks: those of a usual node."""
 PROMETHEUS_PORT: Final = 9464
 """The specification's default port of a Prometheus exporter."""
 
@@ -64,6 +68,8 @@ class ExportSettings:
     metric_interval_s: float = 60.0
     """At least this often the built-in instruments are exported again, so that no series goes stale."""
     linger_s: float = 60.0
+    leftovers_max_bytes: int = LEFTOVERS_FACTOR * JOURNAL_MAX_BYTES
+    """Bound of what all runs together have left behind."""
 
     @classmethod
     def from_environ(cls, environ: Environ) -> "ExportSettings":
@@ -98,6 +104,7 @@ class ExportSettings:
             shows_console=variables.choice(names.CONSOLE, "0", ("0", "1")) == "1",
             metric_interval_s=variables.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, 1, 86_400_000) / 1000,
             linger_s=variables.number(names.AGENT_LINGER, 60, 0, 86_400),
+            leftovers_max_bytes=LEFTOVERS_FACTOR * _journal_max_bytes(variables),
         )
 
     def consumers(self) -> tuple[str, ...]:
@@ -105,12 +112,24 @@ class ExportSettings:
         return tuple(self._consumers())
 
     def destination(self) -> str:
-        """Return a name for where the network exporters send: what is meant for one place must not go to another."""
-        endpoints = [each.endpoint for each in (self.otlp_traces, self.otlp_metrics) if each is not None]
-        others = [each for each in (*self.traces_exporters, *self.metrics_exporters) if each != "otlp"]
-        if not endpoints and not others:
-            return ""
-        return blake2b("\n".join((*endpoints, *others)).encode(), digest_size=8).hexdigest()
+        """Return a name for where the network exporters send, and as whom; empty if there are none.
+
+        What is meant for one place must not go to another, nor with the credentials of somebody else. The name is
+        another one each time, and tells nothing of them: a keyed hash that takes about a millisecond to try.
+        """
+        identity = self._identity()
+        salt = secrets.token_hex(8)
+        return f"{salt}-{_hash(identity, salt)}" if identity else ""
+
+    def sends_to(self, destination: str) -> bool:
+        """Tell whether these settings send to a destination, by its name; everything sends to none."""
+        salt, _, digest = destination.partition("-")
+        return not destination or (bool(identity := self._identity()) and _hash(identity, salt) == digest)
+
+    def _identity(self) -> tuple[object, ...]:
+        receivers = (each.identity() for each in (self.otlp_traces, self.otlp_metrics) if each is not None)
+        others = (each for each in (*self.traces_exporters, *self.metrics_exporters) if each != "otlp")
+        return (*receivers, *others)
 
     def _consumers(self) -> Iterator[str]:
         if not self.is_cloud:
@@ -121,6 +140,14 @@ class ExportSettings:
             yield "otlp_file.metrics"
         yield from (_consumer(name, "traces") for name in self.traces_exporters)
         yield from (_consumer(name, "metrics") for name in self.metrics_exporters)
+
+
+def _journal_max_bytes(variables: Variables) -> int:
+    return variables.integer(names.JOURNAL_MAX_BYTES, JOURNAL_MAX_BYTES, 32 << 20, 1 << 50)
+
+
+def _hash(identity: tuple[object, ...], salt: str) -> str:
+    return pbkdf2_hmac("sha256", repr(identity).encode("utf-8", "surrogatepass"), salt.encode(), 1000, 16).hex()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +170,7 @@ class RunSettings:
     """Every one of these must have a record before the journal may forget it."""
     awaited: tuple[str, ...]
     """Every one of these must have a record before the process may end: those, and the console."""
-    destination: str
+    destination: str = field(compare=False)
     """See :meth:`ExportSettings.destination`."""
     agent_settings: str
     """A name for all that an agent is to do: one that does something else gives way to a new one."""
@@ -167,7 +194,7 @@ class RunSettings:
             run_id=variables.text(names.RUN_ID_VAR),
             agent=variables.choice(names.AGENT, "process", get_args(AgentMode)),
             exit_timeout_s=variables.number(names.EXIT_TIMEOUT, 5, 0, 3600),
-            journal_max_bytes=variables.integer(names.JOURNAL_MAX_BYTES, 256 << 20, 32 << 20, 1 << 50),
+            journal_max_bytes=_journal_max_bytes(variables),
             service_name=variables.text("OTEL_SERVICE_NAME") or service_name,
             resource_attributes=tuple(sorted(attributes.items())),
             sampling_ratio=_sampling_ratio(variables),

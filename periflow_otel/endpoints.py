@@ -57,6 +57,21 @@ class OtlpSettings:
     proxy: str | None = field(default=None, repr=False)
     """URL of the HTTP proxy that TLS connections go through; it may hold a password."""
 
+    def identity(self) -> tuple[object, ...]:
+        """Return all that tells one receiver, and one customer of it, from another; it holds secrets.
+
+        Certificates count by what is in their files: other pods may have others of the same name.
+        """
+        files = tuple(_content(each) for each in (self.certificate, self.client_certificate))
+        return self.signal, self.endpoint, self.protocol, tuple(sorted(map(tuple, self.headers))), files
+
+
+def _content(path: str | None) -> bytes:
+    try:
+        return Path(path).read_bytes() if path else b""
+    except OSError:  # it was there when the settings were resolved
+        return b"gone"
+
 
 def resolve_otlp(variables: Variables, signal: Signal) -> OtlpSettings:
     """Resolve how a signal leaves over OTLP.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from periflow_otel.launcher import AgentLauncher
 
 _POLL_INTERVAL_S: Final = 0.005
+_DELETION_TIMEOUT_S: Final = 1.0
 _STOP_TIMEOUT_S: Final = 1.0
 
 
@@ -67,6 +68,18 @@ class Handover:
                 return False
             time.sleep(_POLL_INTERVAL_S)
         return True
+
+    def wait_for_the_end(self, records: int, timeout_s: float | None) -> bool:
+        """Wait as ``wait`` does, and then for a moment until the journals are deleted, which may take up much space.
+
+        The end of this process may be the end of its container, and so of the agent.
+        """
+        deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
+        is_delivered = self.wait(records, timeout_s)
+        deadline_s = min(deadline_s, time.monotonic() + _DELETION_TIMEOUT_S)
+        while is_delivered and self.may_be_late and self._journal_folder.exists() and time.monotonic() < deadline_s:
+            time.sleep(_POLL_INTERVAL_S)
+        return is_delivered
 
     def stop_agent(self) -> None:
         """End an agent that is a thread of this process."""

@@ -445,7 +445,7 @@ class TrainingRun:
         self._saves.close()
         atexit.unregister(self._at_exit)
         self._standing_span.leave()
-        is_delivered = self._handover.wait(self._end_journal(error), timeout_s)
+        is_delivered = self._handover.wait_for_the_end(self._end_journal(error), timeout_s)
         self._handover.stop_agent()
         return is_delivered
 

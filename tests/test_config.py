@@ -781,3 +781,56 @@ def test_a_user_without_a_home_or_a_name_has_a_state_folder(monkeypatch: pytest.
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     assert find_state_dir({}) == fallback_state_dir() == Path(tempfile.gettempdir()) / f"periflow-{os.getuid()}"
+
+
+DESTINATION = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318",
+    "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=a-secret,x-other=b",
+}
+
+
+def test_a_destination_is_known_again_and_has_no_fixed_name():
+    """Whatever the order of headers, and the time-out."""
+    name = ExportSettings.from_environ(DESTINATION).destination()
+    same = {"OTEL_EXPORTER_OTLP_HEADERS": "x-other=b,x-api-key=a-secret", "OTEL_EXPORTER_OTLP_TIMEOUT": "5000"}
+    settings = ExportSettings.from_environ(DESTINATION | same)
+    assert settings.sends_to(name)
+    assert settings.destination() != name
+    assert "a-secret" not in name
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4319"},
+        {"OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=another,x-other=b"},
+        {"OTEL_EXPORTER_OTLP_METRICS_HEADERS": "x-api-key=another"},
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+        {"OTEL_METRICS_EXPORTER": "none"},
+    ],
+    ids=["endpoint", "header", "header of a signal", "protocol", "signal"],
+)
+def test_another_receiver_or_customer_is_another_destination(other: dict[str, str]):
+    """What was meant for one does not go to the other."""
+    name = ExportSettings.from_environ(DESTINATION).destination()
+    assert not ExportSettings.from_environ(DESTINATION | other).sends_to(name)
+
+
+def test_another_certificate_of_the_same_name_is_another_destination(tmp_path: Path):
+    """Two pods may have different ones in the same place."""
+    certificate = tmp_path / "client.pem"
+    settings = OtlpSettings("traces", "https://localhost", client_certificate=str(certificate))
+    certificate.write_text("one")
+    before = settings.identity()
+    assert settings.identity() == before
+    certificate.write_text("another")
+    assert settings.identity() != before
+
+
+def test_everybody_sends_to_nowhere():
+    """What goes into files alone is for any agent, and what goes anywhere else is not for one without exporters."""
+    local = ExportSettings.from_environ({})
+    assert local.destination() == ""
+    assert local.sends_to("")
+    assert ExportSettings.from_environ(DESTINATION).sends_to("")
+    assert not local.sends_to(ExportSettings.from_environ(DESTINATION).destination())

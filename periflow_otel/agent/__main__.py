@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from periflow_otel.agent.agent import LEAST_LINGER_S, Agent
-from periflow_otel.agent.leftovers import deliver_leftovers
+from periflow_otel.agent.leftovers import sweep
 from periflow_otel.birth import MARK
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
@@ -53,10 +53,13 @@ def main(folder: str, starter: int, lock: int, next_lock: int, out: int, err: in
     note = decode_note(os.environ.get(MARK, ""))
     agent = Agent(Path(folder), settings, lock, next_lock if next_lock >= 0 else None, note)
     _set_up_signals(agent)
-    sweep = threading.Thread(target=deliver_leftovers, args=(find_state_dirs(os.environ), settings, agent), daemon=True)
-    sweep.start()
+    is_over = threading.Event()
+    arguments = (find_state_dirs(os.environ), settings, agent.folder, is_over)
+    sweeper = threading.Thread(target=sweep, args=arguments, daemon=True)
+    sweeper.start()
     agent.serve()
-    sweep.join(max(settings.linger_s, LEAST_LINGER_S))
+    is_over.set()
+    sweeper.join(max(settings.linger_s, LEAST_LINGER_S))
 
 
 def _forget_the_starter() -> None:

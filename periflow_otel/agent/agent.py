@@ -111,20 +111,6 @@ class Agent:
             os.close(self._lock)
         return not self._journals
 
-    def is_caught_up(self) -> bool:
-        """Tell whether everything that was recorded up to now is delivered."""
-        return all(
-            self._has_everything(journal, name)
-            for journal in list(self._journals.values())
-            for name in journal.run.orders.consumers
-        )
-
-    def _has_everything(self, journal: RankJournal, name: str) -> bool:
-        if name not in self._durable:  # not started yet
-            return False
-        consumer = self._durable[name]
-        return consumer is None or consumer.cursor(journal).position.sequence >= journal.reader.head().sequence
-
     def _serve(self) -> None:
         self._durable, self._live, self._skew_reader = {}, [], None
         self._look()

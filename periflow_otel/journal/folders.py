@@ -68,6 +68,13 @@ def node_folders(state_dir: Path) -> list[Path]:
     return [folder for _, folder in sorted(found)]
 
 
+def other_node_folders(state_dir: Path) -> Iterator[Path]:
+    """Yield the folders that runs have on other nodes, or had on this one by another name, as containers have."""
+    for run in _entries(_own_target(state_dir)):
+        own = node_folder(run).name
+        yield from (each for each in _entries(run) if each.name != own and _changed_s(each))
+
+
 def is_readable(folder: Path) -> bool:
     """Tell whether this process may look into a folder; not if there is none."""
     return os.access(folder, os.R_OK | os.X_OK)
