@@ -40,7 +40,7 @@ class Handover:
         if self._launcher is None:
             return NoJournal()
         journal = JournalWriter(self._journal_folder, run, max_bytes=self._settings.journal_max_bytes)
-        self._has_journal = os.path.isdir(self._journal_folder)  # noqa: PTH112  # Path raises where it may not look
+        self._has_journal = _is_there(self._journal_folder)
         return journal
 
     def next_journal(self, folder: Path, records: int) -> None:
@@ -77,7 +77,7 @@ class Handover:
         deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
         is_delivered = self.wait(records, timeout_s)
         deadline_s = min(deadline_s, time.monotonic() + _DELETION_TIMEOUT_S)
-        while is_delivered and self.may_be_late and self._journal_folder.exists() and time.monotonic() < deadline_s:
+        while is_delivered and self.may_be_late and _is_there(self._journal_folder) and time.monotonic() < deadline_s:
             time.sleep(_POLL_INTERVAL_S)
         return is_delivered
 
@@ -89,6 +89,10 @@ class Handover:
     def _is_delivered(self, records: int) -> bool:
         journals = (*self._ended, (self._journal_folder, records))
         return all(is_delivered(folder, self._settings.awaited, count) for folder, count in journals)
+
+
+def _is_there(folder: Path) -> bool:
+    return os.path.isdir(folder)  # noqa: PTH112  # Path raises where it may not look
 
 
 def _launcher(beginning: Beginning) -> "AgentLauncher":

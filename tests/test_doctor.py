@@ -18,6 +18,7 @@ from training import Training, agents, cloud
 
 from periflow_otel.cli import main
 from periflow_otel.cli.runs import SHOWN
+from periflow_otel.config import ExportSettings
 from periflow_otel.journal.cursors import Cursor, save_cursor
 from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.life import WriterLock
@@ -189,8 +190,10 @@ def test_what_a_run_has_left_is_a_fault_until_it_is_delivered(
             wait_until(lambda: not agents(training.state), 30, "the agent has given up")
     monkeypatch.setenv("PERIFLOW_STATE_DIR", str(training.state))
     (text,) = Told(capsys).faults.values()
-    assert re.match(r"over, after step 20; \d+ records wait for otlp.traces, otlp.metrics; periflow-otel replay", text)
-    assert "periflow-otel replay delivers them; the agent said: otlp." in text
+    assert re.match(r"over, after step 20; \d+ records wait for otlp.traces, otlp.metrics; they take", text)
+    assert re.search(
+        r"they take 0.0 MiB, for 0.0 h now; .*periflow-otel replay delivers them; the agent said: otlp.", text
+    )
     assert "HTTP 401" in text
     with FaultyReceiver() as receiver:
         environ = {"PERIFLOW_STATE_DIR": str(training.state), **cloud(receiver.endpoint)}
@@ -224,6 +227,26 @@ def leave(run_id: str = "left", count: int = 10, *, max_bytes: int = 1 << 20, **
     return journal
 
 
+def test_what_a_container_has_left_is_told_of(capsys: pytest.CaptureFixture[str]):
+    """By whatever name it ran; its lock is free."""
+    journal = leave("pod")
+    journal.parent.rename(journal.parent.with_name("train-7c9xk"))
+    assert "10 records wait for a, b" in Told(capsys).faults["run pod"]
+
+
+def test_what_is_for_other_credentials_says_why_it_waits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """It takes a run that has these, or a word."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=theirs")
+    destination = ExportSettings.from_environ(os.environ).destination()
+    leave("theirs", destination=destination)
+    assert "other credentials" not in Told(capsys).faults["run theirs"]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=ours")
+    assert "for another receiver, or for other credentials" in Told(capsys).faults["run theirs"]
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * HEADER_BYTES, None])
 def test_a_journal_that_cannot_be_read_is_a_fault(capsys: pytest.CaptureFixture[str], content: bytes | None):
     """It is empty, its header is overwritten, or what the header says of the run; the other is told of as always."""
@@ -245,7 +268,8 @@ def test_what_the_bound_of_a_journal_took_does_not_wait(capsys: pytest.CaptureFi
     (text,) = Told(capsys).faults.values()
     assert text == (
         f"over, after step 0; {there} records wait for a, b; {1000 - there} were dropped (journal) for a; "
-        f"{1000 - there - 5 + 2} were dropped (journal) for b; periflow-otel replay delivers them"
+        f"{1000 - there - 5 + 2} were dropped (journal) for b; they take 0.0 MiB, for 0.0 h now; "
+        "periflow-otel replay delivers them"
     )
 
 

@@ -37,7 +37,7 @@ def examine(environ: Environ) -> Iterator[Finding]:
         yield Finding("exporters", "everything is off, as OTEL_SDK_DISABLED is true")
     else:
         yield from _destinations(export)
-    yield from examine_runs(find_state_dirs(environ))
+    yield from examine_runs(find_state_dirs(environ), export)
 
 
 def _who(environ: Environ, settings: RunSettings) -> Iterator[Finding]:

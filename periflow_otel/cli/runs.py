@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from periflow_otel.agent.dead_letters import count_dead_letters
+from periflow_otel.agent.leftovers import is_going_on
 from periflow_otel.cli.findings import Finding
+from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import is_locked
 from periflow_otel.journal.agent_note import why_failed
 from periflow_otel.journal.cursors import cursor_path, load_cursor
 from periflow_otel.journal.files import read_end
-from periflow_otel.journal.folders import AGENT_LOG, is_readable, journal_folders, left_alone, node_folders
+from periflow_otel.journal.folders import (
+    AGENT_LOG,
+    is_readable,
+    journal_folders,
+    left_alone,
+    node_folders,
+    other_node_folders,
+)
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader, unreadable_journals
+from periflow_otel.journal.space import size_bytes
 from periflow_otel.records import RankRun
 from periflow_otel.translate.steps import SAMPLED_OUT
 
@@ -34,19 +44,19 @@ class _Rank(NamedTuple):
     run: RankRun
 
 
-def examine_runs(state_dirs: Iterable[Path]) -> Iterator[Finding]:
+def examine_runs(state_dirs: Iterable[Path], settings: ExportSettings) -> Iterator[Finding]:
     """Tell of the runs that have not delivered all: their journals are there, or something is set aside."""
     state_dirs = list(state_dirs)
     foreign = [folder for state_dir in state_dirs for folder in left_alone(state_dir)]
     yield from (Finding("left alone", f"{folder} is not this user's own") for folder in foreign)
-    folders = [folder for state_dir in state_dirs for folder in reversed(node_folders(state_dir))]
-    findings = (finding for folder in folders if (finding := _examine(folder)))
+    folders = [folder for state_dir in state_dirs for folder in _folders(state_dir)]
+    findings = (finding for folder in folders if (finding := _examine(folder, settings)))
     yield from islice(findings, SHOWN)
     if faults := sum(each.is_fault for each in findings):
         yield Finding("runs", f"{faults} more in need of attention", is_fault=True)
 
 
-def _examine(folder: Path) -> Finding | None:
+def _examine(folder: Path, settings: ExportSettings) -> Finding | None:
     if not is_readable(folder):
         return Finding(f"run {folder.parent.name}", f"{folder} cannot be read", is_fault=True)
     readers = map(JournalReader, journal_folders(folder))
@@ -57,7 +67,7 @@ def _examine(folder: Path) -> Finding | None:
     texts += _tell_set_aside(folder)
     if not ranks:
         return Finding(f"run {folder.parent.name}", "; ".join(texts), is_fault=True) if texts else None
-    undelivered = _tell_undelivered(folder, ranks)
+    undelivered = _tell_undelivered(folder, ranks, settings)
     return Finding(
         f"run {ranks[0].run.run_id}",
         "; ".join((_tell_progress(ranks), *texts, *undelivered)),
@@ -68,6 +78,12 @@ def _examine(folder: Path) -> Finding | None:
 def _tell_of_the_agent(folder: Path) -> Iterator[str]:
     if not is_locked(folder) and (reason := why_failed(folder)):
         yield f"the agent fails before it is at work: {reason}"
+
+
+def _folders(state_dir: Path) -> Iterator[Path]:
+    """Yield the folders of runs on this node, the latest first, and those of other names that are over."""
+    yield from reversed(node_folders(state_dir))
+    yield from (folder for folder in other_node_folders(state_dir) if not is_going_on(folder))
 
 
 def _journals(count: int) -> str:
@@ -96,15 +112,24 @@ def _tell_progress(ranks: list[_Rank]) -> str:
     return f"{alive} of {max(ranks[-1].run.local_world_size, alive)} ranks are at work, in step {step}"
 
 
-def _tell_undelivered(folder: Path, ranks: list[_Rank]) -> list[str]:
+def _tell_undelivered(folder: Path, ranks: list[_Rank], settings: ExportSettings) -> list[str]:
     is_over = not _alive(ranks)
     counts = _count_undelivered(ranks, is_over=is_over)
     texts = _grouped(counts)
     if is_over and any(what == _WAIT for what, _ in counts):
-        texts.append("periflow-otel replay delivers them")
+        texts += _tell_what_is_left(ranks, settings)
     if counts and (said := _last_line(folder / AGENT_LOG)):
         texts.append(f"the agent said: {said}")
     return texts
+
+
+def _tell_what_is_left(ranks: list[_Rank], settings: ExportSettings) -> Iterator[str]:
+    size_mib = sum(size_bytes(journal.folder) for journal, _ in ranks) / (1 << 20)
+    age_h = (time.time() - max(each.journal.folder.stat().st_mtime for each in ranks)) / 3600
+    yield f"they take {size_mib:.1f} MiB, for {age_h:.1f} h now"
+    if not all(settings.sends_to(run.orders.destination) for _, run in ranks):
+        yield "they are for another receiver, or for other credentials, and wait for the run that has these"
+    yield "periflow-otel replay delivers them"
 
 
 def _count_undelivered(ranks: Iterable[_Rank], *, is_over: bool) -> Counter[tuple[str, str]]:
