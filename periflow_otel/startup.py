@@ -202,13 +202,13 @@ def usable_folder(state_dir: Path, run_id: str) -> Path:
 
 def _folder_in(candidate: Path, run_id: str) -> Path | None:
     """Make the folder of a run on this node; return None, and say why, if journals cannot be there."""
-    from periflow_otel.journal.places import make_usable, own_place  # noqa: PLC0415  # needs fcntl; not on Windows
-
     try:
+        from periflow_otel.journal.places import make_usable, own_place  # noqa: PLC0415  # needs fcntl; not on Windows
+
         place = own_place(candidate)
         folder = node_folder(run_folder(place, run_id))
         make_usable(place, folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:  # too many files are open even to import, for instance
         reason = getattr(error, "strerror", None) or error
         _log.warning("%s cannot hold the journal (%s); set %s", candidate, reason, names.STATE_DIR)
         return None

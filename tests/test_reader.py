@@ -12,10 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import SMALL, Everything, numbered, read_all
-from recorder import make_run
+from recorder import ELSEWHERE, make_run
 
-from periflow_otel.journal.folders import journal_folder
-from periflow_otel.journal.reader import OPEN_SEGMENTS, READ_BYTES, JournalReader, Position, unreadable_journals
+from periflow_otel.journal.folders import journal_folder, make_private
+from periflow_otel.journal.reader import (
+    OPEN_SEGMENTS,
+    READ_BYTES,
+    JournalReader,
+    Position,
+    unreadable_journals,
+    written_journals,
+)
 from periflow_otel.journal.segment import (
     COMMIT,
     FIRST_SEQUENCE,
@@ -417,3 +424,13 @@ def test_a_journal_is_unreadable_when_no_segment_tells_whose_it_is(tmp_path: Pat
     assert unreadable_journals(tmp_path) == []
     segment_path(journals[2], 2).write_bytes(b"")
     assert unreadable_journals(tmp_path) == [journals[2]]
+
+
+def test_the_journals_of_a_run_are_those_that_somebody_wrote(tmp_path: Path):
+    """In the order of attempts, with whether each may still be written to; what tells nothing is left out."""
+    for attempt in (1, 2, 3):
+        make_private(journal_folder(tmp_path, attempt, 0))
+    writers = [JournalWriter(journal_folder(tmp_path, n, 0), make_run(attempt=n, process=ELSEWHERE)) for n in (2, 1)]
+    del writers[1]
+    found = list(written_journals(tmp_path))
+    assert [(each.run.attempt, each.is_alive) for each in found] == [(1, False), (2, True)]

@@ -1,6 +1,7 @@
 """A training run from its beginning to its end, however it ends; read back from its journal."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -1157,3 +1158,27 @@ def test_an_attempt_that_goes_back_has_the_error_that_was_noted(begin: Begin):
     run.shutdown()
     ends = [each for folder in (first, journal_of(run)) for each in read_all(folder).records]
     assert [each.error for each in ends if isinstance(each, RunFinished)] == ["ValueError", None]
+
+
+def test_a_run_that_begins_while_no_descriptor_is_free_is_recorded():
+    """That passes: what was recorded meanwhile is kept in memory, and everything is delivered in the end."""
+    ended = run_script(
+        "import os, resource, sys, time\n"
+        "import periflow_otel as pf, periflow_otel.launcher\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.open(os.devnull, os.O_RDONLY))\n"
+        "except OSError: pass\n"
+        "pf.init(100, 'train.log')\n"
+        "pf.metric({'n': 1})\n"
+        "for each in held: os.close(each)\n"
+        "deadline = time.monotonic() + 20\n"
+        "while not pf.flush(0.1) and time.monotonic() < deadline:\n"
+        "    with pf.train_step(): time.sleep(0.1)\n"
+        "pf.metric({'n': 2})\n"
+        "print(pf.shutdown())\n",
+        PERIFLOW_AGENT="process",
+    )
+    assert (ended.status, ended.output) == (0, "True\n"), ended.errors
+    assert [json.loads(line)["n"] for line in Path("train.log").read_text().splitlines()] == [1, 2]

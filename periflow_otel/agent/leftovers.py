@@ -22,7 +22,7 @@ from periflow_otel.journal.folders import LOCK_FILE, is_readable, journal_folder
 from periflow_otel.journal.ledger import note_end
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.mounts import is_local
-from periflow_otel.journal.reader import JournalReader, unreadable_journals
+from periflow_otel.journal.reader import JournalReader, unreadable_journals, written_journals
 from periflow_otel.journal.space import drop_oldest, size_bytes
 from periflow_otel.records import RankRun
 
@@ -179,9 +179,8 @@ def _changed_s(folder: Path) -> float:
 
 
 def _runs(folder: Path) -> Iterator[tuple[Path, RankRun]]:
-    for journal in journal_folders(folder):
-        if run := JournalReader(journal).run():
-            yield journal, run
+    for each in written_journals(folder):
+        yield each.journal.folder, each.run
 
 
 def _forget_old_run(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from periflow_otel.agent.dead_letters import count_dead_letters
 from periflow_otel.agent.leftovers import is_going_on
@@ -19,13 +19,11 @@ from periflow_otel.journal.files import read_end
 from periflow_otel.journal.folders import (
     AGENT_LOG,
     is_readable,
-    journal_folders,
     left_alone,
     node_folders,
     other_node_folders,
 )
-from periflow_otel.journal.life import is_written
-from periflow_otel.journal.reader import JournalReader, unreadable_journals
+from periflow_otel.journal.reader import Written, unreadable_journals, written_journals
 from periflow_otel.journal.space import size_bytes
 from periflow_otel.records import RankRun
 from periflow_otel.translate.steps import SAMPLED_OUT
@@ -37,11 +35,6 @@ STALLED_S: Final = 30.0
 
 _LOG_BYTES: Final = 64 << 10
 _WAIT: Final = "records wait for"
-
-
-class _Rank(NamedTuple):
-    journal: JournalReader
-    run: RankRun
 
 
 def examine_runs(state_dirs: Iterable[Path], settings: ExportSettings) -> Iterator[Finding]:
@@ -59,8 +52,7 @@ def examine_runs(state_dirs: Iterable[Path], settings: ExportSettings) -> Iterat
 def _examine(folder: Path, settings: ExportSettings) -> Finding | None:
     if not is_readable(folder):
         return Finding(f"run {folder.parent.name}", f"{folder} cannot be read", is_fault=True)
-    readers = map(JournalReader, journal_folders(folder))
-    ranks = [_Rank(reader, run) for reader in readers if (run := reader.run())]
+    ranks = list(written_journals(folder))
     unreadable = len(unreadable_journals(folder))
     texts = [f"{_journals(unreadable)} in {folder} cannot be read"] if unreadable else []
     texts += _tell_of_the_agent(folder)
@@ -99,11 +91,11 @@ def _tell_set_aside(folder: Path) -> list[str]:
     return [*texts, f"periflow-otel replay {folder} sends them again"] if texts else []
 
 
-def _alive(ranks: Iterable[_Rank]) -> set[int]:
-    return {run.rank for journal, run in ranks if is_written(journal.folder, run.process)}
+def _alive(ranks: Iterable[Written]) -> set[int]:
+    return {each.run.rank for each in ranks if each.is_alive}
 
 
-def _tell_progress(ranks: list[_Rank]) -> str:
+def _tell_progress(ranks: list[Written]) -> str:
     step = max(each.journal.head().step for each in ranks)
     alive = len(_alive(ranks))
     if not alive:
@@ -112,7 +104,7 @@ def _tell_progress(ranks: list[_Rank]) -> str:
     return f"{alive} of {max(ranks[-1].run.local_world_size, alive)} ranks are at work, in step {step}"
 
 
-def _tell_undelivered(folder: Path, ranks: list[_Rank], settings: ExportSettings) -> list[str]:
+def _tell_undelivered(folder: Path, ranks: list[Written], settings: ExportSettings) -> list[str]:
     is_over = not _alive(ranks)
     counts = _count_undelivered(ranks, is_over=is_over)
     texts = _grouped(counts)
@@ -123,7 +115,7 @@ def _tell_undelivered(folder: Path, ranks: list[_Rank], settings: ExportSettings
     return texts
 
 
-def _tell_what_is_left(ranks: list[_Rank], settings: ExportSettings) -> Iterator[str]:
+def _tell_what_is_left(ranks: list[Written], settings: ExportSettings) -> Iterator[str]:
     size_mib = sum(size_bytes(journal.folder) for journal, _ in ranks) / (1 << 20)
     age_h = (time.time() - max(each.journal.folder.stat().st_mtime for each in ranks)) / 3600
     yield f"they take {size_mib:.1f} MiB, for {age_h:.1f} h now"
@@ -132,7 +124,7 @@ def _tell_what_is_left(ranks: list[_Rank], settings: ExportSettings) -> Iterator
     yield "periflow-otel replay delivers them"
 
 
-def _count_undelivered(ranks: Iterable[_Rank], *, is_over: bool) -> Counter[tuple[str, str]]:
+def _count_undelivered(ranks: Iterable[Written], *, is_over: bool) -> Counter[tuple[str, str]]:
     """Count what waits though it should be delivered by now, and what was dropped other than by sampling."""
     counts: Counter[tuple[str, str]] = Counter()
     for journal, run in ranks:

@@ -8,9 +8,8 @@ from typing import Final, NamedTuple
 
 from periflow_otel.journal.control import ANY_STEP, Control, Request
 from periflow_otel.journal.files import read_own
-from periflow_otel.journal.folders import EMERGENCY_FILE, journal_folders, node_folders
-from periflow_otel.journal.life import is_written
-from periflow_otel.journal.reader import JournalReader
+from periflow_otel.journal.folders import EMERGENCY_FILE, node_folders
+from periflow_otel.journal.reader import written_journals
 from periflow_otel.records import RankRun
 
 SETTLING_S: Final = 0.1
@@ -50,12 +49,9 @@ class Asked(NamedTuple):
 def live_ranks(folder: Path) -> list[LiveRank]:
     """Return the ranks of a run on this node that live."""
     ranks = {}
-    for each in journal_folders(folder):
-        reader = JournalReader(each)
-        run = reader.run()
-        if run and is_written(each, run.process):
-            # A later attempt in the same process takes the place of the one before.
-            ranks[run.rank] = LiveRank(run, max(reader.head().step, run.initial_step))
+    for each in written_journals(folder):
+        if each.is_alive:  # a later attempt in the same process takes the place of the one before
+            ranks[each.run.rank] = LiveRank(each.run, max(each.journal.head().step, each.run.initial_step))
     return list(ranks.values())
 
 

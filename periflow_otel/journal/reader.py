@@ -1,6 +1,7 @@
 """The reading end of a journal, in the agent: whole records in order, and an exact count of what is missing."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -8,6 +9,7 @@ import msgspec
 
 from periflow_otel.journal.files import SCARCE, list_own
 from periflow_otel.journal.folders import journal_folders
+from periflow_otel.journal.life import is_written
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     CLOSED,
@@ -201,6 +203,29 @@ class JournalReader:
         if chunk.position == position and rest:
             return _give_up(position, end, segment.first_sequence + count)
         return chunk
+
+
+class Written(NamedTuple):
+    """A journal of which is known who writes it, or wrote it."""
+
+    journal: JournalReader
+    run: RankRun
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its writer may still be there."""
+        return is_written(self.journal.folder, self.run.process)
+
+
+def written_journals(folder: Path) -> Iterator[Written]:
+    """Yield the journals of a run on this node of which is known who wrote them, the oldest attempt first.
+
+    Raises:
+        OSError: This process has too many files open.
+    """
+    for journal in map(JournalReader, journal_folders(folder)):
+        if run := journal.run():
+            yield Written(journal, run)
 
 
 def unreadable_journals(folder: Path) -> list[Path]:
