@@ -14,9 +14,10 @@ Json = dict[str, Any]
 class Client:
     """Sends with the token of a tenant."""
 
-    def __init__(self, tiers: Tiers, **claims: object) -> None:
-        """Get a token with these claims."""
-        self._tiers, self._token = tiers, tiers.issuer.token(**claims)
+    def __init__(self, tiers: Tiers, url: str = "", **claims: object) -> None:
+        """Get a token with these claims, for the gateway or what is at ``url`` before it."""
+        self._url, self._certificate = url or tiers.url, tiers.certificate
+        self._token = tiers.issuer.token(**claims)
 
     def send_spans(self, *spans: Json, resource: Attributes, scope: Attributes | None = None) -> requests.Response:
         """Send spans of one resource."""
@@ -30,8 +31,8 @@ class Client:
 
     def _post(self, signal: str, body: Json) -> requests.Response:
         headers = {"authorization": f"Bearer {self._token}"}
-        url, verify = f"{self._tiers.url}/v1/{signal}", self._tiers.certificate
-        return requests.post(url, json=body, headers=headers, verify=verify, timeout=60)
+        url = f"{self._url}/v1/{signal}"
+        return requests.post(url, json=body, headers=headers, verify=self._certificate, timeout=60)
 
 
 def span(

@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from programs import Program, free_ports, program, read_spans
+from programs import Collector, Program, free_ports, program, read_spans
 from programs import _messages as messages
-from stack import Stack
+from rules import Rules
 from tiers import NodeAgent, Tiers
 
 TENANTS = ("a", "b")
@@ -38,10 +38,12 @@ for run in runs:
 class Exact:
     """Both tenants, with a run each of the same id, over Kafka."""
 
-    def __init__(self, folder: Path, stack: Stack, tiers: Tiers, kafka: Program, nodes: dict[str, NodeAgent]) -> None:
+    def __init__(
+        self, folder: Path, rules: Rules, store: Collector, tiers: Tiers, kafka: Program, nodes: dict[str, NodeAgent]
+    ) -> None:
         """Know them; ``Exact.started`` starts them."""
-        self.stack, self.tiers, self.nodes = stack, tiers, nodes
-        self._folder, self._kafka = folder, kafka
+        self.tiers, self.nodes = tiers, nodes
+        self._folder, self._rules, self._store, self._kafka = folder, rules, store, kafka
 
     @classmethod
     @contextmanager
@@ -50,16 +52,18 @@ class Exact:
         (port,) = free_ports(1)
         broker = [program("kafka-dev"), "-port", str(port), "-topics", "otlp_spans:4"]
         with ExitStack() as running:
-            stack = running.enter_context(Stack(folder / "stack"))
+            (folder / "rules").mkdir()
+            rules = running.enter_context(Rules(folder / "rules"))
+            traces = running.enter_context(Collector(folder / "store"))
             kafka = running.enter_context(Program(broker, folder / "kafka.log", [port]))
-            store = (f"{stack.prometheus.url}/api/v1/otlp", stack.jaeger_otlp)
+            store = (rules.otlp, traces.grpc_endpoint.removeprefix("http://"))
             more = {"KEPT_PERCENT": "100", "SAMPLING_WAIT": "1s"}
             tiers = running.enter_context(Tiers.started(folder / "tiers", *store, kafka=f"127.0.0.1:{port}", **more))
             nodes = {
                 tenant: running.enter_context(tiers.node_agent(tiers.issuer.token(tenant=tenant), f"node-{tenant}"))
                 for tenant in TENANTS
             }
-            yield cls(folder, stack, tiers, kafka, nodes)
+            yield cls(folder, rules, traces, tiers, kafka, nodes)
 
     def train(self, ranks: int, steps: int, pause_s: float) -> list["subprocess.Popen[bytes]"]:
         """Start the ranks of both tenants."""
@@ -87,16 +91,20 @@ class Exact:
         return [*killed, *slowed, _restarted(tiers.samplers[1])]
 
     def steps(self, tenant: str) -> Counter[tuple[int, int]]:
-        """Return step and rank of the spans of a tenant in the store of traces."""
-        # Runs of the same id have traces of the same ids: a trace has the spans of both.
-        spans = [span for span in self.stack.jaeger.spans(tenant) if span.resource["periflow.tenant"] == tenant]
-        steps = [span.attributes for span in spans if span.name == "periflow.step"]
-        return Counter((attributes["periflow.step"], attributes["periflow.rank"]) for attributes in steps)
+        """Return step and rank of a tenant's spans. What has come twice is one span by its id, as a store has it."""
+        spans = [span for span in self._store.spans() if span.resource["periflow.tenant"] == tenant]
+        steps = {
+            (span.trace_id, span.span_id): (span.attributes["periflow.step"], span.attributes["periflow.rank"])
+            for span in spans
+            if span.name == "periflow.step"
+        }
+        return Counter(steps.values())
 
     def completed(self, tenant: str) -> float:
         """Return how many steps of a tenant the store of metrics has counted."""
-        counted = f'sum(periflow_step_completed_total{{periflow_tenant="{tenant}",periflow_run_id="exact"}})'
-        return self.stack.prometheus.values(counted, "").get("", 0)
+        labels = f'periflow_tenant="{tenant}",periflow_run_id="exact"'
+        counted = f"sum(last_over_time(periflow_step_completed_total{{{labels}}}[1h]))"
+        return self._rules.values(counted, "").get("", 0)
 
     def uploads(self) -> Counter[str]:
         """Return the ids of the uploads that the webhook was told of."""

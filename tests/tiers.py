@@ -136,6 +136,20 @@ class Tiers:
         headers = {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{token}"} if token else {}
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url, "OTEL_EXPORTER_OTLP_CERTIFICATE": self.certificate, **headers}
 
+    @property
+    def before_gateway(self) -> dict[str, str]:
+        """The variables of what stands before the gateway."""
+        names = (
+            "GATEWAY_CERTIFICATE",
+            "GATEWAY_KEY",
+            "GATEWAY_CA",
+            "GATEWAY_GRPC_PORT",
+            "GATEWAY_HTTP_PORT",
+            "TOKEN_KEYS",
+        )
+        token = {"TOKEN_ISSUER": "https://token.periflow.example", "TOKEN_AUDIENCE": "telemetry"}
+        return {**{name: self._environ[name] for name in names}, **token, "GATEWAY_HOST": "127.0.0.1"}
+
     @contextmanager
     def uploading_to(self, webhook: str) -> Iterator[None]:
         """Let uploads go to another webhook for a while."""
