@@ -104,6 +104,14 @@ class Program:
         """End it with SIGKILL."""
         self._end(signal.SIGKILL)
 
+    def restart(self, *more: str, command: list[str] | None = None) -> list[str]:
+        """Stop it and start it with another command, or with more arguments; return the command that it had."""
+        self.stop()
+        former = self._command
+        self._command = command or [*former, *more]
+        self.start()
+        return former
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Let it stand still, as a program that is far too slow."""
