@@ -208,8 +208,9 @@ def test_one_trace_shows_all_ranks(a: Client, store: Collector):
     assert all("periflow.trace_id" not in each.attributes for each in spans_of(store, "whole"))
 
 
-def test_counts_are_of_the_tenant_and_bounded(a: Client, b: Client, rules: Rules):
+def test_counts_are_of_the_tenant_and_bounded(tiers: Tiers, rules: Rules):
     """One with more runs than are counted has the rest as one, and cannot write what PeriFlow counts."""
+    a, b = (Client(tiers, tenant=tenant) for tenant in ("modest", "prolific"))
     a.send_spans(span(0x99, 1), resource={"periflow.run.id": "counted"}).raise_for_status()
     for number, run_id in enumerate([*NAMES, "counted"]):
         b.send_spans(span(0x1000 + number, 1), resource={"periflow.run.id": run_id}).raise_for_status()
@@ -217,11 +218,13 @@ def test_counts_are_of_the_tenant_and_bounded(a: Client, b: Client, rules: Rules
         forged = counter(name, 1e6, {"periflow.run.id": "counted"})
         b.send_metrics(forged, gauge(name + "_total", (1e6, {})), resource={"periflow.run.id": "forged"})
     counted = "sum by (periflow_tenant) (periflow_gateway_calls_total)"
-    wait_until(lambda: rules.values(counted, "periflow_tenant").get("b", 0) > len(NAMES), 30, "all steps are counted")
-    mine = 'sum(periflow_gateway_calls_total{periflow_tenant="a",periflow_run_id="counted"})'
+    wait_until(
+        lambda: rules.values(counted, "periflow_tenant").get("prolific", 0) > len(NAMES), 30, "all steps are counted"
+    )
+    mine = 'sum(periflow_gateway_calls_total{periflow_tenant="modest",periflow_run_id="counted"})'
     assert rules.values(mine, "") == {"": 1}
-    assert len(rules.query('periflow_gateway_calls_total{periflow_tenant="b"}')) <= RUNS_COUNTED + 1
-    assert rules.values('sum(periflow_gateway_calls_total{periflow_tenant="b"})', "")[""] < 1e6
+    assert len(rules.query('periflow_gateway_calls_total{periflow_tenant="prolific"}')) <= RUNS_COUNTED + 1
+    assert rules.values('sum(periflow_gateway_calls_total{periflow_tenant="prolific"})', "")[""] < 1e6
     assert not rules.query('{periflow_run_id="forged"}')
 
 
