@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from faulty_receiver import Exchange, FaultyReceiver, blackhole, ok, partial
+from faulty_receiver import Exchange, FaultyReceiver, blackhole, ok, partial, refuse, status
 from journals import numbered
 from programs import Collector, free_ports, wait_until
+from recorded import folders_left
 from recorder import ELSEWHERE, make_run
 from training import (
     TRAINER,
@@ -33,6 +34,7 @@ from training import (
 )
 
 from periflow_otel.agent.agent import Agent
+from periflow_otel.cli.runs import examine_runs
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import lock_folder, take_agent_lock
 from periflow_otel.journal.folders import LOCK_FILE, journal_folder, make_private, node_folder, run_folder
@@ -359,6 +361,40 @@ def test_what_is_refused_is_counted():
         ]
         requests = [request for request in receiver.accepted if request.spans()]
     assert dropped[-1] == 3 * len(requests)
+
+
+def test_a_receiver_of_traces_alone_holds_nothing_up():
+    """Its exit does not wait for metrics, which are dropped and named; no journal is left."""
+    with FaultyReceiver(lambda exchange: (ok if "traces" in exchange.path else status(404))(exchange)) as receiver:
+        began_s = time.monotonic()
+        environ = cloud(receiver.endpoint, PERIFLOW_EXIT_TIMEOUT="20", PERIFLOW_AGENT_LINGER="600")
+        with Training(20, **environ) as training:
+            training.wait()
+            assert time.monotonic() - began_s < 15
+            training.wait_for_agent()
+        assert (
+            len({span.attributes["periflow.step"] for span in receiver.spans() if span.name == "periflow.step"}) == 20
+        )
+        log = next(training.state.rglob("agent.log")).read_text()
+    assert folders_left(training.state) == []
+    assert log.count("set OTEL_METRICS_EXPORTER=none") == 1
+
+
+def test_what_is_not_taken_is_set_aside_and_sent_again():
+    """The doctor tells how much it is, and where; when it is sent, all is well."""
+    with FaultyReceiver(refuse("periflow.metric.n")) as receiver:
+        environ = cloud(receiver.endpoint)
+        with Training(20, **environ) as training:
+            training.wait()
+            training.wait_for_agent()
+        assert folders_left(training.state) == []
+        (finding,) = examine_runs([training.state])
+        assert "20 items of otlp.metrics are set aside (refused)" in finding.text
+        assert finding.is_fault
+        receiver.behaviour = ok
+        _replay(training.state, environ)
+        assert sorted(point.value for point in receiver.points("periflow.metric.n")) == list(range(1, 21))
+    assert list(examine_runs([training.state])) == []
 
 
 def test_local_mode_needs_nothing():
