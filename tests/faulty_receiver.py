@@ -510,16 +510,22 @@ class AtRandom:
             self._take_out,
             status(503), status(503, {"retry-after": "1"}), status(429, {"retry-after": _date(1)}),
             status(500, message="no idea"), page(502, "text/html", "<title>Bad Gateway</title>"), reset,
-            accept_then(reset), accept_then(status(503)),
-            self._refuse_one, self._fail_at_one, self._limit,
+            accept_then(reset), accept_then(status(503)), self._limit,
         ]  # fmt: skip
         if holds:
             self._ways += [status(401), page(200, "text/html", "<title>Sign in</title>"), status(302), status(400)]
         self.taken_out: list[ReceivedSpan | ReceivedPoint] = []
 
     def __call__(self, exchange: "Exchange") -> None:
-        """Behave."""
-        (ok if self.is_well else self._random.choice(self._ways))(exchange)
+        """Behave; some items are never taken, whatever the mood."""
+        if self.is_well:
+            ok(exchange)
+        elif _has_one_of(exchange, 29):
+            status(400, message="bad data")(exchange)
+        elif _has_one_of(exchange, 31):
+            status(500, message="cannot store it")(exchange)
+        else:
+            self._random.choice(self._ways)(exchange)
 
     def _take_out(self, exchange: "Exchange") -> None:
         """Take everything but the first item, and say so, but not which."""
@@ -528,22 +534,16 @@ class AtRandom:
         exchange.accept()
         exchange.reply(200, _response(exchange.received.content, len(items[:1]), "too old"))
 
-    def _refuse_one(self, exchange: "Exchange") -> None:
-        """Refuse a request for one of its items; an empty one is taken."""
-        (status(400, message="bad data") if _has_bad(exchange, 7) else ok)(exchange)
-
-    def _fail_at_one(self, exchange: "Exchange") -> None:
-        """Fail at a request for one of its items."""
-        (status(500, message="cannot store it") if _has_bad(exchange, 11) else ok)(exchange)
-
     def _limit(self, exchange: "Exchange") -> None:
         """Take small requests only."""
         (status(413) if exchange.received.size_bytes > 20_000 else ok)(exchange)
 
 
-def _has_bad(exchange: "Exchange", number: int) -> bool:
-    spans = any(span.span_id % (16 * number) == 0 for span in exchange.received.spans())
-    return spans or any(point.time_unix_ns // 1_000_000 % (16 * number) == 0 for point in exchange.received.points())
+def _has_one_of(exchange: "Exchange", number: int) -> bool:
+    """Tell whether there is an item of a kind of which one in eight times ``number`` is."""
+    spans = [span.span_id for span in exchange.received.spans()]
+    points = [point.time_unix_ns // 1_000_000 for point in exchange.received.points()]
+    return any(each % (8 * number) == 0 for each in (*spans, *points))
 
 
 def _date(seconds: float) -> str:

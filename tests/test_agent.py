@@ -380,6 +380,17 @@ def test_a_receiver_of_traces_alone_holds_nothing_up():
     assert log.count("set OTEL_METRICS_EXPORTER=none") == 1
 
 
+def test_a_flush_does_not_wait_for_what_is_declined():
+    """All that can be delivered is, and that is what it says."""
+    code = "import periflow_otel as pf; pf.init()\nwith pf.train_step(): pass\npf.metric({'a': 1}); print(pf.flush(20))"
+    with FaultyReceiver(lambda exchange: (ok if "traces" in exchange.path else status(404))(exchange)) as receiver:
+        began_s = time.monotonic()
+        with Training(code=code, **cloud(receiver.endpoint)) as training:
+            assert training.read_line() == "True\n"
+            assert time.monotonic() - began_s < 15
+            training.wait()
+
+
 def test_what_is_not_taken_is_set_aside_and_sent_again():
     """The doctor tells how much it is, and where; when it is sent, all is well."""
     with FaultyReceiver(refuse("periflow.metric.n")) as receiver:

@@ -202,6 +202,18 @@ def test_a_receiver_that_fails_at_everything_is_no_reason_to_blame_items():
     assert these.taken[:100] == list(range(100))
 
 
+@pytest.mark.parametrize("attempts", range(1, 120, 3))
+def test_the_order_stays_whenever_a_receiver_is_well_again(attempts: int):
+    """Suspects are tried before anything new, for a receiver may take nothing older than what it has."""
+    these = Given(fail, list(range(60)))
+    these.run(attempts)
+    while these.delivery.due_s <= these.now_s:
+        these.run(1)
+    these.exporter.answer = take
+    these.run()
+    assert these.taken == list(range(60))
+
+
 def test_what_many_suspects_have_in_common_is_the_receiver():
     """They are tried together again."""
     numbers = list(range(2 * MAX_SUSPECTS))

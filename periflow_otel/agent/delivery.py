@@ -130,11 +130,11 @@ class Delivery:
             self._looks_back = False
             self._attempt_suspect(suspect or self._suspects[0])
             return
-        self._looks_back = bool(self._suspects)
         if len(self._suspects) >= MAX_SUSPECTS:
             self._attempt_scout()
         else:
             self._attempt_next()
+        self._looks_back = True
 
     def _is_tried_again(self, suspect: _Suspect) -> bool:
         """Tell whether others have passed, so that it is known that the receiver is not to blame."""
@@ -258,7 +258,6 @@ class Delivery:
         """Take all suspects back: it is the receiver."""
         self._rest = [*(suspect.item for suspect in self._suspects), *self._rest]
         self._suspects = []
-        self._looks_back = False
         self._failures = 0
         self._window = Window()
 

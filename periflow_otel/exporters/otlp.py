@@ -74,7 +74,7 @@ class OtlpExporter:
             return Outcome(Verdict.TOO_LARGE, "larger than a request may be")
         outcome = self._send(body, len(items))
         if outcome.verdict is Verdict.REFUSED and not self._is_proven():
-            return outcome._replace(verdict=Verdict.WRONG, retry_after_s=HOLD_S)
+            return self._judge_refused(outcome)
         if outcome.verdict is Verdict.DECLINED:
             return self._judge_declined(outcome)
         return outcome
@@ -94,10 +94,17 @@ class OtlpExporter:
         return outcome
 
     def _is_proven(self) -> bool:
-        """Tell whether the receiver takes what is right: at least nothing at all."""
-        if time.monotonic() - self._proven_at_s < PROVEN_S:
-            return True
-        return self.probe().verdict is Verdict.TAKEN
+        """Tell whether the receiver has just taken something."""
+        return time.monotonic() - self._proven_at_s < PROVEN_S
+
+    def _judge_refused(self, outcome: Outcome) -> Outcome:
+        """Ask with an empty request whether it is the items, or a setting that is wrong."""
+        empty = self.probe()
+        if empty.verdict is Verdict.TAKEN:
+            return outcome
+        if empty.verdict in (Verdict.LATER, Verdict.FAILED):  # it cannot be told now
+            return empty._replace(verdict=Verdict.LATER)
+        return outcome._replace(verdict=Verdict.WRONG, retry_after_s=HOLD_S)
 
     def _judge_declined(self, outcome: Outcome) -> Outcome:
         """Tell a receiver that does not take this signal from an address where there is none."""
