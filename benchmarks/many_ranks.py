@@ -67,7 +67,7 @@ def write_ranks(folder: Path, load: Load, first: int, barrier: Barrier) -> None:
 def begin_rank(folder: Path, load: Load, rank: int) -> JournalWriter:
     """Begin the journal of a rank of this process."""
     run = RankRun(
-        run_id="many", attempt=1, rank=rank, local_rank=rank, node_rank=0, world_size=load.ranks,
+        run_id="many", attempt=1, seed="many", rank=rank, local_rank=rank, node_rank=0, world_size=load.ranks,
         local_world_size=load.ranks, mode="cloud", process=Process.current(), started_unix_ns=time.time_ns(),
         initial_step=0, total_steps=load.steps, resource=(("service.name", "periflow-training"),),
         orders=Orders(CONSUMERS),

@@ -158,6 +158,8 @@ class RunSettings:
     is_cloud: bool
     state_dir: Path
     run_id: str | None
+    attempt: int | None
+    """Number of the attempt, where the user gives one."""
     agent: AgentMode
     exit_timeout_s: float
     journal_max_bytes: int
@@ -192,6 +194,7 @@ class RunSettings:
             is_cloud=find_mode(environ) == "cloud",
             state_dir=find_state_dir(environ),
             run_id=variables.text(names.RUN_ID_VAR),
+            attempt=variables.count(names.ATTEMPT_VAR, 1),
             agent=variables.choice(names.AGENT, "process", get_args(AgentMode)),
             exit_timeout_s=variables.number(names.EXIT_TIMEOUT, 5, 0, 3600),
             journal_max_bytes=_journal_max_bytes(variables),

@@ -25,7 +25,7 @@ class Handover:
     def __init__(self, beginning: Beginning) -> None:
         """Begin with no journal; nothing is started yet."""
         self._settings: RunSettings = beginning.settings
-        self._journal_folder = beginning.journal
+        self._journal_folder = beginning.place.journal
         self._ended: list[tuple[Path, int]] = []
         self._has_journal = False
         self._launcher = _launcher(beginning) if beginning.is_recording else None
@@ -98,4 +98,4 @@ def _is_there(folder: Path) -> bool:
 def _launcher(beginning: Beginning) -> "AgentLauncher":
     from periflow_otel.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
 
-    return AgentLauncher(beginning.folder, beginning.settings, beginning.environ)
+    return AgentLauncher(beginning.place.folder, beginning.settings, beginning.environ)

@@ -1,7 +1,8 @@
 """Trace and span ids that every rank derives on its own, so that no rank has to ask another.
 
 An id is a hash of what it stands for. The same step has the same ids in every repetition, which makes a
-duplicate recognisable, and on every rank, which makes one trace of a step.
+duplicate recognisable, and on every rank, which makes one trace of a step. The seed is what no other run has: a run and
+the number of its attempt may come again, where the folder that knew of them is lost.
 """
 
 import re
@@ -20,44 +21,44 @@ _TRACEPARENT: Final = re.compile(
 """Version ff is forbidden, version 00 ends where it is known to end, and others may go on."""
 
 
-def step_trace_id(run_id: str, attempt: int, step: int) -> TraceId:
+def step_trace_id(seed: str, attempt: int, step: int) -> TraceId:
     """Return the id of the trace that holds one step of all ranks."""
-    return _hash(f"{run_id}\0{attempt}\0step\0{step}", 16)
+    return _hash(f"{seed}\0{attempt}\0step\0{step}", 16)
 
 
-def step_span_id(run_id: str, attempt: int, step: int, rank: int) -> SpanId:
+def step_span_id(seed: str, attempt: int, step: int, rank: int) -> SpanId:
     """Return the id of the span of one step of one rank."""
-    return _hash(f"{run_id}\0{attempt}\0step\0{step}\0{rank}", 8)
+    return _hash(f"{seed}\0{attempt}\0step\0{step}\0{rank}", 8)
 
 
-def run_trace_id(run_id: str, attempt: int) -> TraceId:
+def run_trace_id(seed: str, attempt: int) -> TraceId:
     """Return the id of the trace that holds the run spans of all ranks."""
-    return _hash(f"{run_id}\0{attempt}\0run", 16)
+    return _hash(f"{seed}\0{attempt}\0run", 16)
 
 
-def run_span_id(run_id: str, attempt: int, rank: int) -> SpanId:
+def run_span_id(seed: str, attempt: int, rank: int) -> SpanId:
     """Return the id of the run span of one rank."""
-    return _hash(f"{run_id}\0{attempt}\0run\0{rank}", 8)
+    return _hash(f"{seed}\0{attempt}\0run\0{rank}", 8)
 
 
-def run_start_span_id(run_id: str, attempt: int, rank: int) -> SpanId:
+def run_start_span_id(seed: str, attempt: int, rank: int) -> SpanId:
     """Return the id of the span that says that one rank has begun."""
-    return _hash(f"{run_id}\0{attempt}\0run.start\0{rank}", 8)
+    return _hash(f"{seed}\0{attempt}\0run.start\0{rank}", 8)
 
 
-def phase_span_id(run_id: str, attempt: int, rank: int, number: int) -> SpanId:
+def phase_span_id(seed: str, attempt: int, rank: int, number: int) -> SpanId:
     """Return the id of a phase's span."""
-    return _hash(f"{run_id}\0{attempt}\0phase\0{rank}\0{number}", 8)
+    return _hash(f"{seed}\0{attempt}\0phase\0{rank}\0{number}", 8)
 
 
-def checkpoint_span_id(run_id: str, attempt: int, rank: int, step: int, save_type: str) -> SpanId:
+def checkpoint_span_id(seed: str, attempt: int, rank: int, step: int, save_type: str) -> SpanId:
     """Return the id of the span of a checkpoint that does not leave with its step."""
-    return _hash(f"{run_id}\0{attempt}\0checkpoint\0{rank}\0{step}\0{save_type}", 8)
+    return _hash(f"{seed}\0{attempt}\0checkpoint\0{rank}\0{step}\0{save_type}", 8)
 
 
-def metrics_span_id(run_id: str, attempt: int, rank: int, number: int) -> SpanId:
+def metrics_span_id(seed: str, attempt: int, rank: int, number: int) -> SpanId:
     """Return the id of a span of values that were told to be of another step; ``number`` counts those."""
-    return _hash(f"{run_id}\0{attempt}\0metrics\0{rank}\0{number}", 8)
+    return _hash(f"{seed}\0{attempt}\0metrics\0{rank}\0{number}", 8)
 
 
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:

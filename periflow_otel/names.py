@@ -201,6 +201,8 @@ STATE_DIR: Final = "PERIFLOW_STATE_DIR"
 """Folder of the journals. Default: ~/.local/state/periflow."""
 RUN_ID_VAR: Final = "PERIFLOW_RUN_ID"
 """Identity of the run. Default: from the launcher, else made up."""
+ATTEMPT_VAR: Final = "PERIFLOW_ATTEMPT"
+"""Number of the attempt, from 1, the same on all ranks. Default: found out."""
 AGENT: Final = "PERIFLOW_AGENT"
 """process (default), thread, or off (journal only)."""
 EXIT_TIMEOUT: Final = "PERIFLOW_EXIT_TIMEOUT"
@@ -215,5 +217,5 @@ EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 """Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, EMERGENCY_SIGNALS,
+    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, EMERGENCY_SIGNALS,
 )  # fmt: skip

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import time
+import weakref
+from collections import Counter
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -15,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from periflow_otel import names
 from periflow_otel.environ import Environ, Variables, parse_count
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
+from periflow_otel.processes import process_started_unix_ns
 
 Modules = Mapping[str, Any]
 
@@ -36,6 +39,12 @@ class Identity(NamedTuple):
     """How often the launcher started the run again, where it gives the same number to all ranks."""
     source: str
     """What said so, for the log."""
+    launch: str | None = None
+    """What the launcher gave to all ranks of this attempt and to no other, if it did."""
+    meeting_point: str | None = None
+    """Where ranks meet, if the launcher chose a place: where it is another, so is the attempt."""
+    is_common: bool = True
+    """``run_id`` is the same on all nodes."""
 
 
 class CloudVariables(NamedTuple):
@@ -61,45 +70,62 @@ def find_identity(environ: Environ = os.environ, modules: Modules = sys.modules)
     return _from_torch(environ, modules) or _from_environ(environ)
 
 
-def agree(
-    rank: int, subject: str, text: str, modules: Modules = sys.modules, *, timeout_s: float = AGREE_TIMEOUT_S
-) -> str | None:
+def agree(text: str | None, modules: Modules = sys.modules, *, timeout_s: float = AGREE_TIMEOUT_S) -> str | None:
     """Give what rank 0 says to all ranks, through the key-value store of the process group; there is no collective.
 
+    The ranks call this equally often in a process group: each time it is about something else.
+
     Args:
-        rank: Who this is.
-        subject: What is agreed on: the same on all ranks, and never the same twice.
-        text: What to say as rank 0.
+        text: What to say, as rank 0; None to hear it, as any other.
         modules: Where ``torch.distributed`` is, if the script has imported it.
         timeout_s: How long to wait for rank 0.
 
     Returns:
-        What rank 0 said first; None without a process group, or if rank 0 says nothing in time.
+        What rank 0 says; None without a process group, or if rank 0 says nothing in time.
     """
     distributed = _process_group(modules)
     if distributed is None:
         return None
     try:
+        numbers = _agreements.setdefault(distributed.group.WORLD, Counter())
+        numbers[text is None] += 1
         store = distributed.distributed_c10d._get_default_store()  # noqa: SLF001  # there is no public way
-        return _agree(store, rank, f"periflow_otel/{subject}", text, timeout_s)
+        key = f"periflow_otel/agreement/{numbers[text is None]}"
+        return _hear(store, key, timeout_s) if text is None else _say(store, key, text)
     except Exception:  # noqa: BLE001  # another version of torch, a lost connection: training goes on all the same
         return None
 
 
-def _agree(store: Any, rank: int, key: str, text: str, timeout_s: float) -> str | None:
-    # The store may have outlived an attempt: then all go on with what was said before.
-    if rank == 0 and not store.add(f"{key}/is_set", 0):
-        store.set(key, text)
-        store.add(f"{key}/is_set", 1)
+_agreements: Final["weakref.WeakKeyDictionary[Any, Counter[bool]]"] = weakref.WeakKeyDictionary()
+"""By process group, how often something was said (False) and heard (True)."""
+_heard: Final[set[str]] = set()
+
+
+def _say(store: Any, key: str, text: str) -> str:
+    store.set(key, f"{time.time_ns()} {text}")
+    store.add(f"{key}/is_set", 1)
+    return text
+
+
+def _hear(store: Any, key: str, timeout_s: float) -> str | None:
     # To wait for the key would be simpler, but blocks all else that uses the store, and old versions do not recover.
     deadline_s, pause_s = time.monotonic() + timeout_s, 0.01
-    while not store.add(f"{key}/is_set", 0):
+    while True:
+        if store.add(f"{key}/is_set", 0) and _is_new(said := store.get(key).decode()):
+            _heard.add(said)
+            return str(said.partition(" ")[2])
         if time.monotonic() > deadline_s:
             return None
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.5)
-    answer: bytes = store.get(key)
-    return answer.decode()
+
+
+def _is_new(said: str) -> bool:
+    """Tell whether rank 0 said it in this process group: torchrun's store outlives the ranks of an attempt.
+
+    A process group is there only once all its ranks are, so what was said in it came after this process began.
+    """
+    return said not in _heard and int(said.partition(" ")[0]) >= process_started_unix_ns()
 
 
 def describe(identity: Identity) -> str:
@@ -237,22 +263,19 @@ def _from_rank(environ: Environ) -> Identity | None:
 
 def _with_torchrun(environ: Environ, identity: Identity) -> Identity:
     nodes = _integer(environ, "GROUP_WORLD_SIZE", 1) or 1
+    given, own = _text(environ, "TORCHELASTIC_RUN_ID"), _find_torchrun(environ)
+    common = given if given != "none" else (own if nodes == 1 else None) or _slurm_id(environ, tasks=nodes)
     return identity._replace(
-        run_id=_torchrun_id(environ, nodes),
+        run_id=common or own,
+        is_common=common is not None,
         # Each torchrun counts what it restarted itself, so that several disagree.
         restarts=_torchrun_restarts(environ) if nodes == 1 else None,
+        meeting_point=f"{environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}",
         source="torchrun",
     )
 
 
-def _torchrun_id(environ: Environ, nodes: int) -> str | None:
-    run_id = _text(environ, "TORCHELASTIC_RUN_ID")
-    if run_id != "none":
-        return run_id
-    return (find_torchrun(environ) if nodes == 1 else None) or _slurm_id(environ, tasks=nodes)
-
-
-def find_torchrun(environ: Environ) -> str | None:
+def _find_torchrun(environ: Environ) -> str | None:
     """Name the torchrun of this node that was given no id for its run; None if there is none such.
 
     Every run without an id is called "none", and the master of the next run may have the same address and port. But

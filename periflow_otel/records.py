@@ -44,6 +44,8 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     attempt: int
+    seed: str = ""
+    """What ids are derived from: the same on all ranks that could agree on it, and never that of another run."""
     rank: int
     local_rank: int
     node_rank: int

@@ -19,6 +19,7 @@ from periflow_otel.endings import call_at_exit, error_at_exit, failure, time_lef
 from periflow_otel.environ import Environ
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.handover import Handover
+from periflow_otel.joining import next_attempt
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.logs import limit_repeats
 from periflow_otel.records import (
@@ -94,7 +95,8 @@ class TrainingRun:
         """Who this process is."""
         self.run_id: str = beginning.run.run_id
         """Identity of the run, the same on all ranks."""
-        self.folder: Path = beginning.folder
+        self._place = beginning.place
+        self.folder: Path = beginning.place.folder
         """Where the journals of this run are, on this node."""
         self._is_recording = beginning.is_recording
         self._handover = Handover(beginning)
@@ -359,13 +361,13 @@ class TrainingRun:
         run = self.info
         if step is None:
             launcher_trace_id, _ = ids.parse_traceparent(run.traceparent)
-            trace_id, is_sampled = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt), True
+            trace_id, is_sampled = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt), True
         else:
-            trace_id = ids.step_trace_id(run.run_id, run.attempt, step)
+            trace_id = ids.step_trace_id(run.seed, run.attempt, step)
             is_sampled = ids.is_sampled(trace_id, run.orders.sampling_ratio)
         if phase:
-            return SpanIdentity(trace_id, ids.phase_span_id(run.run_id, run.attempt, run.rank, phase), is_sampled)
-        return SpanIdentity(trace_id, ids.step_span_id(run.run_id, run.attempt, step or 0, run.rank), is_sampled)
+            return SpanIdentity(trace_id, ids.phase_span_id(run.seed, run.attempt, run.rank, phase), is_sampled)
+        return SpanIdentity(trace_id, ids.step_span_id(run.seed, run.attempt, step or 0, run.rank), is_sampled)
 
     def _identify_open_step(self) -> SpanIdentity | None:
         return None if self._started_ns is None or self._is_over else self._identify(self._step, 0)
@@ -387,12 +389,12 @@ class TrainingRun:
 
     def _begin_attempt(self, done: int) -> None:
         """Go on as another attempt, in which ``done`` steps are done: ids and sums of the old one stay its own."""
-        attempt, records = self.info.attempt + 1, self._end_journal(self._noted_error)
+        records = self._end_journal(self._noted_error)
+        self._place = place = next_attempt(self._place, self.info.rank, self.info.world_size)
         if self._is_recording:
-            attempt, folder = startup.claim(self.folder, self.info.rank, attempt)
-            self._handover.next_journal(folder, records)
-        earlier = find_earlier(self.folder.parent, self.info.rank, attempt)
-        self.info = self.info.another_attempt(attempt, self._time_ns(), done, earlier)
+            self._handover.next_journal(place.journal, records)
+        earlier = find_earlier(self.folder, self.info.rank, place.number)
+        self.info = self.info.another_attempt(place.attempt, self._time_ns(), done, earlier)
         self._step, self._ended_ns, self._noted_error = done, None, None
         self._checkpoint_steps.clear()
         self._journal = self._handover.open_journal(self.info)
@@ -445,6 +447,7 @@ class TrainingRun:
         self._saves.close()
         atexit.unregister(self._at_exit)
         self._standing_span.leave()
+        self._place.leave(error)
         is_delivered = self._handover.wait_for_the_end(self._end_journal(error), timeout_s)
         self._handover.stop_agent()
         return is_delivered

@@ -44,6 +44,7 @@ def make_run(**fields: Any) -> RankRun:
     given: dict[str, Any] = {
         "run_id": "run",
         "attempt": 1,
+        "seed": "run",
         "rank": 0,
         "local_rank": 0,
         "node_rank": 0,

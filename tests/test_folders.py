@@ -17,13 +17,13 @@ from privileges import UNPRIVILEGED
 
 from periflow_otel.journal.folders import (
     LEDGER,
-    attempts,
     claim_journal,
     journal_folder,
     journal_folders,
     make_private,
     node_folder,
     node_folders,
+    own_attempts,
     run_folder,
 )
 
@@ -117,17 +117,16 @@ def test_journals_are_found_the_oldest_attempt_first(tmp_path: Path):
 def test_a_run_without_a_folder_has_no_journals(tmp_path: Path):
     """Nothing there is no error."""
     assert list(journal_folders(tmp_path / "missing")) == []
-    assert list(attempts(tmp_path / "missing", 0)) == []
+    assert own_attempts(tmp_path / "missing", 0) == []
     assert node_folders(tmp_path / "missing") == []
 
 
-def test_attempts_are_those_of_the_rank_on_all_nodes(tmp_path: Path):
-    """Attempts of other ranks do not count; those that are over, and only in a ledger, do."""
-    one, other = tmp_path / "one", tmp_path / "other"
-    journal_folder(one, 2, 0).mkdir(parents=True)
-    journal_folder(one, 5, 1).mkdir()
-    journal_folder(other / LEDGER, 3, 0).mkdir(parents=True)
-    assert [sorted(attempts(tmp_path, rank)) for rank in (0, 1, 2)] == [[(2, one), (3, other)], [(5, one)], []]
+def test_attempts_are_those_that_the_rank_left_something_of(tmp_path: Path):
+    """Attempts of other ranks do not count; those that are over, and only in the ledger, do."""
+    journal_folder(tmp_path, 2, 0).mkdir(parents=True)
+    journal_folder(tmp_path, 5, 1).mkdir()
+    journal_folder(tmp_path / LEDGER, 3, 0).mkdir(parents=True)
+    assert [own_attempts(tmp_path, rank) for rank in (0, 1, 2)] == [[2, 3], [5], []]
 
 
 @pytest.fixture
@@ -137,72 +136,28 @@ def node(tmp_path: Path) -> Path:
     return tmp_path / "run" / "node"
 
 
-def test_the_first_claim_is_the_first_attempt(node: Path):
-    """A rank that was never there begins with attempt 1, in a folder that only its owner may enter."""
+def test_a_journal_is_in_the_folder_of_its_attempt_and_rank(node: Path):
+    """One that only its owner may enter."""
     with umask(0):
-        assert claim_journal(node, 7) == (1, node / "a001-r00007")
-    assert mode(node / "a001-r00007") == 0o700
+        assert claim_journal(node, 3, 7) == node / "a003-r00007"
+    assert mode(node / "a003-r00007") == 0o700
 
 
-def test_each_claim_is_one_more_than_the_last(node: Path):
-    """Without a number from the launcher, attempts count up, also over those that are over."""
-    journal_folder(node / LEDGER, 3, 0).mkdir(parents=True)
-    assert [claim_journal(node, 0)[0] for _ in range(3)] == [4, 5, 6]
-    assert claim_journal(node, 1)[0] == 1
-
-
-def test_a_claim_begins_at_the_number_of_the_launcher(node: Path):
-    """The launcher's count of restarts is believed where that attempt is free, though others are later."""
-    assert claim_journal(node, 0, 5)[0] == 5
-    assert claim_journal(node, 0, 3)[0] == 3
-
-
-def test_an_attempt_that_is_taken_is_passed_over(node: Path):
-    """A launcher that begins to count anew meets journals and lines in the ledger; neither is touched."""
+def test_a_folder_that_is_there_is_passed_over(node: Path):
+    """Whatever it holds is not touched."""
     journal_folder(node, 1, 0).mkdir()
-    (node / LEDGER).mkdir()
-    journal_folder(node / LEDGER, 2, 0).touch()
-    journal_folder(node, 3, 0).touch()
-    journal_folder(node, 4, 1).mkdir()
-    assert claim_journal(node, 0, 1) == (4, node / "a004-r00000")
+    journal_folder(node, 2, 0).touch()
+    journal_folder(node, 3, 1).mkdir()
+    assert claim_journal(node, 1, 0) == node / "a003-r00000"
 
 
 def test_a_claim_where_nothing_can_be_made_is_refused(node: Path):
     """Without the folder of the run there is no journal."""
     with pytest.raises(FileNotFoundError):
-        claim_journal(node / "missing", 0)
+        claim_journal(node / "missing", 1, 0)
     (node / "file").touch()
     with pytest.raises(NotADirectoryError):
-        claim_journal(node / "file", 0, 1)
-
-
-CLAIM = """
-import sys
-from pathlib import Path
-from periflow_otel.journal.folders import claim_journal
-sys.stdout.write("ready")
-sys.stdout.flush()
-sys.stdin.read()
-attempt = None if sys.argv[2] == "-" else int(sys.argv[2])
-print([claim_journal(Path(sys.argv[1]), 0, attempt)[0] for _ in range(20)])
-"""
-
-
-@pytest.mark.parametrize("attempt", ["-", "1"])
-def test_processes_that_claim_at_once_get_different_journals(node: Path, attempt: str):
-    """Eight processes of the same rank never share a journal, and no number is left out."""
-    command = [sys.executable, "-c", CLAIM, str(node), attempt]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(8)]  # type: ignore[call-overload]
-    for process in processes:
-        assert process.stdout.read(5) == "ready"
-    for process in processes:
-        process.stdin.close()
-    claimed = [eval(process.stdout.read()) for process in processes]  # noqa: S307  # a list of our own
-    for process in processes:
-        process.stdout.close()
-        assert process.wait() == 0
-    assert sorted(number for numbers in claimed for number in numbers) == list(range(1, 161))
+        claim_journal(node / "file", 1, 0)
 
 
 def test_a_private_folder_is_for_one_user_with_all_above_it(tmp_path: Path):

@@ -17,16 +17,16 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 
 
-def all_ids(run_id: str, attempt: int, rank: int, number: int) -> list[int]:
+def all_ids(seed: str, attempt: int, rank: int, number: int) -> list[int]:
     """Return an id of every kind."""
     return [
-        ids.step_trace_id(run_id, attempt, number),
-        ids.step_span_id(run_id, attempt, number, rank),
-        ids.run_trace_id(run_id, attempt),
-        ids.run_span_id(run_id, attempt, rank),
-        ids.run_start_span_id(run_id, attempt, rank),
-        ids.phase_span_id(run_id, attempt, rank, number),
-        ids.checkpoint_span_id(run_id, attempt, rank, number, "NORMAL"),
+        ids.step_trace_id(seed, attempt, number),
+        ids.step_span_id(seed, attempt, number, rank),
+        ids.run_trace_id(seed, attempt),
+        ids.run_span_id(seed, attempt, rank),
+        ids.run_start_span_id(seed, attempt, rank),
+        ids.phase_span_id(seed, attempt, rank, number),
+        ids.checkpoint_span_id(seed, attempt, rank, number, "NORMAL"),
     ]
 
 
@@ -44,9 +44,9 @@ def test_ids_are_these_for_good():
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=8), NUMBERS, NUMBERS, NUMBERS)
-def test_ids_are_valid(run_id: str, attempt: int, rank: int, number: int):
+def test_ids_are_valid(seed: str, attempt: int, rank: int, number: int):
     """Never 0, traces within 128 bits and spans within 64, whatever the run is called."""
-    for position, each in enumerate(all_ids(run_id, attempt, rank, number)):
+    for position, each in enumerate(all_ids(seed, attempt, rank, number)):
         assert 0 < each < 1 << (128 if position in (0, 2) else 64)
 
 

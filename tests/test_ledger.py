@@ -9,6 +9,7 @@ import pytest
 from recorder import S, make_run
 
 import periflow_otel as pf
+from periflow_otel.journal.attempts import Made, Wish, join_agreed
 from periflow_otel.journal.folders import LEDGER, journal_folder, make_private
 from periflow_otel.journal.ledger import find_earlier, note_end, note_loss, noted_loss
 from periflow_otel.journal.segment import segment_path
@@ -52,36 +53,36 @@ def deliver(journal: Path, attempt: int, ended_unix_ns: int) -> None:
 
 def test_the_first_attempt_has_none_before_it(node: Path):
     """Nor has it where there is no folder at all."""
-    assert find_earlier(node.parent, 0, 1) is None
+    assert find_earlier(node, 0, 1) is None
     train(node, 1, last_step=5)
-    assert find_earlier(node.parent, 0, 1) is None
-    assert find_earlier(node.parent.parent / "other", 0, 2) is None
+    assert find_earlier(node, 0, 1) is None
+    assert find_earlier(node.parent.parent / "other" / "node", 0, 2) is None
 
 
 def test_the_journal_of_the_attempt_before_tells(node: Path):
     """Its last step, its last checkpoint and when its process was found to be gone."""
     journal = train(node, 1, last_step=17, checkpoint=10)
     note_loss(journal, RankLost(STARTED_NS + 20 * S, 17, STARTED_NS + 17 * S))
-    assert find_earlier(node.parent, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 20 * S)
+    assert find_earlier(node, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 20 * S)
 
 
 def test_a_process_that_nobody_missed_was_there_in_its_last_step(node: Path):
     """The agent was killed too, or has not looked yet."""
     train(node, 1, last_step=17)
-    assert find_earlier(node.parent, 0, 2) == Earlier(1, 17, 0, STARTED_NS + 17 * S)
+    assert find_earlier(node, 0, 2) == Earlier(1, 17, 0, STARTED_NS + 17 * S)
 
 
 def test_a_process_that_died_before_its_first_step_was_there_at_its_start(node: Path):
     """The gap is counted from then, and not from 1970."""
     train(node, 1)
-    assert find_earlier(node.parent, 0, 2) == Earlier(1, 0, 0, STARTED_NS)
+    assert find_earlier(node, 0, 2) == Earlier(1, 0, 0, STARTED_NS)
 
 
 def test_an_attempt_is_known_when_its_journal_is_delivered_and_gone(node: Path):
     """A line stays."""
     deliver(train(node, 1, last_step=17, checkpoint=10), 1, STARTED_NS + 30 * S)
     assert not journal_folder(node, 1, 0).exists()
-    assert find_earlier(node.parent, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 30 * S)
+    assert find_earlier(node, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 30 * S)
 
 
 def test_a_journal_that_is_going_right_now_is_not_believed(node: Path):
@@ -89,14 +90,14 @@ def test_a_journal_that_is_going_right_now_is_not_believed(node: Path):
     journal = train(node, 1, last_step=17, checkpoint=10)
     note_end(journal, 1, STARTED_NS + 30 * S)
     segment_path(journal, 1).unlink()
-    assert find_earlier(node.parent, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 30 * S)
+    assert find_earlier(node, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 30 * S)
 
 
 def test_each_rank_has_its_own(node: Path):
     """One may have come further than another."""
     train(node, 1, rank=0, last_step=17)
     train(node, 1, rank=1, last_step=16)
-    assert [find_earlier(node.parent, rank, 2) for rank in (0, 1, 2)] == [
+    assert [find_earlier(node, rank, 2) for rank in (0, 1, 2)] == [
         Earlier(1, 17, 0, STARTED_NS + 17 * S),
         Earlier(1, 16, 0, STARTED_NS + 16 * S),
         None,
@@ -109,18 +110,19 @@ def test_the_last_attempt_counts_wherever_it_was(node: Path):
     make_private(other)
     train(node, 1, last_step=50)
     deliver(train(other, 2, last_step=60), 2, 2 * STARTED_NS + 70 * S)
+    join_agreed(other, Wish(0, Made("seed", 2, None), 2))
     train(node, 4, last_step=90)
-    assert find_earlier(node.parent, 0, 3) == Earlier(2, 60, 0, 2 * STARTED_NS + 70 * S)
+    assert find_earlier(node, 0, 3) == Earlier(2, 60, 0, 2 * STARTED_NS + 70 * S)
 
 
 def test_what_was_done_stays_done_when_the_next_attempt_dies_early(node: Path):
     """The third attempt does again what the first had done, although the second came to nothing."""
     train(node, 1, last_step=150, checkpoint=100)
-    train(node, 2, earlier=find_earlier(node.parent, 0, 2))
-    third = find_earlier(node.parent, 0, 3)
+    train(node, 2, earlier=find_earlier(node, 0, 2))
+    third = find_earlier(node, 0, 3)
     assert third == Earlier(2, 150, 100, 2 * STARTED_NS)
     deliver(train(node, 3, last_step=120, checkpoint=110, earlier=third), 3, 9 * STARTED_NS)
-    assert find_earlier(node.parent, 0, 4) == Earlier(3, 150, 110, 9 * STARTED_NS)
+    assert find_earlier(node, 0, 4) == Earlier(3, 150, 110, 9 * STARTED_NS)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1,2]", b"\xff"])
@@ -128,21 +130,21 @@ def test_a_damaged_line_is_as_none(node: Path, damage: bytes):
     """Nothing raises."""
     deliver(train(node, 1, last_step=17), 1, STARTED_NS)
     (node / LEDGER / "a001-r00000").write_bytes(damage)
-    assert find_earlier(node.parent, 0, 2) is None
+    assert find_earlier(node, 0, 2) is None
 
 
 def test_a_damaged_journal_is_as_none(node: Path):
     """Its header tells nothing."""
     journal = train(node, 1, last_step=17)
     segment_path(journal, 1).write_bytes(b"damaged")
-    assert find_earlier(node.parent, 0, 2) is None
+    assert find_earlier(node, 0, 2) is None
 
 
 def test_a_line_that_cannot_be_written_stops_nobody(node: Path):
     """The next attempt knows less."""
     (node / LEDGER).write_bytes(b"in the way")
     deliver(train(node, 1, last_step=17), 1, STARTED_NS)
-    assert find_earlier(node.parent, 0, 2) is None
+    assert find_earlier(node, 0, 2) is None
 
 
 def test_a_loss_is_told_the_same_way_each_time(node: Path):

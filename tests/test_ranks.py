@@ -13,6 +13,7 @@ import pytest
 from programs import free_ports, needs
 
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
+from periflow_otel.processes import process_started_unix_ns
 from periflow_otel.ranks import CloudVariables, Identity, agree, describe, find_identity, require_cloud
 
 TORCHRUN = {
@@ -126,7 +127,8 @@ def test_one_torchrun_without_an_id_is_known_by_its_folder():
     """The folder of the error files has a random name that all ranks of one torchrun share."""
     folder = {"TORCHELASTIC_ERROR_FILE": "/tmp/torchelastic_6nz/none_0qhs_n5k/attempt_0/5/error.json"}  # noqa: S108
     assert found(TORCHRUN_ON_ONE_NODE | {"TORCHELASTIC_RUN_ID": "none"} | folder).run_id == "torchrun-0qhs_n5k"
-    assert found(TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"} | folder).run_id is None
+    alone = found(TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"} | folder)
+    assert (alone.run_id, alone.is_common) == ("torchrun-0qhs_n5k", False)
 
 
 def test_torchruns_without_an_id_in_one_slurm_step_share_the_step():
@@ -149,6 +151,7 @@ def test_torchrun_inside_slurm_goes_first():
 WHO_AM_I = """
 import json, sys
 from pathlib import Path
+from periflow_otel.processes import process_started_unix_ns
 from periflow_otel.ranks import find_identity
 def main():
     identity = find_identity()
@@ -253,56 +256,79 @@ def test_torch_that_is_not_initialised_says_nothing():
     import torch.distributed as dist  # noqa: PLC0415  # no other test needs it
 
     assert find_identity({}, {"torch.distributed": dist}).world_size == 1
-    assert agree(0, "run_id", "job", {"torch.distributed": dist}) is None
-    assert agree(0, "run_id", "job", {}) is None
+    assert agree("job", {"torch.distributed": dist}) is None
+    assert agree("job", {}) is None
 
 
 @pytest.fixture(params=["memory", "file", "tcp"])
-def _store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
-    """Be in a process group with a key-value store of every kind."""
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """Return the key-value store of the process group that this process is in; there is one of every kind."""
     import torch.distributed as dist  # noqa: PLC0415  # no other test needs it
-    from torch.testing._internal.distributed import fake_pg  # noqa: F401, PLC0415  # registers the backend
 
     stores = {
         "memory": dist.HashStore,
         "file": lambda: dist.FileStore(str(tmp_path / "store"), 2),
         "tcp": lambda: dist.TCPStore("127.0.0.1", 0, is_master=True),
     }
-    dist.init_process_group("fake", rank=0, world_size=2, store=stores[request.param]())
-    yield
+    store = stores[request.param]()
+    begin_group(store)
+    yield store
     dist.destroy_process_group()
 
 
+def begin_group(store: Any) -> None:
+    """Be in a new process group with a store."""
+    import torch.distributed as dist  # noqa: PLC0415  # no other test needs it
+    from torch.testing._internal.distributed import fake_pg  # noqa: F401, PLC0415  # registers the backend
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    dist.init_process_group("fake", rank=0, world_size=2, store=store)
+
+
 @needs("torch")
-@pytest.mark.usefixtures("_store")
 class TestAgreement:
-    """Ranks that have nothing in common but a process group."""
+    """Ranks that have nothing in common but a process group; this process is rank 0, and another one too."""
 
-    def test_all_get_what_rank_0_says(self):
-        """Whoever comes first; each subject is one of its own."""
+    @pytest.mark.usefixtures("store")
+    def test_what_rank_0_says_is_heard(self):
+        """Whoever comes first; each time it is about something else."""
         with ThreadPoolExecutor() as pool:
-            waiting = [pool.submit(agree, rank, "one", f"of {rank}") for rank in (1, 2)]
-            assert agree(0, "one", "of 0") == "of 0"
-            assert [each.result() for each in waiting] == ["of 0", "of 0"]
-        assert agree(0, "other", "läuft") == agree(1, "other", "") == "läuft"
+            waiting = pool.submit(agree, None)
+            assert agree("one") == waiting.result() == "one"
+        assert agree("läuft") == agree(None) == "läuft"
 
-    def test_what_was_said_first_stays(self):
-        """The store may be older than rank 0 is."""
-        assert agree(0, "subject", "before") == "before"
-        assert agree(0, "subject", "after") == "before"
-        assert agree(1, "subject", "after") == "before"
+    def test_what_was_said_before_this_process_began_is_not_heard(self, store: Any):
+        """The store of torchrun outlives the ranks of an attempt."""
+        store.set("default_pg/periflow_otel/agreement/1", f"{process_started_unix_ns() - 1} before")
+        store.add("default_pg/periflow_otel/agreement/1/is_set", 1)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(agree, None)
+            assert agree("now") == waiting.result() == "now"
 
+    def test_nothing_is_heard_twice(self, store: Any):
+        """A process that makes its group anew, in the same store, waits for news."""
+        assert agree("before") == agree(None)
+        begin_group(store)
+        assert agree(None, timeout_s=0) is None
+
+    def test_a_rank_that_comes_later_hears_what_the_others_hear(self, store: Any):
+        """Rank 0 began runs in another group, before the new rank was there: each group counts anew."""
+        agree("before")
+        begin_group(store)
+        agree("now")
+        assert agree(None) == "now"
+
+    @pytest.mark.usefixtures("store")
     def test_ranks_wait_for_rank_0_only_so_long(self):
         """It may never call init."""
-        assert agree(1, "subject", "", timeout_s=0) is None
-        assert agree(0, "subject", "late") == agree(1, "subject", "") == "late"
+        assert agree(None, timeout_s=0) is None
 
 
-@needs("torch")
 @pytest.mark.usefixtures("process_group")
 def test_a_store_that_does_not_work_is_no_store():
     """Whatever it raises."""
-    assert agree(0, "subject", "text") is None
+    assert agree("text") is None
 
 
 BY_HAND = """

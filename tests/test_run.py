@@ -743,12 +743,16 @@ TORCHRUN = {
 }  # fmt: skip
 
 
-def test_two_ranks_that_are_taken_for_the_same_share_no_journal():
-    """Processes that were told the same rank, or a launcher with a restart count that stands still."""
+def test_processes_that_are_the_same_rank_are_different_runs():
+    """Trials side by side, to which their launcher told the same."""
     code = "import os; import periflow_otel as pf; pf.init(10); pf.metric({'process': os.getpid()})"
     processes = [begin_script(code, **TORCHRUN) for _ in range(3)]
     assert [Ended(each).status for each in processes] == [0, 0, 0]
-    assert sorted(each.run.attempt for each in journals()) == [3, 4, 5]
+    assert sorted((each.run.run_id, each.run.attempt) for each in journals()) == [
+        ("job", 3),
+        ("job-2", 3),
+        ("job-3", 3),
+    ]
     assert sorted(each.values[0]["process"] for each in journals()) == sorted(each.pid for each in processes)
 
 

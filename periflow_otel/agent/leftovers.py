@@ -18,7 +18,14 @@ from typing import Final
 from periflow_otel.agent.agent import Agent
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
-from periflow_otel.journal.folders import LOCK_FILE, is_readable, journal_folders, node_folders, other_node_folders
+from periflow_otel.journal.folders import (
+    ATTEMPTS,
+    LOCK_FILE,
+    is_readable,
+    journal_folders,
+    node_folders,
+    other_node_folders,
+)
 from periflow_otel.journal.ledger import note_end
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.mounts import is_local
@@ -187,4 +194,5 @@ def _forget_old_run(folder: Path) -> None:
     with suppress(OSError):
         if time.time() - _changed_s(folder) > KEPT_S and not any(journal_folders(folder)):
             shutil.rmtree(folder, ignore_errors=True)
-            folder.parent.rmdir()  # unless other nodes have folders there
+            if {entry.name for entry in folder.parent.iterdir()} <= {ATTEMPTS}:  # no other node has a folder there
+                shutil.rmtree(folder.parent, ignore_errors=True)

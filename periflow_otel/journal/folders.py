@@ -10,6 +10,8 @@
                                     /a001-r00000/    the journal of rank 0 in attempt 1: segments, cursors, and
                                                      the lock of its writer
 
+    <state dir>/<run id>/@attempts/                 who took part in which attempt, on all nodes that see it
+
 Nodes have folders of their own because home directories are often shared, and a journal is for one machine.
 """
 
@@ -32,6 +34,8 @@ NEXT_LOCK_FILE: Final = "agent.next"
 AGENT_LOG: Final = "agent.log"
 DISCOVERY_FILE: Final = "prometheus.json"
 LEDGER: Final = "ledger"
+ATTEMPTS: Final = "@attempts"
+"""Beside the folders of nodes, and named as none of them can be."""
 EMERGENCY_FILE: Final = "emergency-save"
 
 _log = logging.getLogger("periflow_otel")
@@ -72,7 +76,7 @@ def other_node_folders(state_dir: Path) -> Iterator[Path]:
     """Yield the folders that runs have on other nodes, or had on this one by another name, as containers have."""
     for run in _entries(_own_target(state_dir)):
         own = node_folder(run).name
-        yield from (each for each in _entries(run) if each.name != own and _changed_s(each))
+        yield from (each for each in _entries(run) if each.name not in (own, ATTEMPTS) and _changed_s(each))
 
 
 def is_readable(folder: Path) -> bool:
@@ -97,35 +101,26 @@ def rank_of(journal: Path) -> int | None:
     return numbers[1] if numbers else None
 
 
-def attempts(run_folder: Path, rank: int) -> Iterator[tuple[int, Path]]:
-    """Yield the attempts in which a rank took part, over or not, with the node folder that each was in.
-
-    Home directories are often shared: then this sees the other nodes too.
-    """
-    with suppress(OSError):  # too many files are open: nobody has two journals of one name, at any rate
-        for node in _entries(run_folder):
-            for entry in (*_entries(node), *_entries(node / LEDGER)):
-                if (numbers := _numbers(entry)) and numbers[1] == rank:
-                    yield numbers[0], node
+def own_attempts(folder: Path, rank: int) -> list[int]:
+    """Return the attempts of a rank that left something in the folder of its run on this node."""
+    try:
+        entries = [_numbers(entry) for entry in (*_entries(folder), *_entries(folder / LEDGER))]
+    except OSError:  # too many files are open: nobody has two journals of one name, at any rate
+        return []
+    return sorted({numbers[0] for numbers in entries if numbers and numbers[1] == rank})
 
 
-def claim_journal(folder: Path, rank: int, attempt: int | None = None) -> tuple[int, Path]:
-    """Create the folder of a journal that no other process has or had, and return it with its attempt.
+def claim_journal(folder: Path, attempt: int, rank: int) -> Path:
+    """Create a folder for a journal that no other process has, and return it.
 
-    Args:
-        folder: The folder of the run on this node; it exists.
-        rank: Who claims it.
-        attempt: The number to begin with. It counts up while that attempt of the rank is taken. Default: one more
-            than the last.
+    It has a later number than the attempt's where an earlier one left a journal, and nothing else, behind.
 
     Raises:
         OSError: It cannot be created.
     """
-    taken = {number for number, _ in attempts(folder.parent, rank)}
-    number = max(taken, default=0) + 1 if attempt is None else attempt
-    while number in taken or not _create(journal_folder(folder, number, rank)):
-        number += 1
-    return number, journal_folder(folder, number, rank)
+    while not _create(journal_folder(folder, attempt, rank)):
+        attempt += 1
+    return journal_folder(folder, attempt, rank)
 
 
 def make_private(folder: Path) -> None:

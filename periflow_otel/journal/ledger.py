@@ -6,9 +6,10 @@ from typing import Final
 
 import msgspec
 
+from periflow_otel.journal.attempts import earlier_parts
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.journal.files import read_own
-from periflow_otel.journal.folders import LEDGER, attempts, journal_folder, make_private
+from periflow_otel.journal.folders import LEDGER, journal_folder, make_private, own_attempts
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader
 from periflow_otel.records import Earlier, RankLost
@@ -53,28 +54,29 @@ def note_end(journal: Path, attempt: int, ended_unix_ns: int) -> None:
             replace_file(ledger / journal.name, msgspec.json.encode(earlier) + b"\n")
 
 
-def find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
+def find_earlier(node: Path, rank: int, attempt: int) -> Earlier | None:
     """Return what is known of the last attempt of a rank before ``attempt``, on whichever node.
 
     None if there was none, or if its process goes on beside this one.
 
     Args:
-        run_folder: Folder of the run, with one folder per node.
+        node: Folder of the run on this node.
         rank: Whose attempt.
         attempt: Number of the present one.
     """
     try:
-        return _find_earlier(run_folder, rank, attempt)
+        return _find_earlier(node, rank, attempt)
     except OSError:  # too many files are open
         return None
 
 
-def _find_earlier(run_folder: Path, rank: int, attempt: int) -> Earlier | None:
-    found = [(number, node) for number, node in attempts(run_folder, rank) if number < attempt]
+def _find_earlier(node: Path, rank: int, attempt: int) -> Earlier | None:
+    here = ((number, node) for number in own_attempts(node, rank))
+    found = [each for each in (*here, *earlier_parts(node.parent, rank)) if each[0] < attempt]
     if not found:
         return None
-    number, node = max(found)
-    journal = journal_folder(node, number, rank)
+    number, place = max(found)
+    journal = journal_folder(place, number, rank)
     if _goes_on(journal):
         return None
     loss = noted_loss(journal)

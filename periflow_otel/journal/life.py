@@ -56,19 +56,24 @@ def is_written(folder: Path, writer: Process) -> bool:
         folder: Of the journal.
         writer: Who writes it, as its segments say.
     """
-    lives = writer.is_alive()
+    return holds(writer, folder / WRITER_LOCK)
+
+
+def holds(process: Process, path: Path) -> bool:
+    """Tell whether a process may still hold the lock of a file: without evidence of the contrary, it may."""
+    lives = process.is_alive()
     if lives is not None:  # a child that some library forked may have the lock, or a script may have closed it
         return lives
-    is_locked = _is_locked(folder)
-    return writer.is_of_this_boot() if is_locked is None else is_locked
+    is_locked = _is_locked(path)
+    return process.is_of_this_boot() if is_locked is None else is_locked
 
 
-def _is_locked(folder: Path) -> bool | None:
-    """Tell whether a writer has its lock; None if there is no lock to ask."""
+def _is_locked(path: Path) -> bool | None:
+    """Tell whether a process that lives has the lock of a file; None if there is no lock to ask."""
     import fcntl  # noqa: PLC0415  # as above
 
     try:
-        descriptor = open_own(folder / WRITER_LOCK, os.O_RDONLY)
+        descriptor = open_own(path, os.O_RDONLY)
     except OSError as error:
         return True if error.errno in SCARCE else None
     try:

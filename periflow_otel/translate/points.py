@@ -212,7 +212,7 @@ class PointTranslator:
         run = self._run
         if run.orders.sampling_ratio >= 1:
             return True
-        trace_id = ids.step_trace_id(run.run_id, run.attempt, record.step)
+        trace_id = ids.step_trace_id(run.seed, run.attempt, record.step)
         return self._sampler.keep(trace_id, run.orders.sampling_ratio, duration_s, is_marked=record.error is not None)
 
     def _add_checkpoint(self, record: Checkpoint) -> None:
@@ -278,8 +278,8 @@ class PointTranslator:
 
     def _exemplar(self, step: int, time_unix_ns: int, value: float) -> Exemplar:
         run = self._run
-        trace_id = ids.step_trace_id(run.run_id, run.attempt, step)
-        return Exemplar(time_unix_ns, value, trace_id, ids.step_span_id(run.run_id, run.attempt, step, run.rank))
+        trace_id = ids.step_trace_id(run.seed, run.attempt, step)
+        return Exemplar(time_unix_ns, value, trace_id, ids.step_span_id(run.seed, run.attempt, step, run.rank))
 
     @property
     def _snapshot_unix_ns(self) -> int:

@@ -65,8 +65,8 @@ class SpanTranslator:
         if run.total_steps is not None:
             self._target[names.TARGET_STEP] = run.total_steps
         launcher_trace_id, self._launcher_span_id = ids.parse_traceparent(run.traceparent)
-        self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.run_id, run.attempt)
-        self._run_span_id = ids.run_span_id(run.run_id, run.attempt, run.rank)
+        self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt)
+        self._run_span_id = ids.run_span_id(run.seed, run.attempt, run.rank)
         self._links = (Link(self._run_trace_id, self._run_span_id),)
         self._spans: list[Span] = []
         if state:
@@ -229,7 +229,7 @@ class SpanTranslator:
         self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error))
 
     def _step_trace_id(self, step: int) -> ids.TraceId:
-        return ids.step_trace_id(self._run.run_id, self._run.attempt, step)
+        return ids.step_trace_id(self._run.seed, self._run.attempt, step)
 
     def _step_span(
         self, draft: StepDraft, ended: StepEnded, trace_id: ids.TraceId, checkpoint: Checkpoint | None
@@ -242,8 +242,8 @@ class SpanTranslator:
         return Span(
             name=names.STEP_SPAN,
             trace_id=trace_id,
-            span_id=ids.step_span_id(run.run_id, run.attempt, draft.step, run.rank),
-            parent_span_id=ids.step_span_id(run.run_id, run.attempt, draft.step, 0) if run.rank else None,
+            span_id=ids.step_span_id(run.seed, run.attempt, draft.step, run.rank),
+            parent_span_id=ids.step_span_id(run.seed, run.attempt, draft.step, 0) if run.rank else None,
             start_unix_ns=ended.start_unix_ns,
             end_unix_ns=end_unix_ns,
             attributes=attributes,
@@ -266,7 +266,7 @@ class SpanTranslator:
         return Span(
             name=names.METRICS_SPAN,
             trace_id=trace_id,
-            span_id=ids.metrics_span_id(run.run_id, run.attempt, run.rank, self.state.told),
+            span_id=ids.metrics_span_id(run.seed, run.attempt, run.rank, self.state.told),
             parent_span_id=parent,
             start_unix_ns=time_unix_ns,
             end_unix_ns=time_unix_ns,
@@ -280,12 +280,12 @@ class SpanTranslator:
             attributes[names.STEP] = record.step
         trace_id, parent = self._owner(record.step)
         if record.parent:
-            parent = ids.phase_span_id(run.run_id, run.attempt, run.rank, record.parent)
+            parent = ids.phase_span_id(run.seed, run.attempt, run.rank, record.parent)
         end_unix_ns = record.start_unix_ns + record.duration_ns
         return Span(
             name=record.name,
             trace_id=trace_id,
-            span_id=ids.phase_span_id(run.run_id, run.attempt, run.rank, record.number),
+            span_id=ids.phase_span_id(run.seed, run.attempt, run.rank, record.number),
             parent_span_id=parent,
             start_unix_ns=record.start_unix_ns,
             end_unix_ns=end_unix_ns,
@@ -301,7 +301,7 @@ class SpanTranslator:
         return Span(
             name=names.CHECKPOINT_SPAN,
             trace_id=trace_id,
-            span_id=ids.checkpoint_span_id(run.run_id, run.attempt, run.rank, record.step, save_type(record)),
+            span_id=ids.checkpoint_span_id(run.seed, run.attempt, run.rank, record.step, save_type(record)),
             parent_span_id=parent,
             start_unix_ns=record.time_unix_ns,
             end_unix_ns=record.time_unix_ns,
@@ -314,7 +314,7 @@ class SpanTranslator:
         if step is None:
             return self._run_trace_id, self._run_span_id
         run = self._run
-        return self._step_trace_id(step), ids.step_span_id(run.run_id, run.attempt, step, run.rank)
+        return self._step_trace_id(step), ids.step_span_id(run.seed, run.attempt, step, run.rank)
 
     def _checkpoint_event(self, record: Checkpoint) -> Event:
         run = self._run
@@ -336,7 +336,7 @@ class SpanTranslator:
         return Span(
             name=names.RUN_START_SPAN,
             trace_id=self._run_trace_id,
-            span_id=ids.run_start_span_id(run.run_id, run.attempt, run.rank),
+            span_id=ids.run_start_span_id(run.seed, run.attempt, run.rank),
             parent_span_id=self._run_span_id,
             start_unix_ns=run.started_unix_ns,
             end_unix_ns=run.started_unix_ns,
@@ -361,7 +361,7 @@ class SpanTranslator:
 
     def _run_span(self, outcome: str, time_unix_ns: int, error: str | None) -> Span:
         run, state = self._run, self.state
-        parent = ids.run_span_id(run.run_id, run.attempt, 0) if run.rank else self._launcher_span_id
+        parent = ids.run_span_id(run.seed, run.attempt, 0) if run.rank else self._launcher_span_id
         end_unix_ns = max(time_unix_ns, run.started_unix_ns)
         attributes: dict[str, AttributeValue] = {
             **self._who,
