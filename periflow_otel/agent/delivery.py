@@ -214,7 +214,8 @@ class Delivery:
             of_rank = list(group)
             account, refused = self._accounts[id(of_rank[0][0])], min(rejected, len(of_rank))
             account.delivered += len(of_rank) - refused
-            account.dropped["rejected"] += refused
+            if refused:
+                account.dropped["rejected"] += refused
             rejected -= refused
 
     def _judge(self, items: Sequence[Item], outcome: Outcome) -> None:
