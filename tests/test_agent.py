@@ -399,13 +399,14 @@ def test_what_is_not_taken_is_set_aside_and_sent_again():
             training.wait()
             training.wait_for_agent()
         assert folders_left(training.state) == []
-        (finding,) = examine_runs([training.state])
+        settings = ExportSettings.from_environ(environ)
+        (finding,) = examine_runs([training.state], settings)
         assert "20 items of otlp.metrics are set aside (refused)" in finding.text
         assert finding.is_fault
         receiver.behaviour = ok
         _replay(training.state, environ)
         assert sorted(point.value for point in receiver.points("periflow.metric.n")) == list(range(1, 21))
-    assert list(examine_runs([training.state])) == []
+    assert list(examine_runs([training.state], settings)) == []
 
 
 def test_local_mode_needs_nothing():
