@@ -4,6 +4,7 @@ Sources are asked in turn, and the first that knows wins. The order matters wher
 ``torchrun`` or ``mpirun`` inside a SLURM job find SLURM's variables beside their own, and those count something else.
 """
 
+import json
 import os
 import re
 import sys
@@ -45,6 +46,77 @@ class Identity(NamedTuple):
     """Where ranks meet, if the launcher chose a place: where it is another, so is the attempt."""
     is_common: bool = True
     """``run_id`` is the same on all nodes."""
+
+
+class Launcher(NamedTuple):
+    """Where a launcher leaves what it knows."""
+
+    name: str
+    rank: str
+    size: str
+    local_rank: tuple[str, ...] = ()
+    local_size: tuple[str, ...] = ()
+    node_rank: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    """The number of nodes, where it does not tell the size of one."""
+    run_id: str | None = None
+    """What it gives to all ranks of a run."""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All variables that are read."""
+        several = (*self.local_rank, *self.local_size, *self.node_rank, *self.nodes)
+        return (self.rank, self.size, *several, *([self.run_id] if self.run_id else []))
+
+
+# https://docs.open-mpi.org/en/v5.0.x/tuning-apps/environment-var.html
+# OMPI_COMM_WORLD_NODE_RANK does not number nodes: it is the local rank over all jobs on the node.
+OPEN_MPI: Final = Launcher(
+    "Open MPI",
+    "OMPI_COMM_WORLD_RANK",
+    "OMPI_COMM_WORLD_SIZE",
+    ("OMPI_COMM_WORLD_LOCAL_RANK",),
+    ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+    run_id="PMIX_NAMESPACE",
+)
+LAUNCHERS: Final = (
+    # https://github.com/horovod/horovod/blob/master/horovod/runner/gloo_run.py
+    Launcher(
+        "Horovod",
+        "HOROVOD_RANK",
+        "HOROVOD_SIZE",
+        ("HOROVOD_LOCAL_RANK",),
+        ("HOROVOD_LOCAL_SIZE",),
+        ("HOROVOD_CROSS_RANK",),
+    ),
+    # https://github.com/flux-framework/flux-core/blob/master/src/shell/task.c
+    Launcher(
+        "Flux",
+        "FLUX_TASK_RANK",
+        "FLUX_JOB_SIZE",
+        ("FLUX_TASK_LOCAL_ID",),
+        nodes=("FLUX_JOB_NNODES",),
+        run_id="FLUX_JOB_ID",
+    ),
+    # LSF's jsrun, as the tests of PMIx read it
+    Launcher(
+        "jsrun",
+        "JSM_NAMESPACE_RANK",
+        "JSM_NAMESPACE_SIZE",
+        ("JSM_NAMESPACE_LOCAL_RANK",),
+        ("JSM_NAMESPACE_LOCAL_SIZE",),
+    ),
+)
+"""Launchers of several ranks on a node, in the order in which they are asked."""
+ONE_PER_NODE: Final = (
+    # https://www.kubeflow.org/docs/components/trainer/user-guides/jax/
+    Launcher("JAX", "JAX_PROCESS_ID", "JAX_NUM_PROCESSES"),
+    # https://docs.skypilot.co/en/stable/running-jobs/environment-variables.html
+    Launcher("SkyPilot", "SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES", run_id="SKYPILOT_TASK_ID"),
+    # https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode
+    Launcher("Kubernetes", "JOB_COMPLETION_INDEX", "WORLD_SIZE"),
+)
+"""Launchers of one process on each node; without the number of processes each is a run of its own."""
 
 
 class CloudVariables(NamedTuple):
@@ -233,11 +305,13 @@ def _from_environ(environ: Environ) -> Identity:
     return (
         _from_rank(environ)
         or _from_open_mpi(environ)
+        or _from_table(environ, LAUNCHERS)
         or _from_hydra(environ)
         or _from_slurm(environ)
         or _from_pmi(environ)
         or _from_node_rank(environ)
-        or _from_indexed_job(environ)
+        or _from_table(environ, ONE_PER_NODE)
+        or _from_hosts(environ)
         or _single(environ)
     )
 
@@ -292,20 +366,68 @@ def _torchrun_restarts(environ: Environ) -> int:
     return (_integer(environ, "SLURM_RESTART_COUNT") or 0) * (most + 1) + restarts
 
 
-def _from_open_mpi(environ: Environ) -> Identity | None:
-    """Variables: https://docs.open-mpi.org/en/v5.0.x/tuning-apps/environment-var.html .
+def _from_table(environ: Environ, launchers: tuple[Launcher, ...]) -> Identity | None:
+    return next((found for each in launchers if (found := _from_launcher(environ, each))), None)
 
-    OMPI_COMM_WORLD_NODE_RANK does not number nodes: it is the local rank over all jobs on the node.
-    """
+
+def _from_launcher(environ: Environ, launcher: Launcher) -> Identity | None:
+    name, rank, size, local_rank, local_size, node_rank, nodes, run_id = launcher
+    if _text(environ, size) is None and launcher in ONE_PER_NODE:
+        return None  # processes that are counted, and yet may have nothing to do with each other
     identity = _identity(
-        environ,
-        "Open MPI",
-        rank="OMPI_COMM_WORLD_RANK",
-        size="OMPI_COMM_WORLD_SIZE",
-        local_rank=("OMPI_COMM_WORLD_LOCAL_RANK",),
-        local_size=("OMPI_COMM_WORLD_LOCAL_SIZE",),
+        environ, name, rank=rank, size=size, local_rank=local_rank, local_size=local_size, node_rank=node_rank
     )
-    return identity and identity._replace(run_id=_text(environ, "PMIX_NAMESPACE"))
+    if identity is None:
+        return None
+    if launcher in ONE_PER_NODE:
+        identity = identity._replace(local_rank=0, node_rank=identity.rank, local_world_size=1)
+    elif count := _first(environ, nodes, 1):
+        identity = _spread(identity, count)
+    return identity._replace(run_id=run_id and _text(environ, run_id))
+
+
+def _spread(identity: Identity, nodes: int) -> Identity:
+    """Spread ranks over nodes evenly, the first ones onto the first node."""
+    local_world_size = -(-identity.world_size // nodes)
+    return identity._replace(local_world_size=local_world_size, node_rank=identity.rank // local_world_size)
+
+
+def _from_open_mpi(environ: Environ) -> Identity | None:
+    """Add to the namespace, which comes from host and process id and so comes again, what mpirun chose at random."""
+    identity = _from_launcher(environ, OPEN_MPI)
+    random = _text(environ, "OMPI_MCA_orte_precondition_transports")
+    halves = (random or "").split("-")
+    if identity is None or identity.run_id is None or random is None or halves[0] == halves[-1]:
+        return identity  # twice the same is not random: another launcher than mpirun
+    return identity._replace(run_id=f"{identity.run_id}-{halves[0][:8]}", launch=random)
+
+
+def _from_hosts(environ: Environ) -> Identity | None:
+    """Find the place of this host in the list that SageMaker, or a TPU slice, gives to all; there is one rank on each.
+
+    Variables: https://github.com/aws/sagemaker-training-toolkit/blob/master/ENVIRONMENT_VARIABLES.md .
+    """
+    if (host := _text(environ, "SM_CURRENT_HOST")) and (hosts := _json(environ, "SM_HOSTS")):
+        known = _json(environ, "SM_TRAINING_ENV")
+        job = known.get("job_name") if isinstance(known, dict) else None
+        if isinstance(hosts, list) and host in hosts:
+            return _host(hosts.index(host), len(hosts), "SageMaker")._replace(run_id=job and str(job))
+    number, names_of_hosts = _integer(environ, "TPU_WORKER_ID"), _text(environ, "TPU_WORKER_HOSTNAMES")
+    size = (names_of_hosts or "").count(",") + 1
+    if number is None or names_of_hosts is None or number >= size:
+        return None
+    return _host(number, size, "a TPU slice")
+
+
+def _host(number: int, hosts: int, source: str) -> Identity:
+    return Identity(number, 0, number, hosts, 1, None, None, source)
+
+
+def _json(environ: Environ, name: str) -> Any:
+    try:
+        return json.loads(environ.get(name, ""))
+    except ValueError:
+        return None
 
 
 def _from_hydra(environ: Environ) -> Identity | None:
@@ -380,8 +502,12 @@ def _slurm_id(environ: Environ, tasks: int) -> str | None:
 
 def _with_slurm(environ: Environ, identity: Identity) -> Identity:
     run_id = _slurm_id(environ, identity.world_size)
-    restarts = None if run_id is None else _integer(environ, "SLURM_RESTART_COUNT") or 0
-    return identity._replace(run_id=run_id, restarts=restarts)
+    if run_id is None:
+        return identity._replace(run_id=None, restarts=None)
+    restarts = _integer(environ, "SLURM_RESTART_COUNT") or 0
+    # Numbers of jobs are a cluster's own, and begin again one day.
+    place = [environ.get(name, "") for name in ("SLURM_CLUSTER_NAME", "SLURM_JOB_START_TIME")]
+    return identity._replace(run_id=run_id, restarts=restarts, launch=f"{' '.join(place)} {run_id} {restarts}")
 
 
 def _from_node_rank(environ: Environ) -> Identity | None:
@@ -406,14 +532,6 @@ def _from_node_rank(environ: Environ) -> Identity | None:
         raise ConfigurationError(message, "WORLD_SIZE")
     source = "NODE_RANK and WORLD_SIZE"
     return Identity(rank, local_rank or 0, node_rank or 0, world_size, local_size, None, None, source)
-
-
-def _from_indexed_job(environ: Environ) -> Identity | None:
-    """One process in each pod of an Indexed Job of Kubernetes; without WORLD_SIZE each pod is a run of its own."""
-    if _text(environ, "WORLD_SIZE") is None:
-        return None
-    identity = _identity(environ, "Kubernetes", rank="JOB_COMPLETION_INDEX", size="WORLD_SIZE")
-    return identity and identity._replace(local_rank=0, node_rank=identity.rank, local_world_size=1)
 
 
 def _single(environ: Environ) -> Identity:

@@ -14,7 +14,18 @@ from programs import free_ports, needs
 
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
 from periflow_otel.processes import process_started_unix_ns
-from periflow_otel.ranks import CloudVariables, Identity, agree, describe, find_identity, require_cloud
+from periflow_otel.ranks import (
+    LAUNCHERS,
+    ONE_PER_NODE,
+    CloudVariables,
+    Identity,
+    Launcher,
+    agree,
+    describe,
+    find_identity,
+    require_cloud,
+)
+from periflow_otel.ranks import OPEN_MPI as OPEN_MPI_TABLE
 
 TORCHRUN = {
     "RANK": "5",
@@ -151,7 +162,6 @@ def test_torchrun_inside_slurm_goes_first():
 WHO_AM_I = """
 import json, sys
 from pathlib import Path
-from periflow_otel.processes import process_started_unix_ns
 from periflow_otel.ranks import find_identity
 def main():
     identity = find_identity()
@@ -399,6 +409,12 @@ def test_a_slurm_step_names_the_run():
     assert found(SLURM_STEP).run_id == "slurm-42.3"
 
 
+def test_a_slurm_step_tells_its_attempts_apart():
+    """Also from those of another cluster, and of a job that has the same number years later."""
+    others = ({}, {"SLURM_RESTART_COUNT": "1"}, {"SLURM_CLUSTER_NAME": "b"}, {"SLURM_JOB_START_TIME": "1"})
+    assert len({found(SLURM_STEP | other).launch for other in others}) == 4
+
+
 def test_slurm_counts_how_often_it_queued_a_job_again():
     """The restart count of the job, which SLURM sets from the first restart on, is the same for all tasks."""
     assert found(SLURM_STEP).restarts == 0
@@ -437,6 +453,68 @@ def test_open_mpi_tells_everything():
     """All variables are used; OMPI_COMM_WORLD_NODE_RANK, which numbers no nodes, is not."""
     assert placement(OPEN_MPI | {"OMPI_COMM_WORLD_NODE_RANK": "7"}) == (3, 1, 1, 4, 2)
     assert found(OPEN_MPI).run_id == "prterun-host-99@1"
+
+
+def test_open_mpi_is_told_apart_by_what_it_chose_at_random():
+    """Its namespace comes again, with a host name and a process id; twice the same is not random."""
+    random = {"OMPI_MCA_orte_precondition_transports": "5d546db0395fa8b9-a26b826472069fc4"}
+    identity = found(OPEN_MPI | random)
+    assert (identity.run_id, identity.launch) == ("prterun-host-99@1-5d546db0", *random.values())
+    same = {"OMPI_MCA_orte_precondition_transports": "017569a900000000-017569a900000000"}
+    assert found(OPEN_MPI | same) == found(OPEN_MPI)
+
+
+def test_horovod_tells_everything():
+    """Without MPI its own launcher sets these."""
+    environ = {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "4", "HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"}
+    assert placement(environ | {"HOROVOD_CROSS_RANK": "1"}) == (3, 1, 1, 4, 2)
+
+
+def test_flux_tells_the_nodes():
+    """And a job that is its own."""
+    environ = {"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_NNODES": "2"}
+    assert placement(environ) == (3, 1, 1, 4, 2)
+    assert found(environ | {"FLUX_JOB_ID": "f2Wq"}).run_id == "f2Wq"
+
+
+def test_jsrun_tells_everything():
+    """As Open MPI does."""
+    environ = {"JSM_NAMESPACE_RANK": "3", "JSM_NAMESPACE_SIZE": "4", "JSM_NAMESPACE_LOCAL_RANK": "1"}
+    assert placement(environ | {"JSM_NAMESPACE_LOCAL_SIZE": "2"}) == (3, 1, 1, 4, 2)
+
+
+def test_processes_of_jax_are_ranks():
+    """One on each node."""
+    assert placement({"JAX_PROCESS_ID": "1", "JAX_NUM_PROCESSES": "2"}) == (1, 0, 1, 2, 1)
+
+
+def test_nodes_of_skypilot_are_ranks():
+    """Of a task that has an id; with torchrun, its ranks are."""
+    environ = {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_TASK_ID": "sky-2026-11-25_train"}
+    assert placement(environ) == (1, 0, 1, 2, 1)
+    assert found(environ).run_id == "sky-2026-11-25_train"
+    assert placement(environ | TORCHRUN) == (5, 1, 1, 8, 4)
+
+
+def test_hosts_of_sagemaker_are_ranks():
+    """Numbered by their place in the list that all of them get."""
+    environ = {"SM_CURRENT_HOST": "algo-2", "SM_HOSTS": '["algo-1", "algo-2"]'}
+    assert placement(environ) == (1, 0, 1, 2, 1)
+    assert found(environ | {"SM_TRAINING_ENV": '{"job_name": "train-1"}'}).run_id == "train-1"
+    assert placement(environ | {"SM_HOSTS": "algo-1,algo-2"}) == (0, 0, 0, 1, 1)
+
+
+def test_workers_of_a_tpu_slice_are_ranks():
+    """As many as there are host names."""
+    assert placement({"TPU_WORKER_ID": "1", "TPU_WORKER_HOSTNAMES": "host-0,host-1"}) == (1, 0, 1, 2, 1)
+
+
+@pytest.mark.parametrize("launcher", [OPEN_MPI_TABLE, *LAUNCHERS, *ONE_PER_NODE], ids=lambda each: each.name)
+def test_every_launcher_of_the_table_is_documented(launcher: Launcher):
+    """With all variables that are read."""
+    page = (Path(__file__).parents[1] / "docs" / "distributed.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {launcher.name}")]
+    assert not [name for name in launcher.variables if f"`{name}`" not in row]
 
 
 def test_hydra_tells_everything():
