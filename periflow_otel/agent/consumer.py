@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +37,13 @@ class Lane:
         self._moved: set[Track] = set()
         self._turn = 0
 
-    def advance(self, tracks: Sequence[Track], is_stopping: Callable[[], bool]) -> bool:
+    def advance(self, tracks: Sequence[Track]) -> bool:
         """Read some records, deliver and commit them; return whether there are more that can be delivered now.
 
         Where the exporter does not take them, they are what the next calls go on with.
         """
         is_spent = self.delivery.wants_more() and self._read(tracks)
-        while self.delivery.is_due() and not is_stopping():
+        while self.delivery.is_due():  # also when told to stop: what was delivered in part would come twice
             self.delivery.attempt()
         for track in tracks:
             track.note_declined(is_declined=self.delivery.is_declined)
@@ -133,7 +133,7 @@ class Consumer:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End after the request under way; what is not delivered stays in the journal."""
+        """End after the batch under way, as long as it is taken; what is not delivered stays in the journal."""
         self._stopping.set()
         self._wake.set()
         self._thread.join(timeout_s)
@@ -190,9 +190,7 @@ class Consumer:
         self._open_tracks()
         if self._gives_up.is_set():
             self._give_up()
-        has_more = [
-            lane.advance(tracks, self._stopping.is_set) for lane, tracks in self._lanes_with_tracks()
-        ]  # a list, as each has its turn
+        has_more = [lane.advance(tracks) for lane, tracks in self._lanes_with_tracks()]  # a list, as each has its turn
         is_done = [lane.delivery.is_done() for lane in self._lanes.values()]
         if any(is_done) or not is_done:
             self.last_success_s = time.monotonic()
