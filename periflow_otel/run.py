@@ -154,20 +154,17 @@ class TrainingRun:
             TypeError: ``step`` is not an integer.
             ValueError: ``step`` is below 1.
         """
-        self._begin_step(step, None)
-
-    def _begin_step(self, step: int | None, context: "weakref.ref[StepContext] | None") -> EndStep:
         if self._is_over or self._started_ns is not None:
             self._settle_last_step()
             if self._is_over:
-                return self.end_step
+                return
         if step is None:
             step = self._step + 1
         else:
             step = arguments.step_number(step, least=1)
             if step <= self._step:
                 self._begin_attempt(step - 1)
-        self._step_before, self._step, self._context = self._step, step, context
+        self._step_before, self._step, self._context = self._step, step, None
         self._started_unix_ns = now = self._time_ns()
         self._journal.begin_step(step, now)
         if not self._standing_span.is_current():
@@ -175,6 +172,10 @@ class TrainingRun:
         started_ns = self._monotonic_ns()
         self._offset_ns = now - started_ns
         self._started_ns = started_ns
+
+    def _begin_step(self, step: int | None, context: "weakref.ref[StepContext]") -> EndStep:
+        self.start_step(step)
+        self._context = context
         return self.end_step
 
     def end_step(self, error: str | None = None) -> None:
