@@ -193,6 +193,25 @@ def test_a_rank_of_another_machine_counts_as_alive_until_it_says_otherwise(node:
     assert list(earlier_parts(node.parent, 0)) == [(1, node.parent / "other")]
 
 
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_of_a_rank_in_another_container_its_lock_says_whether_it_lives(node: Path, *, is_locked: bool):
+    """Its process cannot be seen."""
+    first = joined(join(node, wish(0)))
+    path = node.parent / ATTEMPTS / "001" / "r00000"
+    elsewhere = msgspec.structs.replace(Process.current(), pid_namespace=1)
+    path.write_bytes(msgspec.json.encode({"process": elsewhere, "node": "node"}) + b"\n")
+    if not is_locked:
+        first.release()
+    assert joined(join(node, wish(1))).number == (1 if is_locked else 2)
+    first.release()
+
+
+def test_an_attempt_that_is_being_made_is_joined(node: Path):
+    """Its folder is there, and nothing in it yet."""
+    (node.parent / ATTEMPTS / "001").mkdir(parents=True)
+    assert joined(join(node, wish())).number == 1
+
+
 def test_a_child_does_not_keep_its_parents_lock(node: Path):
     """Where the process cannot be seen, in another container, the lock alone says who lives."""
     part = joined(join(node, wish()))

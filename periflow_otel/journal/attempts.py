@@ -161,20 +161,18 @@ def _choose(folder: Path, wish: Wish, known: int, *, has_successor: bool) -> int
     newest, told = max(_numbers(folder), default=0), (wish.made.restarts or 0) + 1
     if newest < max(known, 1):
         return max(known + 1, told)
+    there = _read(folder / f"{newest:03d}")
+    if there is None:  # somebody is making it right now
+        return newest
     states = _states(folder / f"{newest:03d}")
     own = states.pop(wish.rank, "absent")
     has_finished = own in ("absent", "finished") and set(states.values()) <= {"finished"}
     if told > newest and not (has_finished and has_successor):
         return told
-    if own == "absent" and _is_same(folder / f"{newest:03d}", wish.made):
+    if own == "absent" and msgspec.structs.replace(there, seed=wish.made.seed) == wish.made:
         return newest if has_finished or {"alive", "away"} & set(states.values()) else newest + 1
     is_another = own == "alive" or has_finished or (own == "finished" and "lost" not in states.values())
     return None if is_another and not wish.is_named else newest + 1
-
-
-def _is_same(attempt: Path, made: Made) -> bool:
-    there = _read(attempt)
-    return there is not None and msgspec.structs.replace(there, seed=made.seed) == made
 
 
 def _states(attempt: Path) -> dict[int, State]:
