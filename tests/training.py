@@ -117,15 +117,18 @@ def cloud(endpoint: str, **more: str) -> dict[str, str]:
 
 
 def agents(state: Path) -> list[int]:
-    """Return the process ids of the agents at work in a state folder."""
+    """Return the process ids of the agents at work in a state folder, without the processes that only start them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
                 command = (entry / "cmdline").read_bytes().decode().split("\0")
+                session = (entry / "stat").read_text().rpartition(")")[2].split()[3]
             except OSError:
                 continue
-            if "periflow_otel.agent" in command and any(part.startswith(f"{state}/") for part in command):
+            is_starter = session == entry.name  # it leads the session that the agent is in
+            is_agent = "periflow_otel.agent" in command and any(part.startswith(f"{state}/") for part in command)
+            if is_agent and not is_starter:
                 found.append(int(entry.name))
     return found
 
