@@ -267,7 +267,7 @@ def containing_itself() -> list[Any]:
         ({"a": {1}}, TypeError, "the value of 'a' is an object of type set; give a number, text, bool, None, list or"),
         ({"a": b"x"}, TypeError, "the value of 'a' is an object of type bytes; give a number"),
         ({"a": Opaque()}, TypeError, "the value of 'a' is an object of type Opaque; give a number"),
-        ({"a": [{"b": Opaque()}]}, TypeError, "the value of 'a' is an object of type Opaque"),
+        ({"a": [{"b": Opaque()}]}, TypeError, "the value of 'a.b' is an object of type Opaque"),
         ({"a": 1j}, TypeError, "the value of 'a' is an object of type complex"),
         ({"a": Failing()}, TypeError, "the value of 'a', a Failing, is not a single number: the device is gone"),
         ({"a": np.arange(3)}, TypeError, "the value of 'a', a ndarray, is not a single number: "),

@@ -715,19 +715,20 @@ def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path: Path, caplog: py
 def test_a_folder_that_becomes_read_only(caplog: pytest.LogCaptureFixture):
     """Without the right to create files, records wait in memory until it is back."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:  # every user can get there
-        folder = Path(name)
-        os.chown(folder, 65534, 65534)
+        os.chown(name, 65534, 65534)
+        folder = Path(name) / "journal"
         os.seteuid(65534)
         try:
+            folder.mkdir()
             writer = small_writer(folder)
             folder.chmod(0o500)
             append_numbers(writer, 0, 1000)
             assert "cannot be written (Permission denied)" in warnings(caplog)[0]
             folder.chmod(0o700)
             writer.close()
+            assert read_all(folder).numbers == list(range(1000))
         finally:
             os.seteuid(0)
-        assert read_all(folder).numbers == list(range(1000))
 
 
 FULL = """
