@@ -171,8 +171,9 @@ scrape_configs:
         *(program("prometheus"), f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"),
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    # One rank has nobody to differ from, a first attempt does nothing again, and a run that is over has no endpoint.
-    unseen = (names.STEP_SKEW, names.STEP_REDONE, names.RUN_ENDED)
+    # One rank has nobody to differ from, a first attempt does nothing again, nothing is refused, and a run that is over
+    # has no endpoint.
+    unseen = (names.STEP_SKEW, names.STEP_REDONE, names.TELEMETRY_SET_ASIDE, names.RUN_ENDED)
     expected = {_series(each) for each in names.INSTRUMENTS if each not in unseen}
     expected |= {"periflow_metric_loss", "periflow_metric_train_grad_norm", "periflow_metric_eval_accuracy"}
     with (

@@ -67,7 +67,12 @@ def read_end(path: Path, max_bytes: int) -> bytes:
 
 
 def list_own(folder: Path) -> list[Path]:
-    """Return what is in a folder of this user.
+    """Return what is in a folder of this user; raise as :func:`names_own` does."""
+    return [folder / name for name in names_own(folder)]
+
+
+def names_own(folder: Path) -> list[str]:
+    """Return the names of what is in a folder of this user.
 
     Raises:
         PermissionError: It is a link, somebody else's, or cannot be read.
@@ -82,7 +87,7 @@ def list_own(folder: Path) -> list[Path]:
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise _not_own(folder)
-        return [folder / name for name in os.listdir(descriptor)]  # noqa: PTH208  # a Path may be another folder by now
+        return os.listdir(descriptor)  # noqa: PTH208  # a Path may be another folder by now
     finally:
         os.close(descriptor)
 

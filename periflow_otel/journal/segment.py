@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.journal.files import SCARCE, list_own, open_own
+from periflow_otel.journal.files import SCARCE, names_own, open_own
 from periflow_otel.records import RankRun, decode_run, encode_run
 
 SEGMENT_BYTES: Final = 8 << 20
@@ -75,7 +75,7 @@ def segment_indices(folder: Path) -> list[int]:
         OSError: This process has too many files open.
     """
     try:
-        stems = [entry.stem for entry in list_own(folder) if entry.suffix == SUFFIX]
+        stems = [name.removesuffix(SUFFIX) for name in names_own(folder) if name.endswith(SUFFIX)]
     except OSError as error:
         if error.errno in SCARCE:
             raise
