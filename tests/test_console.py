@@ -99,7 +99,8 @@ def test_records_of_a_rank_become_its_line(screen: Screen):
     translator = PointTranslator(run())
     for step in range(1, 11):
         start_unix_ns = step * 1_000_000_000
-        translator.feed([StepEnded(step, start_unix_ns, 250_000_000)])
+        gap_ns = 750_000_000 if step > 1 else None
+        translator.feed([StepEnded(step, start_unix_ns, 250_000_000, None, gap_ns)])
         translator.feed([Metric(step, start_unix_ns + 1, {"loss": 1 / step, "note": "text"})])
     translator.feed([Checkpoint(10, 11_000_000_000, is_step_open=False, is_emergency=False)])
     translator.snapshot()
