@@ -88,8 +88,10 @@ def _given_log(name: str | os.PathLike[str]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_writable = os.access(path, os.W_OK) or (not path.exists() and os.access(path.parent, os.W_OK))
         reason = None if is_writable and not path.is_dir() else "not writable"
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError:
+        reason = "a null character in its name"
     if reason is None:
         return str(path)
     message = f"the metric log {str(path)!r} cannot be written ({reason}); give init() another local_log_name"

@@ -69,6 +69,8 @@ def make_room(journal: Path, room_bytes: int, max_bytes: int) -> bool:
 
 def _of_same_rank(journal: Path) -> list[Path]:
     rank = rank_of(journal)
+    if rank is None:  # a folder of another name stands alone
+        return []
     return [each for each in journal_folders(journal.parent) if rank_of(each) == rank]
 
 
