@@ -184,8 +184,8 @@ def test_ranks_have_log_names_of_their_own(begin: Begin, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("file/train.log", "Not a directory|File exists"), ("folder", "not writable"), ("a\0b", "a null character"),
-     ("x" * 300 + "/train.log", "File name too long")],
+    [("file/train.log", "Not a directory|File exists"), ("folder", "not writable"),
+     ("a\0b", "a null character in its name"), ("x" * 300 + "/train.log", "File name too long")],
 )  # fmt: skip
 def test_a_log_that_cannot_be_written_raises_at_init(begin: Begin, tmp_path: Path, name: str, reason: str):
     """And not at the first metric."""
