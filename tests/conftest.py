@@ -1,6 +1,7 @@
 """Fixtures of all tests: every test has a folder and an environment of its own."""
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from periflow_otel import testing
 # A job in the background of a script ignores Ctrl-C, and would have the scripts of tests ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-hypothesis.settings.register_profile("patient", deadline=None)  # the machine may be busy
+# The machine may be busy, and a run of CI is to be repeatable.
+hypothesis.settings.register_profile("patient", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("patient")
 
 
