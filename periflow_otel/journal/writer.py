@@ -123,11 +123,20 @@ class JournalWriter:
     def append(self, payload: bytes) -> None:
         """Append one encoded record of at most ``records.MAX_RECORD_BYTES``. Raises nothing when the disk is full."""
         with self._lock:
-            is_late = self._has_ended
-            if self._is_writing and not is_late:  # a signal handler interrupted this very call, which goes on for both
-                self._interrupting.append(payload)
-            elif not is_late:
-                is_late = not self._append(payload)
+            if self._is_writing:  # a signal handler interrupted this very call, which goes on for both
+                is_late = self._has_ended
+                if not is_late:
+                    self._interrupting.append(payload)
+            else:
+                self._is_writing = True
+                try:
+                    is_late = self._is_closed
+                    if not is_late:
+                        self._write(pack_head(len(payload), crc32(payload)) + payload)
+                finally:
+                    self._is_writing = False
+                    if self._interrupting or self._has_ended:
+                        self._settle()
         if is_late:
             self._refuse()
 
@@ -193,23 +202,10 @@ class JournalWriter:
         self._leave()
         self._let_go()
 
-    def _append(self, payload: bytes) -> bool:
-        """Append a record; return False if a signal handler has just closed the journal."""
-        self._is_writing = True
-        is_open = not self._is_closed
-        try:
-            if is_open:
-                self._write(pack_head(len(payload), crc32(payload)) + payload)
-        finally:
-            self._is_writing = False
-            if self._interrupting or self._has_ended:
-                self._settle()
-        return is_open
-
     def _settle(self) -> None:
         """Do what signal handlers wanted that interrupted a record, and close the journal if it has ended."""
         while self._interrupting:
-            self._append(self._interrupting.popleft())
+            self.append(self._interrupting.popleft())
         if self._has_ended and not self._is_closed:
             self._close()
 
