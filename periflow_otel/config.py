@@ -64,6 +64,8 @@ class ExportSettings:
     serves_prometheus: bool = False
     prometheus_host: str = "127.0.0.1"
     prometheus_port: int = PROMETHEUS_PORT
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which browsers may ask for what is served."""
     shows_console: bool = False
     metric_interval_s: float = 60.0
     """At least this often the built-in instruments are exported again, so that no series goes stale."""
@@ -101,6 +103,7 @@ class ExportSettings:
             serves_prometheus="prometheus" in metrics or (not is_cloud and "none" not in metrics),
             prometheus_host=variables.text("OTEL_EXPORTER_PROMETHEUS_HOST") or "127.0.0.1",
             prometheus_port=variables.integer("OTEL_EXPORTER_PROMETHEUS_PORT", PROMETHEUS_PORT, 0, 65535),
+            allowed_hosts=tuple((variables.text(names.ALLOWED_HOSTS) or "").replace(",", " ").split()),
             shows_console=variables.choice(names.CONSOLE, "0", ("0", "1")) == "1",
             metric_interval_s=variables.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, 1, 86_400_000) / 1000,
             linger_s=variables.number(names.AGENT_LINGER, 60, 0, 86_400),

@@ -15,7 +15,7 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"__pyinstaller"},
-    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth"},
+    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth", "web"},
     {"records", "environ"},
     {"journal", "context", "endings", "preemption", "arguments", "local_log"},
     {"ranks", "endpoints"},

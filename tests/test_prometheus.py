@@ -2,15 +2,13 @@
 
 import itertools
 import json
-import logging
 import math
-import socket
 import stat
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ from recorder import make_run
 from periflow_otel import names
 from periflow_otel.exporters import taken
 from periflow_otel.exporters.prometheus import PrometheusExporter, family_name
-from periflow_otel.exporters.scrape_server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ScrapeServer, listen
 from periflow_otel.names import Instrument
 from periflow_otel.otlp.protobuf import metrics_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Exemplar, ExponentialHistogram, Histogram, Point
+from periflow_otel.web.site import Site
 
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
 TRACE_ID, SPAN_ID = 0xABC << 96, 0xDEF << 32
@@ -81,9 +79,14 @@ def every_point(rank: int = 0) -> list[Point]:
 @pytest.fixture
 def exporter(tmp_path: Path) -> Iterator[PrometheusExporter]:
     """Return an exporter that serves on a free port."""
-    exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "prometheus.json")
+    exporter = serve(tmp_path / "prometheus.json")
     yield exporter
     exporter.close()
+
+
+def serve(discovery_file: Path) -> PrometheusExporter:
+    """Return an exporter that serves on a free port."""
+    return PrometheusExporter(Site("127.0.0.1", 0), discovery_file)
 
 
 def scrape(exporter: PrometheusExporter, **headers: str) -> str:
@@ -315,7 +318,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     """
     folder = tmp_path_factory.mktemp("prometheus")
     items = [(run(), each) for each in (*every_point(), user_point("nan", math.nan))]
-    exporter = PrometheusExporter("127.0.0.1", 0, folder / "discovery.json")
+    exporter = serve(folder / "discovery.json")
     with ExitStack() as stack:
         stack.callback(exporter.close)
         exporter.export(items)
@@ -382,12 +385,11 @@ def test_scraped_target_info_tells_what_otlp_tells(prometheus: Prometheus):
 def test_discovery_file_is_private_and_removed(tmp_path: Path):
     """Only the owner can read where to scrape, and nobody is sent to a port that is closed."""
     path = tmp_path / "prometheus.json"
-    exporter = PrometheusExporter("127.0.0.1", 0, path)
+    exporter = serve(path)
     try:
         exporter.export([(run(), user_point("loss", 1.0))])
-        assert json.loads(path.read_text()) == [
-            {"targets": [f"127.0.0.1:{exporter.port}"], "labels": {"periflow_run_id": "job-7"}}
-        ]
+        target = str(exporter.url).removeprefix("http://").removesuffix("/metrics")
+        assert json.loads(path.read_text()) == [{"targets": [target], "labels": {"periflow_run_id": "job-7"}}]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     finally:
         exporter.close()
@@ -396,7 +398,7 @@ def test_discovery_file_is_private_and_removed(tmp_path: Path):
 
 def test_discovery_file_that_cannot_be_written_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """Without its folder the page is still served."""
-    exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "gone" / "prometheus.json")
+    exporter = serve(tmp_path / "gone" / "prometheus.json")
     try:
         assert exporter.export([(run(), user_point("loss", 1.0))]) == taken(1)
         assert "periflow_metric_loss" in scrape(exporter)
@@ -405,159 +407,19 @@ def test_discovery_file_that_cannot_be_written_is_only_logged(tmp_path: Path, ca
     assert "No such file or directory" in caplog.text
 
 
-def taken_ports(count: int) -> tuple[int, ExitStack]:
-    """Take consecutive ports; return the first, and what frees them."""
-    for (first,) in (free_ports(1) for _ in range(50)):
-        stack = ExitStack()
-        try:
-            for port in range(first, first + count):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-        except (OSError, OverflowError):
-            stack.close()
-            continue
-        return first, stack
-    pytest.fail(f"no {count} free ports in a row")
-
-
-def test_taken_port_gives_way_to_a_later_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """A second job on the machine is served beside the first, and says where."""
-    first, taken = taken_ports(2)
-    with taken:
-        exporter = PrometheusExporter("127.0.0.1", first, tmp_path / "prometheus.json")
-        try:
-            assert first + 2 <= (exporter.port or 0) < first + 16
-            scrape(exporter)
-        finally:
-            exporter.close()
-    assert (
-        caplog.messages
-        == [f"Port {first} is taken; metrics for Prometheus are at http://127.0.0.1:{first + 2}/metrics"]
-        or exporter.port != first + 2
-    )
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
-
-
-def test_without_any_port_points_are_taken_unseen(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """When no port is free there is one warning, and nothing else suffers."""
-    first, others = taken_ports(16)
-    with others:
-        exporter = PrometheusExporter("127.0.0.1", first, tmp_path / "prometheus.json")
-        assert exporter.export([(run(), user_point("loss", 1.0))]) == taken(1)
-        exporter.close()
-    assert (exporter.port, exporter.url, list(tmp_path.iterdir())) == (None, None, [])
-    assert caplog.messages == [
-        f"No metrics are served for Prometheus on 127.0.0.1: ports {first} to {first + 15} are taken"
-    ]
-
-
-@pytest.mark.parametrize("host", ["203.0.113.1", "no.such.host.invalid", "a..b"])
-def test_host_of_another_machine_is_only_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str):
-    """An address that cannot be listened on costs the page and no more."""
-    exporter = PrometheusExporter(host, 0, tmp_path / "prometheus.json")
+def test_without_any_port_points_are_taken_unseen(tmp_path: Path):
+    """Where nothing is served, nothing else suffers."""
+    exporter = PrometheusExporter(Site("203.0.113.1", 0), tmp_path / "prometheus.json")
+    assert exporter.export([(run(), user_point("loss", 1.0))]) == taken(1)
     exporter.close()
-    assert exporter.url is None
-    assert len(caplog.messages) == 1
+    assert (exporter.url, list(tmp_path.iterdir())) == (None, [])
 
 
-def test_address_beyond_the_machine_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """Whoever opens the page to other machines is told so, and the page is named as it is reached from here."""
-    exporter = PrometheusExporter("0.0.0.0", 0, tmp_path / "prometheus.json")  # noqa: S104  # it is what is tested
-    try:
-        assert exporter.url == f"http://127.0.0.1:{exporter.port}/metrics"
-    finally:
-        exporter.close()
-    assert caplog.messages == ["Metrics are served on 0.0.0.0, where other machines may read them"]
-
-
-def test_closing_frees_port_and_thread(tmp_path: Path):
-    """After ``close`` nothing of the server is left, even in the middle of a request."""
-    descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    exporter = PrometheusExporter("127.0.0.1", 0, tmp_path / "prometheus.json")
-    with socket.create_connection(("127.0.0.1", exporter.port or 0)) as client:
-        client.sendall(b"GET /met")
-        scrape(exporter)
-        exporter.close()
-        exporter.close()
-        assert client.recv(100) == b""
-    assert not [thread for thread in threading.enumerate() if thread.name == "periflow-scrape"]
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
-
-
-def ask(exporter: PrometheusExporter, request: bytes) -> bytes:
-    """Send bytes and return everything that comes back."""
-    with socket.create_connection(("127.0.0.1", exporter.port or 0), timeout=10) as client:
-        client.sendall(request)
-        return b"".join(iter(lambda: client.recv(65536), b""))
-
-
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (b"GET /metrics HTTP/1.1\r\n\r\n", b"200 OK"),
-        (b"GET /metrics?a=b HTTP/1.0\r\nHost: x\r\n\r\n", b"200 OK"),
-        (b"GET / HTTP/1.1\r\n\r\n", b"200 OK"),
-        (b"GET /../etc/passwd HTTP/1.1\r\n\r\n", b"404 Not Found"),
-        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
-        (b"GET /metrics\r\n\r\n", b"400 Bad Request"),
-        (b"\r\n\r\n", b"400 Bad Request"),
-        (b"\x16\x03\x01\xff\r\n\r\n", b"400 Bad Request"),
-        (b"GET /metrics HTTP/1.1\r\nAccept: text/plain;version=x\r\n\r\n", b"200 OK"),
-        (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST_BYTES, b"431 Request Header Fields Too Large"),
-    ],
-)
-def test_request_gets_its_status(exporter: PrometheusExporter, request_bytes: bytes, status: bytes):
-    """Only GET and HEAD of the page are served, and nonsense is answered."""
-    assert ask(exporter, request_bytes).startswith(b"HTTP/1.1 " + status + b"\r\n")
-
-
-def test_head_has_no_body(exporter: PrometheusExporter):
-    """HEAD tells the length of the page and sends none of it."""
-    head, _, body = ask(exporter, b"HEAD /metrics HTTP/1.1\r\n\r\n").partition(b"\r\n\r\n")
-    assert (body, b"Content-Length: " in head) == (b"", True)
-
-
-def test_header_cannot_add_lines_to_the_answer(exporter: PrometheusExporter):
-    """What a client accepts is part of the content type, but never ends it."""
-    accept = b"application/openmetrics-text;version=1.0.0\nEvil: 1\rEvil: 2\x85Evil: 3"
-    head = ask(exporter, b"GET /metrics HTTP/1.1\r\nAccept: " + accept + b"\r\n\r\n").partition(b"\r\n\r\n")[0]
-    assert b"Evil" not in head
-
-
-def test_half_open_clients_hold_nothing_up(exporter: PrometheusExporter):
-    """With 200 clients that never finish their request, a scrape is answered at once and few descriptors are used."""
-    exporter.export([(run(), each) for each in every_point()])
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    with ExitStack() as stack:
-        for _ in range(200):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", exporter.port or 0)))
-            client.sendall(b"GET /metrics HTTP/1.1\r\n")
-        for _ in range(20):
-            started = time.monotonic()
-            scrape(exporter)
-            assert time.monotonic() - started < 0.5
-        used_here = len(list(Path("/proc/self/fd").iterdir())) - before - 200
-        assert used_here <= MAX_CONNECTIONS
-
-
-def test_slow_client_is_cut_off():
-    """A client that sends byte after byte does not stay longer than its time."""
-    listener = listen("127.0.0.1", 0)
-    with (
-        closing(ScrapeServer(listener, lambda _: ("text/plain", b""), timeout_s=0.2)),
-        socket.create_connection(listener.getsockname()) as client,
-    ):
-        client.settimeout(0.02)
-
-        def is_cut_off() -> bool:
-            try:
-                client.sendall(b"G")
-                return client.recv(100) == b""
-            except TimeoutError:
-                return False
-            except ConnectionError:
-                return True
-
-        wait_until(is_cut_off, what="the client is cut off")
+@pytest.mark.parametrize("accept", ["text/plain;version=x", "*/*;q=x", "a" * 1000, ""])
+def test_odd_wish_gets_the_page(exporter: PrometheusExporter, accept: str):
+    """What a client accepts decides the format, and never whether there is a page."""
+    exporter.export([(run(), user_point("loss", 1.0))])
+    assert "periflow_metric_loss" in scrape(exporter, Accept=accept)
 
 
 def test_scrape_while_points_arrive_is_whole(exporter: PrometheusExporter):

@@ -78,12 +78,12 @@ def live_consumers(settings: ExportSettings, folder: Path) -> Iterator[Consumer]
     """Make the consumers that show a run while it lasts."""
     url = None
     if settings.serves_prometheus:
-        discovery_file = folder / DISCOVERY_FILE
-        endpoint = load(
-            "prometheus.PrometheusExporter", settings.prometheus_host, settings.prometheus_port, discovery_file
-        )
-        url = endpoint.url
-        yield _live_consumer("prometheus", endpoint, takes_reports=True)
+        from periflow_otel.web.site import Site  # noqa: PLC0415  # only where something is served
+
+        site = Site(settings.prometheus_host, settings.prometheus_port, settings.allowed_hosts)
+        exporter = load("prometheus.PrometheusExporter", site, folder / DISCOVERY_FILE)
+        url = exporter.url
+        yield _live_consumer("prometheus", exporter, takes_reports=True)
     if settings.shows_console:
         yield _live_consumer(
             "console", load("console.Console", first_line=f"metrics for Prometheus are at {url}" if url else "")

@@ -5,12 +5,9 @@ and joined with ``_``; the unit follows, and ``_total`` for a counter. Attribute
 ``periflow.rank`` is ``periflow_rank``.
 """
 
-import errno
-import ipaddress
 import json
 import logging
 import re
-import socket
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +26,6 @@ from prometheus_client.utils import floatToGoString
 
 from periflow_otel import names
 from periflow_otel.exporters import Outcome, taken
-from periflow_otel.exporters.scrape_server import PAGE, ScrapeServer, listen
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
@@ -43,9 +39,10 @@ from periflow_otel.translate.telemetry import (
     Resource,
 )
 from periflow_otel.translate.values import text
+from periflow_otel.web.http import Request, Response
+from periflow_otel.web.site import Site
 
-PORTS_TRIED: Final = 16
-"""How many ports, from the one that was asked for, are tried before serving is given up."""
+PATH: Final = "/metrics"
 
 _UNITS: Final = {"s": "seconds", "By": "bytes"}
 """Units that become part of a name; those in braces, 1 and none do not."""
@@ -60,42 +57,33 @@ _Series = tuple[str, tuple[tuple[str, str | int], ...]]
 class PrometheusExporter:
     """Shows the latest point of every series to whoever scrapes it, over HTTP at ``/metrics``.
 
-    If the port is taken, one of the next is used; if nothing can be served, points are taken and not shown.
-    ``discovery_file`` tells Prometheus (``file_sd_configs``) where to scrape, as long as this lives.
+    If the site is not served, points are taken and not shown. ``discovery_file`` tells Prometheus
+    (``file_sd_configs``) where to scrape, as long as this lives.
     """
 
-    def __init__(self, host: str, port: int, discovery_file: Path) -> None:
-        """Begin to serve.
+    def __init__(self, site: Site, discovery_file: Path) -> None:
+        """Begin to show.
 
         Args:
-            host: Address to listen on; only loopback addresses keep other machines out.
-            port: First port to try; 0 for any.
+            site: Where the page is; closed in the end.
             discovery_file: Written when the first point arrives, for the owner alone (0600), removed by ``close``.
         """
         self._latest = LatestPoints()
         self._discovery_file = discovery_file
         self._announced_run_id: str | None = None
-        self._server: ScrapeServer | None = None
-        self._address = ""
-        self.port: int | None = None
-        """The port that is served; None if there is none."""
-        listener = _find_port(host, port)
-        if listener is not None:
-            self.port = listener.getsockname()[1]
-            self._address = f"{_reachable(listener)}:{self.port}"
-            self._server = ScrapeServer(listener, self._render)
-            if port not in (0, self.port):
-                logger.warning("Port %d is taken; metrics for Prometheus are at %s", port, self.url)
+        self._site = site
+        site.add(PATH, self._page, is_public=True)
+        site.add("/", lambda _: Response(f"Metrics for Prometheus are at {PATH}\n".encode()))
 
     @property
     def url(self) -> str | None:
         """Where the page is; None if it is not served."""
-        return f"http://{self._address}{PAGE}" if self._server else None
+        return self._site.url(PATH)
 
     def export(self, items: Sequence[tuple[RankRun, Point]]) -> Outcome:
         """Remember the points for the next scrape. Cumulative ones only: of a delta, the latest says nothing."""
         self._latest.update(items)
-        if items and self._server and items[-1][0].run_id != self._announced_run_id:
+        if items and self._site.is_served and items[-1][0].run_id != self._announced_run_id:
             self._announced_run_id = items[-1][0].run_id
             self._announce(self._announced_run_id)
         return taken(len(items))
@@ -106,21 +94,20 @@ class PrometheusExporter:
 
     def close(self) -> None:
         """Stop serving and remove the discovery file."""
-        if self._server:
-            self._server.close()
-            self._server = None
+        if self._site.is_served:
+            self._site.close()
             with suppress(OSError):
                 self._discovery_file.unlink()
 
-    def _render(self, accept: str) -> tuple[str, bytes]:
+    def _page(self, request: Request) -> Response:
         try:
-            encode, content_type = choose_encoder(accept)
+            encode, content_type = choose_encoder(request.headers.get("accept", ""))
         except TypeError:  # a version that is no number
             encode, content_type = choose_encoder("")
-        return content_type, encode(self._latest)
+        return Response(encode(self._latest), content_type)
 
     def _announce(self, run_id: str) -> None:
-        groups = [{"targets": [self._address], "labels": {_label_name(names.RUN_ID): run_id}}]
+        groups = [{"targets": [self._site.address], "labels": {_label_name(names.RUN_ID): run_id}}]
         try:
             replace_file(self._discovery_file, json.dumps(groups).encode() + b"\n")
         except OSError as error:
@@ -245,27 +232,3 @@ def _label_name(key: str) -> str:
 
 def _label_value(value: AttributeValue) -> str:
     return text(value if isinstance(value, str) else json.dumps(value))
-
-
-def _find_port(host: str, port: int) -> socket.socket | None:
-    """Listen on the port or one of those after it; log why there is none."""
-    reason = f"ports {port} to {port + PORTS_TRIED - 1} are taken"
-    for candidate in range(port, min(port + PORTS_TRIED, 65536)) if port else (0,):
-        try:
-            return listen(host, candidate)
-        except (OSError, UnicodeError) as error:  # noqa: PERF203  # each port has its own answer
-            if getattr(error, "errno", None) != errno.EADDRINUSE:
-                reason = str(error)
-                break
-    logger.warning("No metrics are served for Prometheus on %s: %s", host, reason)
-    return None
-
-
-def _reachable(listener: socket.socket) -> str:
-    """Return the address to scrape from this machine; warn if other machines can do it too."""
-    address = ipaddress.ip_address(listener.getsockname()[0])
-    if not address.is_loopback:
-        logger.warning("Metrics are served on %s, where other machines may read them", address)
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "[::1]"
-    return str(address) if address.version == 4 else f"[{address}]"
