@@ -20,7 +20,7 @@ LAYERS = [
     {"journal", "context", "endings", "preemption", "arguments", "local_log"},
     {"ranks", "endpoints"},
     {"config", "translate"},
-    {"otlp"},
+    {"otlp", "view"},
     {"exporters"},
     {"agent"},
     {"joining"},

@@ -1,13 +1,13 @@
 """Where the time goes: every kind gets its own, and together they are the whole."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorder import MS, PLAIN_SCRIPTS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, play
+from recorder import MS, PLAIN_SCRIPTS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, StepBegan, play
 
 from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, Record, RunFinished, StepEnded
 from periflow_otel.translate.walltime import MAX_KINDS, WallTime
@@ -127,6 +127,21 @@ def test_a_checkpoint_of_another_step_took_no_time():
     recorder.checkpoint_of(1)
     recorder.finish()
     assert seconds(recorder) == {"step": 10, "gap": 4}
+
+
+@given(PLAIN_SCRIPTS)
+def test_steps_counted_together_are_those_counted_one_by_one(script: Script):
+    """Where nothing lies between them, a batch of steps is only a faster way."""
+    recorder = Recorder()
+    play(script, recorder)
+    records = [each for each in recorder.inputs if not isinstance(each, StepBegan | Metric)]
+    together, one_by_one = new(), follow(records)
+    for is_step, group in groupby(records, lambda each: isinstance(each, StepEnded)):
+        if is_step:
+            together.end_steps(list(group))  # type: ignore[arg-type]  # as just seen
+        else:
+            follow(list(group), together)
+    assert together == one_by_one
 
 
 @pytest.mark.parametrize("set_by_s", [-3600, -0.3, 0.3, 3600])

@@ -1,5 +1,6 @@
 """Where the wall time of a rank went, by kind, without a hole: the kinds add up to the whole."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -53,6 +54,19 @@ class WallTime(msgspec.Struct, array_like=True):
         self.ended_unix_ns = record.start_unix_ns + record.duration_ns
         self._end(_OPEN_STEP, None, STEP, record.start_unix_ns, record.duration_ns)
         self.ended_step, self.has_stepped = record.step, True
+
+    def end_steps(self, records: Sequence[StepEnded]) -> None:
+        """Count steps between which there is nothing else, as ``end_step`` would one by one."""
+        self.end_step(records[0])
+        rest = records[1:]
+        if not rest or self.waiting or any(each.gap_ns is None for each in rest):
+            for each in rest:
+                self.end_step(each)
+            return
+        self._count(STEP, sum(each.duration_ns for each in rest))
+        self._count(GAP, sum(each.gap_ns or 0 for each in rest))
+        self.ended_step = rest[-1].step
+        self.accounted_unix_ns = self.ended_unix_ns = rest[-1].start_unix_ns + rest[-1].duration_ns
 
     def end_phase(self, record: Phase) -> None:
         """Count a phase."""

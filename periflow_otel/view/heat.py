@@ -1,0 +1,82 @@
+"""How long steps take, as a histogram of the durations for every stretch of a run."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from math import log2
+from typing import Any, Final
+
+BINS_PER_OCTAVE: Final = 8
+"""A bin is 9 % wide, so that a percentile is right to within 5 %."""
+MAX_ROWS: Final = 128
+_SHORTEST_S: Final = 1e-9
+_SHIFT: Final = 1000
+"""Makes the logarithm positive, for ``int`` to round it down."""
+
+
+class Heat:
+    """A histogram for each stretch of ``width`` steps; stretches double when there are too many."""
+
+    def __init__(self) -> None:
+        """Begin without steps."""
+        self.width = 1
+        self.rows: dict[int, Counter[int]] = {}
+        """By the number of the stretch: how many durations are in which bin."""
+
+    def extend(self, steps: Sequence[int], durations_s: Sequence[float]) -> None:
+        """Add the durations of steps."""
+        rows, width = self.rows, self.width
+        for step, each in zip(steps, map(_bin, durations_s), strict=True):
+            row = rows.get(step // width)
+            if row is None:
+                row = rows[step // width] = Counter()
+            row[each] += 1
+        while len(self.rows) > MAX_ROWS:
+            self._coarsen()
+
+    def total(self) -> Counter[int]:
+        """Return the histogram of all steps."""
+        return sum(self.rows.values(), Counter())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rows in order: the first step of each, and the bins as pairs of number and count."""
+        rows = sorted(self.rows.items())
+        return {
+            "width": self.width,
+            "bins_per_octave": BINS_PER_OCTAVE,
+            "step": [number * self.width for number, _ in rows],
+            "bins": [sorted(row.items()) for _, row in rows],
+            **{name: [quantile(row, share) for _, row in rows] for name, share in QUANTILES.items()},
+        }
+
+    def _coarsen(self) -> None:
+        fine, self.rows, self.width = self.rows, {}, self.width * 2
+        for number, row in fine.items():
+            self.rows.setdefault(number // 2, Counter()).update(row)
+
+
+QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+
+
+def quantile(row: Counter[int], share: float) -> float | None:
+    """Return a quantile of a histogram in seconds, in the middle of its bin; None if nothing is in it."""
+    left = share * row.total()
+    for each in sorted(row):
+        left -= row[each]
+        if left <= 0:
+            return float(f"{2 ** ((each + 0.5) / BINS_PER_OCTAVE):.4g}")
+    return None
+
+
+def _bin(duration_s: float) -> int:
+    return int(log2(max(_SHORTEST_S, duration_s)) * BINS_PER_OCTAVE + _SHIFT) - _SHIFT
+
+
+def merged(heats: Iterable["Heat"]) -> "Heat":
+    """Return what several ranks have in common."""
+    heats = list(heats)
+    whole = Heat()
+    whole.width = max((each.width for each in heats), default=1)
+    for each in heats:
+        for number, row in each.rows.items():
+            whole.rows.setdefault(number * each.width // whole.width, Counter()).update(row)
+    return whole

@@ -1,0 +1,193 @@
+"""What is known of one rank in one attempt."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Final, Literal
+
+from periflow_otel.view.heat import Heat
+from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
+
+SeriesKind = Literal["metric", "step", "gap", "start", "machine"]
+
+MAX_MARKS: Final = 200
+"""Of each kind of thing that a rank did at one moment, so many are kept: the first half and the latest."""
+MAX_NAMES: Final = 1000
+"""Metric keys, text values and phases of a rank; what has another name is counted, and not kept."""
+_PACE_S: Final = 30.0
+"""The pace of now is that of about the last half minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A rank of an attempt, and where it is."""
+
+    attempt: int
+    rank: int
+    local_rank: int = 0
+    node_rank: int = 0
+    host: str = ""
+    started_s: float | None = None
+    """Unix seconds, as all times here."""
+    initial_step: int = 0
+    target_step: int | None = None
+
+
+@dataclass(slots=True)
+class Marks:
+    """Moments of one kind: how many there were, and a bounded number of them."""
+
+    count: int = 0
+    kept: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, **mark: Any) -> None:
+        """Note one more."""
+        self.count += 1
+        self.kept.append(mark)
+        if len(self.kept) > MAX_MARKS:
+            del self.kept[MAX_MARKS // 2]
+
+
+@dataclass(slots=True)
+class Limits:
+    """What all series of a run share."""
+
+    max_total_rows: int
+    series: int = 0
+    """How many there are."""
+    revision: int = 1
+    """Number of the change that is under way."""
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that each may have."""
+        return max(MIN_ROWS, min(MAX_ROWS, self.max_total_rows // max(self.series, 1)))
+
+
+class RankView:
+    """Takes what a rank has recorded, in the order in which it did so."""
+
+    def __init__(self, member: Member, limits: Limits) -> None:
+        """Begin with nothing."""
+        self.member = member
+        self._limits = limits
+        self.series: dict[tuple[SeriesKind, str], Series] = {}
+        self.heat = Heat()
+        self.steps = 0
+        """Completed in this attempt."""
+        self.ended_step = self.last_step = member.initial_step
+        """The last step that has ended, and the last that has begun."""
+        self.step_started_s: float | None = None
+        self.seen_s = member.started_s or 0.0
+        """When it last recorded something."""
+        self.ended_s: float | None = None
+        self.outcome: str | None = None
+        """None while the run goes on."""
+        self.redone_steps = 0
+        self.restart_gap_s = 0.0
+        self.spent_s: dict[str, float] = {}
+        """Wall time by kind."""
+        self.checkpoints, self.errors, self.nonfinite = Marks(), Marks(), Marks()
+        self.nonfinite_by_key: Counter[str] = Counter()
+        self.phases: dict[str, list[float]] = {}
+        """By name: how many there were, and their seconds together."""
+        self.text: dict[str, str] = {}
+        self.late: dict[str, float] = {}
+        """How often it was the last of its node to begin a step, and by how many seconds together and at most."""
+        self.left_out = 0
+        """Values of keys beyond ``MAX_NAMES``."""
+        self._ends: list[tuple[float, int]] = []
+
+    def begin_step(self, step: int, started_s: float) -> None:
+        """Note the step that is going on."""
+        if step > self.last_step:
+            self.last_step, self.step_started_s = step, started_s or None
+            self.seen_s = max(self.seen_s, started_s)
+
+    def end_steps(
+        self, steps: Sequence[int], starts_s: Sequence[float], durations_s: Sequence[float], gaps: Sequence[float]
+    ) -> None:
+        """Add steps; the gap of the first may be unknown: NaN."""
+        if not steps:
+            return
+        ends_s = [start + duration for start, duration in zip(starts_s, durations_s, strict=True)]
+        self._extend("step", "", steps, ends_s, durations_s)
+        self._extend("start", "", steps, starts_s, starts_s)
+        known = slice(int(not isfinite(gaps[0])), None)
+        self._extend("gap", "", steps[known], starts_s[known], gaps[known])
+        self.heat.extend(steps, durations_s)
+        self.steps += len(steps)
+        self.ended_step = max(self.ended_step, steps[-1])
+        self.begin_step(steps[-1], starts_s[-1])
+        self._note_pace(ends_s[-1])
+
+    def add_values(
+        self, key: str, steps: Sequence[int], times_s: Sequence[float], values: Sequence[float],
+        kind: SeriesKind = "metric",
+    ) -> None:  # fmt: skip
+        """Add values of a metric."""
+        self._extend(kind, key, steps, times_s, values)
+        self.seen_s = max(self.seen_s, times_s[-1])
+        if not isfinite(sum(values)):
+            for step, time_s, value in zip(steps, times_s, values, strict=True):
+                if not isfinite(value):
+                    self.nonfinite_by_key[key] += 1
+                    self.nonfinite.add(key=key, step=step, time=round(time_s, 3), value=str(value))
+
+    def add_text(self, key: str, value: str) -> None:
+        """Keep the latest text that was given under a key."""
+        if key in self.text or len(self.text) < MAX_NAMES:
+            self.text[key] = value
+
+    def add_phase(self, name: str, duration_s: float) -> None:
+        """Count a phase that is over."""
+        if name in self.phases or len(self.phases) < MAX_NAMES:
+            phase = self.phases.setdefault(name, [0, 0.0])
+            phase[0] += 1
+            phase[1] += duration_s
+
+    def add_checkpoint(self, step: int, time_s: float, save_type: str) -> None:
+        """Note a checkpoint that was announced."""
+        self.checkpoints.add(step=step, time=round(time_s, 3), save_type=save_type)
+        self.seen_s = max(self.seen_s, time_s)
+
+    def add_error(self, step: int, time_s: float, error: str) -> None:
+        """Note what has ended a step."""
+        self.errors.add(step=step, time=round(time_s, 3), error=error)
+
+    def end(self, outcome: str, time_s: float) -> None:
+        """Note the end of the run."""
+        self.outcome, self.ended_s = outcome, time_s
+        self.seen_s = max(self.seen_s, time_s)
+
+    def fit(self) -> None:
+        """Give up rows where series have come to share the space since."""
+        for series in self.series.values():
+            series.fit(self._limits.max_rows, self._limits.revision)
+
+    def pace(self) -> float | None:
+        """Return the steps per second of about the last half minute that it has worked."""
+        (first_s, first), (last_s, last) = (self._ends[0], self._ends[-1]) if self._ends else ((0, 0), (0, 0))
+        return (last - first) / (last_s - first_s) if last_s > first_s and last > first else None
+
+    def _extend(
+        self, kind: SeriesKind, key: str, steps: Sequence[int], times_s: Sequence[float], values: Sequence[float]
+    ) -> None:
+        series = self.series.get((kind, key))
+        if series is None:
+            if len(self.series) >= MAX_NAMES:
+                self.left_out += len(values)
+                return
+            series = self.series[kind, key] = Series()
+            self._limits.series += 1
+        series.extend(steps, times_s, values, self._limits.max_rows, self._limits.revision)
+
+    def _note_pace(self, end_s: float) -> None:
+        self.seen_s = max(self.seen_s, end_s)
+        ends = self._ends
+        if not ends and self.member.started_s:
+            ends.append((self.member.started_s, self.member.initial_step))
+        ends.append((end_s, self.ended_step))
+        while len(ends) > 2 and (ends[1][0] < end_s - _PACE_S or len(ends) > 1000):
+            del ends[0]

@@ -1,0 +1,147 @@
+"""From what a rank records to a view, with no spans and points on the way: a fraction of the work."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final
+
+from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
+from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
+from periflow_otel.translate.values import flatten, number, text
+from periflow_otel.translate.walltime import RESTART, WallTime
+from periflow_otel.view.rank_view import Member
+from periflow_otel.view.run_view import RunView
+
+_NAN: Final = float("nan")
+_ENOUGH: Final = 512
+"""Records that are taken at once: one by one each would take ten times as long."""
+
+
+class RecordFeed:
+    """Feeds a view with the records of one rank, in their order."""
+
+    def __init__(self, view: RunView, run: RankRun) -> None:
+        """Begin with the rank itself."""
+        view.mode, view.world_size = run.mode, run.world_size
+        self._run = run
+        self._waiting: list[Record] = []
+        self._rank = view.rank(member_of(run))
+        self._wall_time = WallTime(accounted_unix_ns=run.started_unix_ns, ended_step=run.initial_step)
+        if run.earlier:
+            self._rank.restart_gap_s = restart_gap_ns(run) / 1e9
+            self._wall_time.spent_ns[RESTART] = restart_gap_ns(run)
+
+    def feed(self, records: Iterable[Record]) -> None:
+        """Take some records. They may wait for more of them: ``settle`` is to be called before the view is read."""
+        self._waiting += records
+        if len(self._waiting) >= _ENOUGH:
+            self.settle()
+
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Note the step that is going on."""
+        self._rank.begin_step(step, started_unix_ns / 1e9)
+
+    def settle(self) -> None:
+        """Let the view have everything that was fed."""
+        records, self._waiting = self._waiting, []
+        steps: list[StepEnded] = []
+        metrics: list[Metric] = []
+        for record in records:
+            kind = type(record)
+            if kind is StepEnded:
+                steps.append(record)  # type: ignore[arg-type]  # as just seen
+            elif kind is Metric:
+                metrics.append(record)  # type: ignore[arg-type]  # as just seen
+            else:
+                self._add_common(steps, metrics)
+                steps, metrics = [], []
+                self._add_rare(record)
+        self._add_common(steps, metrics)
+        self._rank.spent_s.update((kind, spent_ns / 1e9) for kind, spent_ns in self._wall_time.spent_ns.items())
+
+    def _add_common(self, steps: list[StepEnded], metrics: list[Metric]) -> None:
+        """Take what lies between two rare records."""
+        if steps:
+            self._wall_time.end_steps(steps)
+            self._end_steps(steps)
+        if metrics:
+            self._wall_time.note(metrics[-1].time_unix_ns)
+            self._add_metrics(metrics)
+
+    def _add_rare(self, record: Record) -> None:
+        match record:
+            case Checkpoint():
+                self._rank.add_checkpoint(record.step, record.time_unix_ns / 1e9, save_type(record))
+                self._wall_time.end_checkpoint(record)
+            case Phase():
+                self._rank.add_phase(text(record.name), record.duration_ns / 1e9)
+                self._wall_time.end_phase(record)
+            case RunFinished():
+                self._wall_time.close(record.time_unix_ns)
+                self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
+            case RankLost():
+                self._lose_step(record)
+                self._wall_time.lose(record)
+                self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
+
+    def _lose_step(self, record: RankLost) -> None:
+        """Note the step that was open when the process went."""
+        self.step_began(record.last_started_step, record.last_started_unix_ns)
+        if record.last_started_step > self._rank.ended_step:
+            self._rank.add_error(record.last_started_step, record.time_unix_ns / 1e9, outcome_of(record))
+
+    def _end_steps(self, records: list[StepEnded]) -> None:
+        self._rank.end_steps(
+            [each.step for each in records],
+            [each.start_unix_ns / 1e9 for each in records],
+            [each.duration_ns / 1e9 for each in records],
+            [_NAN if each.gap_ns is None else each.gap_ns / 1e9 for each in records],
+        )
+        for each in records:
+            if each.error is not None:
+                self._rank.add_error(each.step, (each.start_unix_ns + each.duration_ns) / 1e9, each.error)
+        if self._run.earlier and records[0].step <= self._run.earlier.last_step:
+            self._rank.redone_steps += sum(each.step <= self._run.earlier.last_step for each in records)
+
+    def _add_metrics(self, records: list[Metric]) -> None:
+        steps = [each.step for each in records]
+        times_s = [each.time_unix_ns / 1e9 for each in records]
+        rows = [each.values for each in records]
+        for key in dict.fromkeys(chain.from_iterable(rows)):
+            if all(key in row for row in rows):
+                self._add_column(key, steps, times_s, [row[key] for row in rows])
+            else:
+                some = [i for i, row in enumerate(rows) if key in row]
+                values = [rows[i][key] for i in some]
+                self._add_column(key, [steps[i] for i in some], [times_s[i] for i in some], values)
+
+    def _add_column(self, key: str, steps: list[int], times_s: list[float], values: list[Any]) -> None:
+        if set(map(type, values)) == {float}:
+            self._rank.add_values(key, steps, times_s, values)
+            return
+        for step, time_s, value in zip(steps, times_s, values, strict=True):
+            self._add_value(key, step, time_s, value)
+
+    def _add_value(self, key: str, step: int, time_s: float, value: object) -> None:
+        if isinstance(value, int | float):
+            self._rank.add_values(key, [step], [time_s], [float(number(value))])
+        elif isinstance(value, str):
+            self._rank.add_text(key, text(value))
+        elif isinstance(value, dict):
+            for inner, each in flatten(key, value):
+                self._add_value(inner, step, time_s, each)
+
+
+@lru_cache(maxsize=1024)
+def member_of(run: RankRun) -> Member:
+    """Return who a rank is."""
+    return Member(
+        attempt=run.attempt,
+        rank=run.rank,
+        local_rank=run.local_rank,
+        node_rank=run.node_rank,
+        host=str(dict(run.resource).get("host.name", "")),
+        started_s=run.started_unix_ns / 1e9,
+        initial_step=run.initial_step,
+        target_step=run.total_steps,
+    )

@@ -1,0 +1,177 @@
+"""A run: what its ranks did in all its attempts, and what the agents say of their own work."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from periflow_otel.view.heat import QUANTILES, merged, quantile
+from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
+
+VERSION: Final = 1
+"""Of what ``to_dict`` returns: another one if a reader of this one could misunderstand it."""
+MAX_TOTAL_ROWS: Final = 200_000
+"""Of all series together, some 16 MB: where there are many series each has fewer rows."""
+
+
+class RunView:
+    """Takes the ranks of a run; for one thread at a time."""
+
+    def __init__(self, run_id: str, max_total_rows: int = MAX_TOTAL_ROWS) -> None:
+        """Begin without ranks."""
+        self.run_id = run_id
+        self.name = ""
+        self.config: dict[str, Any] = {}
+        """What the user has said of the run."""
+        self.mode = ""
+        self.world_size = 0
+        self.ranks: dict[tuple[int, int], RankView] = {}
+        """By attempt and rank."""
+        self.telemetry: dict[tuple[str, tuple[tuple[str, Any], ...]], float] = {}
+        """The latest of what agents say of their own work, by instrument and attributes."""
+        self._limits = Limits(max_total_rows)
+
+    def rank(self, member: Member) -> RankView:
+        """Return a rank, which may be a new one."""
+        key = (member.attempt, member.rank)
+        if key not in self.ranks:
+            self.ranks[key] = RankView(member, self._limits)
+        return self.ranks[key]
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether a rank of the last attempt has not ended."""
+        return any(each.outcome is None for each in self.last_attempt())
+
+    def last_attempt(self) -> list[RankView]:
+        """Return the ranks of the last attempt, in order."""
+        last = max((attempt for attempt, _ in self.ranks), default=0)
+        return [each for (attempt, _), each in sorted(self.ranks.items()) if attempt == last]
+
+    def outcome(self) -> str:
+        """Return how the last attempt went: ``running``, or the worst of what became of its ranks."""
+        if not self.ranks:
+            return "unknown"
+        outcomes = {each.outcome or "running" for each in self.last_attempt()}
+        return next(each for each in ("running", "killed", "failed", "interrupted", "finished") if each in outcomes)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what fits into a line of a list of runs."""
+        ranks = self.last_attempt()
+        step = min((each.ended_step for each in ranks), default=0)
+        target = next((each.member.target_step for each in ranks if each.member.target_step), None)
+        # A rank that is only slower to tell does not slow the others down: the slowest pace is that of the run.
+        pace = min((pace for each in ranks if (pace := each.pace())), default=None)
+        is_left = pace and target and target > step and self.is_going_on
+        return {
+            "id": self.run_id,
+            "name": self.name,
+            "mode": self.mode,
+            "state": self.outcome(),
+            "world_size": self.world_size,
+            "attempt": max((attempt for attempt, _ in self.ranks), default=0),
+            "step": step,
+            "target_step": target,
+            "started": min(
+                (each.member.started_s for each in self.ranks.values() if each.member.started_s), default=None
+            ),
+            "seen": max((each.seen_s for each in self.ranks.values()), default=None),
+            "pace": _rounded(pace),
+            "seconds_left": _rounded((target - step) / pace) if is_left and pace and target else None,
+            "last": self._last_values(),
+        }
+
+    def to_dict(self, since: int = 0) -> dict[str, Any]:
+        """Return everything, as ``docs/view.md`` describes it.
+
+        Args:
+            since: Of the series, return what has changed after this revision, which an earlier call returned.
+        """
+        for each in self.ranks.values():
+            each.fit()
+        whole = {
+            "version": VERSION,
+            "revision": self._limits.revision,
+            "since": since,
+            "run": {**self.summary(), "config": self.config},
+            "attempts": [self._attempt(attempt) for attempt in sorted({attempt for attempt, _ in self.ranks})],
+            "ranks": [_rank(each) for _, each in sorted(self.ranks.items())],
+            "step_time": [{"attempt": attempt, **merged(each.heat for each in ranks).to_dict()}
+                          for attempt, ranks in self._by_attempt()],
+            "series": [each for _, rank in sorted(self.ranks.items()) for each in _series(rank, since)],
+            "telemetry": [{"name": name, "attributes": dict(attributes), "value": value}
+                          for (name, attributes), value in sorted(self.telemetry.items(), key=repr)],
+        }  # fmt: skip
+        self._limits.revision += 1
+        return whole
+
+    def _by_attempt(self) -> list[tuple[int, list[RankView]]]:
+        attempts: dict[int, list[RankView]] = {}
+        for (attempt, _), each in sorted(self.ranks.items()):
+            attempts.setdefault(attempt, []).append(each)
+        return list(attempts.items())
+
+    def _attempt(self, attempt: int) -> dict[str, Any]:
+        ranks = [each for (number, _), each in sorted(self.ranks.items()) if number == attempt]
+        return {
+            "attempt": attempt,
+            "started": min((each.member.started_s for each in ranks if each.member.started_s), default=None),
+            "seen": max(each.seen_s for each in ranks),
+            "ranks": len(ranks),
+            "initial_step": min(each.member.initial_step for each in ranks),
+            "ended_step": max(each.ended_step for each in ranks),
+            "outcomes": dict(Counter(each.outcome or "running" for each in ranks)),
+            "redone_steps": max(each.redone_steps for each in ranks),
+            "restart_gap": _rounded(max(each.restart_gap_s for each in ranks)),
+        }
+
+    def _last_values(self) -> dict[str, float | None]:
+        """Return the latest value of each metric, of the lowest rank that has it."""
+        last: dict[str, float | None] = {}
+        for each in self.last_attempt():
+            for (kind, key), series in each.series.items():
+                if kind == "metric" and key not in last and (value := series.latest()) is not None:
+                    last[key] = _rounded(value)
+        return last
+
+
+def _series(rank: RankView, since: int) -> Iterable[dict[str, Any]]:
+    for (kind, key), series in rank.series.items():
+        if series.revision > since:
+            who = {"kind": kind, "key": key, "attempt": rank.member.attempt, "rank": rank.member.rank}
+            yield {**who, **series.to_dict(series.since(since))}
+
+
+def _rank(rank: RankView) -> dict[str, Any]:
+    member, total = rank.member, rank.heat.total()
+    return {
+        "attempt": member.attempt,
+        "rank": member.rank,
+        "local_rank": member.local_rank,
+        "node_rank": member.node_rank,
+        "host": member.host,
+        "started": member.started_s,
+        "seen": rank.seen_s,
+        "ended": rank.ended_s,
+        "outcome": rank.outcome,
+        "steps": rank.steps,
+        "step": rank.last_step,
+        "ended_step": rank.ended_step,
+        "step_started": rank.step_started_s if rank.last_step > rank.ended_step else None,
+        "duration": {name: quantile(total, share) for name, share in QUANTILES.items()},
+        "time": {kind: _rounded(spent_s) for kind, spent_s in rank.spent_s.items()},
+        "late": rank.late,
+        "checkpoints": _marks(rank.checkpoints),
+        "errors": _marks(rank.errors),
+        "nonfinite": {**_marks(rank.nonfinite), "by_key": dict(rank.nonfinite_by_key)},
+        "phases": {name: {"count": count, "seconds": _rounded(s)} for name, (count, s) in rank.phases.items()},
+        "text": rank.text,
+        "left_out": rank.left_out,
+    }
+
+
+def _marks(marks: Marks) -> Mapping[str, Any]:
+    return {"count": marks.count, "kept": marks.kept}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.7g}")

@@ -1,0 +1,173 @@
+"""A curve of any length in a bounded number of rows, from which no spike disappears.
+
+A row stands for ``width`` consecutive steps, and holds what there was in them: lowest, highest, last and mean value. A
+series begins with a row for each step that has a value; when there are too many, ``width`` doubles and neighbours
+become one.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any, Final
+
+MAX_ROWS: Final = 512
+"""Rows of a series: about two points of a wide screen for each, once they are full."""
+MIN_ROWS: Final = 32
+
+
+class Series:
+    """Values by step. Steps are 0 or more, times Unix seconds, values may be NaN or infinite."""
+
+    __slots__ = ("_revised", "count", "high", "last", "low", "nonfinite", "redrawn", "revision", "step",
+                 "time", "total", "width")  # fmt: skip
+
+    def __init__(self) -> None:
+        """Begin without rows."""
+        self.width = 1
+        """Steps for which a row stands: row ``i`` has those with the quotient ``step[i] // width``."""
+        self.step, self.time, self.last = array("d"), array("d"), array("d")
+        """Of the last value in a row; ``last`` is the last finite one, NaN if there is none."""
+        self.low, self.high, self.total = array("d"), array("d"), array("d")
+        """Over the finite values in a row."""
+        self.count, self.nonfinite = array("q"), array("q")
+        """How many finite values a row has, and how many others."""
+        self._revised = array("q")
+        self.revision = 0
+        self.redrawn = 0
+        """The last revision that changed another row than the last."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.step)
+
+    def extend(
+        self, steps: Sequence[int], times: Sequence[float], values: Sequence[float], max_rows: int, revision: int
+    ) -> None:
+        """Add values, best many at once.
+
+        Args:
+            steps: The step of each value.
+            times: When it was recorded.
+            values: What it is.
+            max_rows: Rows are joined until there are no more of them.
+            revision: Number of this change: not lower than that of the one before.
+        """
+        self.revision = revision
+        if steps != (ordered := sorted(steps)):
+            order = sorted(range(len(steps)), key=steps.__getitem__)
+            steps, times, values = ordered, [times[i] for i in order], [values[i] for i in order]
+        start = 0
+        while start < len(steps):
+            bucket = steps[start] // self.width
+            end = bisect_left(steps, (bucket + 1) * self.width, start)
+            self._put(bucket, steps[end - 1], times[end - 1], values[start:end])
+            start = end
+            self.fit(max_rows, revision)
+
+    def fit(self, max_rows: int, revision: int) -> None:
+        """Join rows until there are no more than so many."""
+        while len(self.step) > max_rows:
+            self.revision = revision
+            self._coarsen()
+
+    def latest(self) -> float | None:
+        """Return the last value, NaN where it was not finite; None if there is none."""
+        if not len(self.step):
+            return None
+        return self.last[-1] if self.count[-1] else _NAN
+
+    def since(self, revision: int) -> int:
+        """Return the index of the first row that has changed after a revision."""
+        return 0 if revision < self.redrawn else bisect_right(self._revised, revision)
+
+    def to_dict(self, start: int = 0) -> dict[str, Any]:
+        """Return the rows from one on as columns; without a finite value in it, a row has None."""
+        columns: dict[str, Any] = {
+            "width": self.width,
+            "from": start,
+            "step": list(map(int, self.step[start:])),
+            "time": [round(each, 3) for each in self.time[start:]],
+            "last": _shown(self.last[start:]),
+        }
+        if any(count != 1 for count in self.count[start:]):
+            columns["min"], columns["max"] = _shown(self.low[start:]), _shown(self.high[start:])
+            columns["mean"] = [
+                _number(total / count) if count else None
+                for total, count in zip(self.total[start:], self.count[start:], strict=True)
+            ]
+            columns["count"] = list(self.count[start:])
+        if any(self.nonfinite[start:]):
+            columns["nonfinite"] = list(self.nonfinite[start:])
+        return columns
+
+    def _put(self, bucket: int, step: int, time: float, values: Sequence[float]) -> None:
+        """Add values of one row, with the last step and time among them."""
+        finite, total = values, sum(values)
+        if not isfinite(total):
+            finite = [value for value in values if isfinite(value)]
+            total = sum(finite)
+        row = self._row(bucket)
+        if finite:
+            self.low[row] = _lower(min(finite), self.low[row])
+            self.high[row] = -_lower(-max(finite), -self.high[row])
+            self.total[row] += total
+            self.count[row] += len(finite)
+        self.nonfinite[row] += len(values) - len(finite)
+        if step >= self.step[row]:
+            self.step[row], self.time[row] = step, time
+            if finite:
+                self.last[row] = finite[-1]
+
+    def _row(self, bucket: int) -> int:
+        """Return the row of a bucket, which may be a new one."""
+        row = bisect_left(self.step, bucket * self.width)
+        if row == len(self.step) or self.step[row] // self.width != bucket:
+            for column in (self.time, self.last, self.low, self.high):
+                column.insert(row, _NAN)
+            self.step.insert(row, bucket * self.width)
+            self.total.insert(row, 0.0)
+            for counts in (self.count, self.nonfinite, self._revised):
+                counts.insert(row, 0)
+        self._revised[row] = self.revision
+        if row < len(self.step) - 1:
+            self.redrawn = self.revision
+        return row
+
+    def _coarsen(self) -> None:
+        """Let a row stand for twice as many steps."""
+        self.width *= 2
+        fine, self.redrawn = self._take_rows(), self.revision
+        for step, time, last, low, high, total, count, nonfinite in fine:
+            if not len(self.step) or self.step[-1] // self.width != step // self.width:
+                self._row(int(step // self.width))
+            self.step[-1], self.time[-1] = step, time
+            self.last[-1] = self.last[-1] if last != last else last  # noqa: PLR0124  # NaN alone is not itself
+            self.low[-1], self.high[-1] = _lower(low, self.low[-1]), -_lower(-high, -self.high[-1])
+            self.total[-1] += total
+            self.count[-1] += count
+            self.nonfinite[-1] += nonfinite
+
+    def _take_rows(self) -> list[tuple[Any, ...]]:
+        columns = (self.step, self.time, self.last, self.low, self.high, self.total, self.count, self.nonfinite)
+        rows = list(zip(*columns, strict=True))
+        for column in (*columns, self._revised):
+            del column[:]
+        return rows
+
+
+_NAN: Final = float("nan")
+
+
+def _lower(value: float, other: float) -> float:
+    """Return the lower one of two values; NaN is none."""
+    return other if other < value or value != value else value  # noqa: PLR0124  # as above
+
+
+def _shown(values: Sequence[float]) -> list[float | None]:
+    return list(map(_number, values))
+
+
+def _number(value: float) -> float | None:
+    """Return a value with the digits that a curve can show; None for NaN."""
+    return float(f"{value:.7g}") if isfinite(value) else None

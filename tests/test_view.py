@@ -1,0 +1,222 @@
+"""What a person wants to know of a run: bounded, and with nothing that stands out smoothed away."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorder import STARTED_NS, Recorder, S, give, make_run
+
+from periflow_otel.records import Earlier, Metric, StepEnded
+from periflow_otel.view.heat import Heat, quantile
+from periflow_otel.view.rank_view import MAX_MARKS
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
+from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
+
+MS = 1_000_000
+
+
+def view_of(recorder: Recorder, **fields: Any) -> dict[str, Any]:
+    """Return what a view says of what one rank has recorded."""
+    view = RunView("run")
+    feed = RecordFeed(view, make_run(**fields))
+    give(feed, recorder.inputs)
+    feed.settle()
+    return view.to_dict()
+
+
+def series(whole: dict[str, Any], kind: str = "metric", key: str = "", rank: int = 0) -> dict[str, Any]:
+    """Return the one series of a kind, key and rank."""
+    (found,) = [each for each in whole["series"] if (each["kind"], each["key"], each["rank"]) == (kind, key, rank)]
+    return found
+
+
+def drawn(steps: list[int], values: list[float], chunk: int = 512, max_rows: int = MAX_ROWS) -> Series:
+    """Return a series of values, added in chunks."""
+    made = Series()
+    for i in range(0, len(steps), chunk):
+        part = slice(i, i + chunk)
+        made.extend(steps[part], list(map(float, steps[part])), values[part], max_rows, 1)
+    return made
+
+
+VALUES = st.lists(st.tuples(st.integers(0, 5000), st.floats(width=32)), max_size=300)
+
+
+@given(VALUES, st.integers(1, 300), st.sampled_from([1, 4, 32]))
+def test_rows_are_what_the_values_in_them_are(pairs: list[tuple[int, float]], chunk: int, max_rows: int):
+    """However often rows were joined, and in whatever order values came, each tells of exactly its own steps."""
+    made = drawn([step for step, _ in pairs], [value for _, value in pairs], chunk, max_rows)
+    assert len(made) <= max_rows
+    rows: dict[int, list[float]] = {}
+    for step, value in pairs:
+        rows.setdefault(step // made.width, []).append(value)
+    assert [step // made.width for step in made.step] == sorted(rows)
+    for i, number in enumerate(sorted(rows)):
+        finite = [value for value in rows[number] if math.isfinite(value)]
+        assert made.count[i] == len(finite)
+        assert made.nonfinite[i] == len(rows[number]) - len(finite)
+        assert made.step[i] == max(step for step, _ in pairs if step // made.width == number)
+        if finite:
+            assert (made.low[i], made.high[i]) == (min(finite), max(finite))
+            assert made.total[i] == pytest.approx(math.fsum(finite), rel=1e-6, abs=1e32)
+
+
+def test_one_spike_among_a_million_values_is_there():
+    """No down-sampling hides the step that somebody looks for."""
+    values = [1.0] * 1_000_000
+    values[654_321] = 9.0
+    made = drawn(list(range(1, 1_000_001)), values, chunk=50_000)
+    assert len(made) <= MAX_ROWS
+    row = next(i for i, high in enumerate(made.high) if high == 9)
+    assert row == 654_322 // made.width - 1 // made.width
+    assert made.last[-1] == 1
+
+
+def test_a_sparse_curve_keeps_every_value():
+    """An evaluation every thousand steps is exact, however long the run is."""
+    steps = list(range(1000, 400_001, 1000))
+    made = drawn(steps, [float(step) for step in steps])
+    assert (made.width, list(made.last)) == (1, [float(step) for step in steps])
+
+
+@given(VALUES, st.data())
+def test_rows_that_have_changed_make_the_whole(pairs: list[tuple[int, float]], data: st.DataObject):
+    """Who asks for what is new, again and again, has what somebody has who asks once."""
+    made, seen, revision = Series(), [], 0
+    rest = pairs
+    while rest:
+        now, rest = rest[: (size := data.draw(st.integers(1, 60)))], rest[size:]
+        made.extend([s for s, _ in now], [float(s) for s, _ in now], [v for _, v in now], MIN_ROWS, revision + 1)
+        start = made.since(revision)
+        columns = made.to_dict(start)
+        seen[start:] = zip(columns["step"], columns["last"], strict=True)
+        revision += 1
+    columns = made.to_dict()
+    assert seen == list(zip(columns["step"], columns["last"], strict=True))
+
+
+def test_nan_is_a_gap_and_not_hidden():
+    """A loss that is not a number interrupts the curve, and its step is noted."""
+    recorder = Recorder()
+    for value in (1.0, math.nan, 3.0):
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric({"loss": value})
+    whole = view_of(recorder)
+    assert series(whole, key="loss")["last"] == [1.0, None, 3.0]
+    assert series(whole, key="loss")["nonfinite"] == [0, 1, 0]
+    assert [mark["step"] for mark in whole["ranks"][0]["nonfinite"]["kept"]] == [2]
+    assert whole["ranks"][0]["nonfinite"]["by_key"] == {"loss": 1}
+
+
+def test_values_are_at_their_steps():
+    """Also what was told to be of an earlier step, and what comes after the last one."""
+    recorder = Recorder()
+    for _ in range(3):
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric({"loss": float(recorder.step_number)})
+    recorder.metric({"eval": 0.5}, step=2)
+    recorder.metric({"deep": {"a": 1, "b": {"c": True}}, "note": "warm", "list": [1], "none": None})
+    whole = view_of(recorder)
+    assert series(whole, key="loss")["step"] == [1, 2, 3]
+    assert series(whole, key="eval")["step"] == [2]
+    assert series(whole, key="deep.a")["last"] == [1.0]
+    assert series(whole, key="deep.b.c")["last"] == [1.0]
+    assert whole["ranks"][0]["text"] == {"note": "warm"}
+    assert whole["run"]["last"] == {"loss": 3.0, "eval": 0.5, "deep.a": 1.0, "deep.b.c": 1.0}
+
+
+def test_the_wall_time_is_that_of_the_instruments():
+    """Steps, gaps and phases add up as ``periflow.time`` does."""
+    recorder = Recorder()
+    recorder.work(2 * S)
+    for _ in range(4):
+        with recorder.phase("data"):
+            recorder.work(S)
+        with recorder.step():
+            recorder.work(3 * S)
+        recorder.work(S // 2)
+    recorder.finish()
+    whole = view_of(recorder)
+    assert whole["ranks"][0]["time"] == {kind: ns / 1e9 for kind, ns in recorder.spent_ns.items()}
+    assert whole["ranks"][0]["phases"] == {"data": {"count": 4, "seconds": 4.0}}
+    assert whole["run"]["state"] == "finished"
+    assert series(whole, "gap")["last"] == [1.5, 1.5, 1.5]
+
+
+def test_time_left_is_what_the_pace_makes_of_the_rest():
+    """Ten steps in ten seconds, ten to go."""
+    recorder = Recorder()
+    for _ in range(10):
+        with recorder.step():
+            recorder.work(S)
+    run = view_of(recorder, total_steps=20)["run"]
+    assert (run["state"], run["step"], run["pace"], run["seconds_left"]) == ("running", 10, 1.0, 10.0)
+
+
+def test_a_killed_rank_was_in_a_step():
+    """The step that was open is told, and the run has ended."""
+    recorder = Recorder()
+    with recorder.step():
+        recorder.work(S)
+    recorder.start_step()
+    recorder.work(S)
+    recorder.be_killed()
+    whole = view_of(recorder)
+    assert whole["run"]["state"] == "killed"
+    assert whole["ranks"][0]["errors"]["kept"] == [{"step": 2, "time": (STARTED_NS + 2 * S) // MS / 1000,
+                                                     "error": "killed"}]  # fmt: skip
+    assert whole["ranks"][0]["steps"] == 1
+
+
+def test_steps_that_are_done_again_are_counted():
+    """An attempt that goes on from step 2 of one that had come to 5 does three of them again."""
+    recorder = Recorder(initial_step=2)
+    for _ in range(6):
+        with recorder.step():
+            recorder.work(S)
+    earlier = Earlier(1, last_step=5, last_checkpoint=2, last_seen_unix_ns=STARTED_NS - 7 * S)
+    (attempt,) = view_of(recorder, attempt=2, initial_step=2, earlier=earlier)["attempts"]
+    assert (attempt["redone_steps"], attempt["restart_gap"]) == (3, 7.0)
+
+
+def test_the_view_is_bounded():
+    """Ten times the steps, checkpoints and NaN take no more space."""
+    sizes = []
+    for steps in (5_000, 50_000):
+        view = RunView("run")
+        feed = RecordFeed(view, make_run())
+        for step in range(1, steps + 1):
+            start = STARTED_NS + step * S
+            feed.feed([StepEnded(step, start, S // 2, None, S // 2), Metric(step, start, {"loss": math.nan})])
+        feed.settle()
+        whole = view.to_dict()
+        assert len(whole["ranks"][0]["nonfinite"]["kept"]) == MAX_MARKS
+        sizes.append(len(json.dumps(whole)))
+    assert sizes[1] < 1.3 * sizes[0]
+
+
+def test_many_series_share_the_space():
+    """With hundreds of keys each has fewer rows."""
+    view = RunView("run", max_total_rows=10_000)
+    feed = RecordFeed(view, make_run())
+    for step in range(1, 1001):
+        feed.feed([Metric(step, STARTED_NS + step * S, {f"key{i}": 0.5 for i in range(100)})])
+    feed.settle()
+    whole = view.to_dict()
+    assert sum(len(each["step"]) for each in whole["series"]) <= 10_000
+
+
+@given(st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=400))
+def test_percentiles_are_right_to_within_a_bin(durations: list[float]):
+    """Half a bin is 5 %."""
+    heat = Heat()
+    heat.extend(range(len(durations)), durations)
+    for share in (0.5, 0.95, 1.0):
+        exact = sorted(durations)[max(0, math.ceil(share * len(durations)) - 1)]
+        assert quantile(heat.total(), share) == pytest.approx(exact, rel=0.06)
