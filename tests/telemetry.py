@@ -1,12 +1,17 @@
 """Spans and points of every kind, as hypothesis makes them up."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from recorder import make_run
 
 from periflow_otel import names
+from periflow_otel.otlp.protobuf import metrics_request, traces_request
+from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import (
     Event,
     Exemplar,
@@ -72,6 +77,16 @@ POINTS = INSTRUMENTS.flatmap(
 )
 SPAN_ITEMS = st.lists(st.tuples(RUNS, SPANS), max_size=4)
 POINT_ITEMS = st.lists(st.tuples(RUNS, POINTS), max_size=6)
+
+
+def traces_message(items: Iterable[tuple[RankRun, Span]]) -> ExportTraceServiceRequest:
+    """Return the request of spans, as protobuf's own classes read it."""
+    return ExportTraceServiceRequest.FromString(traces_request(items))
+
+
+def metrics_message(items: Iterable[tuple[RankRun, Point]]) -> ExportMetricsServiceRequest:
+    """Return the request of points, as protobuf's own classes read it."""
+    return ExportMetricsServiceRequest.FromString(metrics_request(items))
 
 
 def make_span(**fields: Any) -> Span:

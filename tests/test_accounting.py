@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from faulty_receiver import AtRandom, FaultyReceiver, refuse
 from journals import numbered
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from programs import wait_until
 from recorded import folders_left
 from recorder import make_run
@@ -27,7 +28,7 @@ from periflow_otel.config import ExportSettings
 from periflow_otel.journal.cursors import Cursor
 from periflow_otel.journal.folders import journal_folder, node_folders
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.otlp.protobuf import request_from_json, traces_request
+from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.records import StepEnded, encode
 
 CHAOS_S = float(os.environ.get("PERIFLOW_TEST_CHAOS_S", "15"))
@@ -195,7 +196,7 @@ def _deliver_left(state: Path, endpoint: str) -> bool:
 
 
 def _span_ids(letters: Sequence[bytes]) -> set[int]:
-    requests = [type(traces_request([])).FromString(request_from_json("traces", each)) for each in letters]
+    requests = [ExportTraceServiceRequest.FromString(request_from_json("traces", each)) for each in letters]
     return {
         int.from_bytes(span.span_id, "big")
         for request in requests

@@ -41,7 +41,7 @@ FOREIGN = {
     "launcher": {"msgspec"},
     "config": {"msgspec"},
     "translate": {"msgspec"},
-    "otlp.protobuf": {"google.protobuf", "opentelemetry.proto"},
+    "otlp.from_json": {"google.protobuf", "opentelemetry.proto"},
     "otlp.json": {"msgspec"},
     "exporters.otlp": {"grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},
     "exporters.sdk": {"opentelemetry"},

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import read_points, read_spans
 from recorder import make_run
-from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span
+from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span, metrics_message, traces_message
 
 from periflow_otel.agent.dead_letters import DeadLetters, all_dead_letters, count_dead_letters
 from periflow_otel.agent.resend import Resent, folders_with_letters, resend
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.folders import node_folder
+from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.otlp.json import metrics_json, traces_json
-from periflow_otel.otlp.protobuf import metrics_request, request_from_json, traces_request
 from periflow_otel.records import Metric
 
 RUN = make_run()
@@ -86,7 +86,7 @@ def test_what_has_no_otlp_cannot_be_set_aside(tmp_path: Path):
 def test_spans_come_back_from_json(items: list[Any]):
     """As what protobuf makes of them."""
     found = request_from_json("traces", traces_json(items))
-    expected = traces_request(items)
+    expected = traces_message(items)
     assert sorted(map(repr, read_spans(type(expected).FromString(found)))) == sorted(map(repr, read_spans(expected)))
 
 
@@ -95,7 +95,7 @@ def test_spans_come_back_from_json(items: list[Any]):
 def test_points_come_back_from_json(items: list[Any]):
     """As what protobuf makes of them."""
     found = request_from_json("metrics", metrics_json(items))
-    expected = metrics_request(items)
+    expected = metrics_message(items)
     assert sorted(map(repr, read_points(type(expected).FromString(found)))) == sorted(map(repr, read_points(expected)))
 
 

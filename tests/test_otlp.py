@@ -51,6 +51,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from programs import Collector, Rotel, free_ports, read_points, read_spans, wait_until
 from recorder import make_run
+from telemetry import metrics_message, traces_message
 
 from periflow_otel import names
 from periflow_otel.agent.delivery import Batch, Delivery
@@ -61,7 +62,6 @@ from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, OtlpExporter
 from periflow_otel.exporters.otlp_answers import accepted, clean, explanation
 from periflow_otel.exporters.otlp_http import HttpTransport
-from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
@@ -195,8 +195,8 @@ def test_a_real_collector_gets_everything_once_and_equal(protocol: Protocol, col
         assert exporter.export(spans) == taken(len(spans))
     with sending(endpoint, protocol, "metrics", compression="gzip") as exporter:
         assert exporter.export(points) == taken(len(points))
-    assert comparable(collector.spans()) == comparable(list(read_spans(traces_request(spans))))
-    assert comparable(collector.points()) == comparable(list(read_points(metrics_request(points))))
+    assert comparable(collector.spans()) == comparable(list(read_spans(traces_message(spans))))
+    assert comparable(collector.points()) == comparable(list(read_points(metrics_message(points))))
 
 
 @over_both
@@ -212,7 +212,7 @@ def test_another_real_receiver_gets_everything_too(protocol: Protocol, collector
         wait_until(lambda: len(collector.spans()) >= len(spans) and len(collector.points()) >= len(points), 30)
     assert [each.span_id for each in collector.spans()] == [each.span_id for _, each in spans]
     values = [repr(each.value) for each in collector.points(names.METRIC_PREFIX + "loss")]
-    assert sorted(values) == sorted(repr(each.value) for each in read_points(metrics_request(points[3:])))
+    assert sorted(values) == sorted(repr(each.value) for each in read_points(metrics_message(points[3:])))
 
 
 # Answers that keep the data

@@ -15,11 +15,11 @@ import requests
 from disks import file_size_limit
 from programs import Collector, Program, free_ports, program, read_points, read_spans, wait_until
 from recorder import make_run
+from telemetry import metrics_message, traces_message
 
 from periflow_otel import names
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp_file import MAX_LINE_BYTES, MAX_OPEN_FILES, OtlpPointFile, OtlpSpanFile
-from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
@@ -145,7 +145,7 @@ def test_collector_reads_the_spans_of_all_ranks(log: Path, tmp_path: Path, colle
         assert exporter.export(items) == taken(len(items))
     with FileReader(tmp_path, log.with_name("*.jsonl"), collector.http_endpoint):
         wait_until(lambda: len(collector.spans()) >= len(items), 30, "all spans have arrived")
-    assert as_text(collector.spans()) == as_text(read_spans(traces_request(items)))
+    assert as_text(collector.spans()) == as_text(read_spans(traces_message(items)))
 
 
 def test_collector_reads_the_points_of_all_ranks(log: Path, tmp_path: Path, collector: Collector):
@@ -155,7 +155,7 @@ def test_collector_reads_the_points_of_all_ranks(log: Path, tmp_path: Path, coll
         assert exporter.export(items) == taken(len(items))
     with FileReader(tmp_path, log.with_name("*.jsonl"), collector.http_endpoint):
         wait_until(lambda: len(collector.points()) >= len(items), 30, "all points have arrived")
-    assert as_text(collector.points()) == as_text(read_points(metrics_request(items)))
+    assert as_text(collector.points()) == as_text(read_points(metrics_message(items)))
 
 
 def test_line_is_a_request(log: Path, collector: Collector):
@@ -169,8 +169,8 @@ def test_line_is_a_request(log: Path, collector: Collector):
             headers = {"Content-Type": "application/json"}
             answer = requests.post(f"{collector.http_endpoint}/v1/{signal}", data=line, headers=headers, timeout=10)
             assert (answer.status_code, answer.json()) == (200, {"partialSuccess": {}})
-    assert as_text(collector.spans()) == as_text(read_spans(traces_request(span_items)))
-    assert as_text(collector.points()) == as_text(read_points(metrics_request(point_items)))
+    assert as_text(collector.spans()) == as_text(read_spans(traces_message(span_items)))
+    assert as_text(collector.points()) == as_text(read_points(metrics_message(point_items)))
 
 
 def test_ids_are_hexadecimal(log: Path, span_file: OtlpSpanFile):

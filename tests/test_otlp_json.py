@@ -9,10 +9,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from hypothesis import given
 from recorder import make_run
-from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span
+from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span, metrics_message, traces_message
 
 from periflow_otel.otlp.json import metrics_json, traces_json
-from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point, Span
 
@@ -20,13 +19,13 @@ from periflow_otel.translate.telemetry import Point, Span
 @given(SPAN_ITEMS)
 def test_json_of_spans_reads_as_their_message(items: list[tuple[RankRun, Span]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
-    assert_reads_as(traces_json(items), traces_request(items))
+    assert_reads_as(traces_json(items), traces_message(items))
 
 
 @given(POINT_ITEMS)
 def test_json_of_points_reads_as_their_message(items: list[tuple[RankRun, Point]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
-    assert_reads_as(metrics_json(items), metrics_request(items))
+    assert_reads_as(metrics_json(items), metrics_message(items))
 
 
 def assert_reads_as(line: bytes, request: Message) -> None:

@@ -10,11 +10,10 @@ from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metr
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from programs import read_attributes, read_points, read_spans
 from recorder import make_run
-from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_span
+from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_span, metrics_message, traces_message
 
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
-from periflow_otel.otlp.protobuf import metrics_request, traces_request
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Point, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
@@ -22,26 +21,26 @@ from periflow_otel.translate.values import MAX_TEXT_CHARS
 
 def only_span(**fields: Any) -> Any:
     """Return the message of a span."""
-    request = traces_request([(make_run(), make_span(**fields))])
+    request = traces_message([(make_run(), make_span(**fields))])
     return request.resource_spans[0].scope_spans[0].spans[0]
 
 
 def only_data_point(value: Any) -> Any:
     """Return the message of a gauge's point."""
-    request = metrics_request([(make_run(), make_point(value))])
+    request = metrics_message([(make_run(), make_point(value))])
     return request.resource_metrics[0].scope_metrics[0].metrics[0].gauge.data_points[0]
 
 
 @given(SPAN_ITEMS)
 def test_spans_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Span]]):
     """Any spans give the very bytes that the SDK's encoder gives."""
-    assert as_bytes(traces_request(items)) == as_bytes(encode_spans(sdk_spans(items)))
+    assert as_bytes(traces_message(items)) == as_bytes(encode_spans(sdk_spans(items)))
 
 
 @given(POINT_ITEMS)
 def test_points_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Point]]):
     """Any points give the very bytes that the SDK's encoder gives."""
-    assert as_bytes(metrics_request(items)) == as_bytes(encode_metrics(sdk_metrics(items)))
+    assert as_bytes(metrics_message(items)) == as_bytes(encode_metrics(sdk_metrics(items)))
 
 
 def as_bytes(message: Message) -> bytes:
@@ -97,7 +96,7 @@ def test_streams_stay_in_order_within_one_metric_per_instrument():
     lr = names.user_instrument("lr")
     runs = make_run(), make_run(rank=1)
     items = [(runs[i % 2], make_point(float(i), i, lr if i % 3 else LOSS)) for i in range(1, 9)]
-    request = metrics_request(items)
+    request = metrics_message(items)
     metrics = request.resource_metrics[0].scope_metrics[0].metrics
     times = {metric.name: [point.time_unix_nano for point in metric.gauge.data_points] for metric in metrics}
     assert times == {"periflow.metric.lr": [1, 2, 4, 5, 7, 8], "periflow.metric.loss": [3, 6]}
@@ -106,7 +105,7 @@ def test_streams_stay_in_order_within_one_metric_per_instrument():
 def test_ranks_of_a_node_share_a_resource():
     """Spans of two ranks stand under one resource, those of another run under another."""
     runs = [make_run(), make_run(rank=1), make_run(run_id="other")]
-    request = traces_request([(run, make_span(span_id=n)) for n, run in enumerate([*runs, *runs], 1)])
+    request = traces_message([(run, make_span(span_id=n)) for n, run in enumerate([*runs, *runs], 1)])
     assert [len(each.scope_spans[0].spans) for each in request.resource_spans] == [4, 2]
     assert [span.resource["periflow.run.id"] for span in read_spans(request)] == ["run"] * 4 + ["other"] * 2
 
@@ -114,6 +113,6 @@ def test_ranks_of_a_node_share_a_resource():
 def test_every_point_of_a_gauge_keeps_its_time_and_nan():
     """Several points of one stream, NaN among them, are several data points of one gauge."""
     values = [1.0, math.nan, 3.0]
-    points = list(read_points(metrics_request([(make_run(), make_point(v, t)) for t, v in enumerate(values, 1)])))
+    points = list(read_points(metrics_message([(make_run(), make_point(v, t)) for t, v in enumerate(values, 1)])))
     assert [point.time_unix_ns for point in points] == [1, 2, 3]
     assert [point.value for point in points] == pytest.approx(values, nan_ok=True)

@@ -323,7 +323,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         stack.callback(exporter.close)
         exporter.export(items)
         prometheus = stack.enter_context(Prometheus(folder, folder / "discovery.json"))
-        prometheus.take(metrics_request(items).SerializeToString())
+        prometheus.take(metrics_request(items))
         wait_until(lambda: prometheus.value('up{job="scraped"}') == "1", 30, "the exporter is scraped")
         exporter.close()  # or it would be scraped during tests that count threads and descriptors
         yield prometheus

@@ -14,7 +14,7 @@ from periflow_otel.exporters import Verdict
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import node_folders
-from periflow_otel.otlp.protobuf import request_from_json
+from periflow_otel.otlp.from_json import request_from_json
 
 _AT_ONCE: Final = 500
 

@@ -141,8 +141,8 @@ def _transport(settings: OtlpSettings) -> Transport:
 
 _Encoders = dict[Signal, Callable[[Any], bytes]]
 _ENCODERS: Final[_Encoders] = {
-    "traces": lambda items: traces_request(items).SerializeToString(),
-    "metrics": lambda items: metrics_request(items).SerializeToString(),
+    "traces": traces_request,
+    "metrics": metrics_request,
 }
 _JSON_ENCODERS: Final[_Encoders] = {"traces": traces_json, "metrics": metrics_json}
 _REMEDY: Final = "set OTEL_EXPORTER_OTLP_ENDPOINT to an OTLP receiver"
