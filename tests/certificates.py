@@ -19,6 +19,15 @@ class Authority:
         extensions = [_CONSTRAINT, _USAGE] if states_usage else [_CONSTRAINT]
         _make(self.certificate, self._key, "authority", extensions, issuer)
 
+    def hashed_folder(self) -> Path:
+        """Return a folder in which OpenSSL finds the certificate of the authority."""
+        folder = self._folder / "hashed"
+        folder.mkdir(exist_ok=True)
+        command = ["openssl", "x509", "-hash", "-noout", "-in", self.certificate]
+        name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        (folder / f"{name}.0").write_bytes(self.certificate.read_bytes())
+        return folder
+
     def issue(self, name: str, alternative_name: str = "IP:127.0.0.1") -> tuple[Path, Path]:
         """Return the files of a certificate and of its key."""
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"

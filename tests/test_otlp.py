@@ -62,6 +62,7 @@ from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, OtlpExporter
 from periflow_otel.exporters.otlp_answers import accepted, clean, explanation
 from periflow_otel.exporters.otlp_http import HttpTransport
+from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
@@ -868,6 +869,35 @@ def test_the_certificate_of_ones_own_authority_is_accepted(protocol: Protocol, a
                 assert exporter.export(items("traces", 2)) == taken(2)
         assert len(receiver.requests) == 4
         assert protocol == "grpc" or receiver.connections == 1
+
+
+@over_both
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_an_authority_that_the_machine_trusts_is_accepted(
+    protocol: Protocol, variable: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the protocol: the variables stand for what its owner has put among the system's certificates."""
+    place = authority.certificate if variable == "SSL_CERT_FILE" else authority.hashed_folder()
+    monkeypatch.setenv(variable, str(place))
+    with receiving(protocol, tls=server_tls(protocol, authority)) as receiver:
+        assert outcome_of(receiver, protocol) == taken(2)
+
+
+def test_grpc_trusts_what_the_system_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each once, wherever it is found, and what gRPC's own variable names; without any, gRPC's own list stands."""
+    authorities = [Authority(tmp_path / name) for name in ("one", "two", "three")]
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(b"# words\n".join(each.certificate.read_bytes() for each in authorities))
+    monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", str(authorities[2].certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.setenv("SSL_CERT_DIR", f"{authorities[0].hashed_folder()}:{tmp_path / 'none'}")
+    settings = OtlpSettings("traces", "https://host", protocol="grpc")
+    found = trusted_roots(settings)
+    assert found is not None
+    assert found.split() == bundle.read_bytes().replace(b"# words\n", b"").split()
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+        monkeypatch.setenv(variable, str(tmp_path / "none"))
+    assert trusted_roots(settings) is None
 
 
 @over_both

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code
+from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.translate.resource import SCOPE_VERSION
 
 
@@ -82,7 +83,7 @@ class GrpcTransport:
 
 def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
-        root_certificates=_content(settings.certificate),
+        root_certificates=trusted_roots(settings),
         private_key=_content(settings.client_key),
         certificate_chain=_content(settings.client_certificate),
     )

@@ -31,6 +31,7 @@ from periflow_otel.exporters.otlp_answers import (
     explanation,
     judge_status,
 )
+from periflow_otel.exporters.tls import tls_context
 from periflow_otel.translate.resource import SCOPE_VERSION
 
 
@@ -216,7 +217,7 @@ def _connect(url: SplitResult, settings: OtlpSettings, deadline: float) -> socke
     host = url.hostname or ""
     if url.scheme != "https":
         return _dial(host, url.port or 80, deadline)
-    context = _tls_context(settings)
+    context = tls_context(settings)
     if settings.proxy is None:
         connected = _dial(host, url.port or 443, deadline)
     else:
@@ -269,17 +270,6 @@ def _ask_proxy(connected: "_DeadlineSocket", target: str, login: list[str]) -> i
 
 def _remaining_s(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
-
-
-def _tls_context(settings: OtlpSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.certificate)
-    # As gRPC does, on every Python: from 3.13 on, the default refuses authorities that are older than RFC 5280, and up
-    # to 3.12 those that are named without the one above.
-    context.verify_flags = ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
-    if settings.client_certificate is not None:
-        # With no password at all, OpenSSL would ask for that of an encrypted key on the terminal.
-        context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
-    return context
 
 
 def _proxy_login(proxy: SplitResult) -> list[str]:
