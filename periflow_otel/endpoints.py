@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from periflow_otel.environ import Variables, bad_value
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.proxies import is_excepted
 
 if TYPE_CHECKING:
     import ssl
@@ -152,11 +153,9 @@ def _proxy(variables: Variables, endpoint: str) -> str | None:
     proxy = variables.text(name)
     if proxy is None:
         return None
-    # It takes 20 ms to import, and most never need it.
-    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # noqa: PLC0415  # not in typeshed
-
-    excepted = variables.text("no_proxy") or variables.text("NO_PROXY") or ""
-    if proxy_bypass_environment(urlsplit(endpoint).netloc, {"no": excepted}):
+    receiver = urlsplit(endpoint)
+    exceptions = variables.text("no_proxy") or variables.text("NO_PROXY") or ""
+    if is_excepted(receiver.hostname or "", receiver.port or 443, exceptions):
         return None
     url = _split(proxy if "://" in proxy else f"http://{proxy}")
     if url is None or url.scheme != "http":

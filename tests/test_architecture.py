@@ -15,7 +15,7 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"__pyinstaller"},
-    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth", "web"},
+    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth", "proxies", "web"},
     {"records", "environ"},
     {"journal", "context", "endings", "preemption", "arguments", "local_log"},
     {"ranks", "endpoints"},
