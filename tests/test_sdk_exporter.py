@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import Collector
+from programs import Collector, wait_until
 from recorder import make_run
 
 from periflow_otel import names
+from periflow_otel.agent.destinations import durable_consumer
+from periflow_otel.agent.watch import find_journals
+from periflow_otel.config import ExportSettings
 from periflow_otel.endpoints import OtlpSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.exporters.sdk import SdkPointExporter, SdkSpanExporter
-from periflow_otel.records import RankRun
+from periflow_otel.journal.folders import journal_folder
+from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.records import RankRun, StepEnded, encode
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
 NOW = 1_700_000_000_000_000_000
@@ -149,7 +154,9 @@ def test_console_prints_points():
 
 
 ACME = """
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult
+from opentelemetry.sdk.metrics import Counter, Histogram
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricExportResult
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 mood = "content"
@@ -178,6 +185,30 @@ class MoodyPoints(Moody, MetricExporter):
     def force_flush(self, timeout_millis=10_000):
         return True
 
+class Deltas(MetricExporter):
+    def __init__(self):
+        aggregation = ExponentialBucketHistogramAggregation()
+        super().__init__(dict.fromkeys((Counter, Histogram), AggregationTemporality.DELTA), {Histogram: aggregation})
+
+    def export(self, metrics_data, timeout_millis=10_000, **kwargs):
+        resources = metrics_data.resource_metrics
+        taken.extend(metric for each in resources for scope in each.scope_metrics for metric in scope.metrics)
+        return MetricExportResult.SUCCESS
+
+    def force_flush(self, timeout_millis=10_000):
+        return True
+
+    def shutdown(self, timeout_millis=10_000, **kwargs):
+        pass
+
+class HalfDeltas(Deltas):
+    def __init__(self):
+        MetricExporter.__init__(self, {Counter: AggregationTemporality.DELTA})
+
+class Silent(Deltas):
+    def __init__(self):
+        pass
+
 class Unready(MoodySpans):
     def __init__(self):
         raise RuntimeError("token=secret")
@@ -205,6 +236,9 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
             [opentelemetry_metrics_exporter]
             acme = acme_telemetry:MoodyPoints
+            deltas = acme_telemetry:Deltas
+            half = acme_telemetry:HalfDeltas
+            silent = acme_telemetry:Silent
             other = acme_telemetry:Other
             """
         )
@@ -275,3 +309,44 @@ def test_exporter_that_cannot_start_is_named(acme: Any, name: str, error: str):
     assert str(caught.value) == (
         f"the exporter {name!r} of OTEL_TRACES_EXPORTER cannot start ({error}); see its documentation"
     )
+
+
+def test_exporter_is_given_the_temporality_and_the_histograms_that_it_prefers(acme: Any, tmp_path: Path):
+    """A back end of deltas would add cumulative sums up again: what it gets in several rounds adds up to the truth."""
+    (folder := journal_folder(tmp_path, 1, 0)).mkdir()
+    writer = JournalWriter(folder, make_run())
+    exports = ExportSettings.from_environ({"OTEL_METRICS_EXPORTER": "deltas"})
+    consumer = durable_consumer("sdk.deltas.metrics", exports, tmp_path)
+    assert consumer is not None
+    consumer.follow(find_journals(tmp_path, {}).values())
+    consumer.start()
+    for step in range(1, 6):
+        writer.append(encode(StepEnded(step, NOW + step * 1_000_000_000, 5_000_000)))
+        consumer.hurry()
+        wait_until(lambda step=step: completed(acme.taken) == step, 20, "the step is counted")
+    consumer.stop(10)
+    sums = [
+        metric.data for metric in acme.taken if metric.name in {"periflow.step.completed", "periflow.step.duration"}
+    ]
+    assert {data.aggregation_temporality.name for data in sums} == {"DELTA"}
+    assert {type(data).__name__ for data in sums} == {"Sum", "ExponentialHistogram"}
+
+
+def completed(metrics: Iterable[Any]) -> int:
+    """Return how many steps a back end of deltas counts."""
+    steps = (metric.data for metric in list(metrics) if metric.name == "periflow.step.completed")
+    return int(sum(point.value for data in steps for point in data.data_points))
+
+
+@pytest.mark.usefixtures("acme")
+def test_exporter_of_mixed_wishes_is_warned_of(caplog: pytest.LogCaptureFixture):
+    """Sums and histograms share one temporality here."""
+    assert SdkPointExporter("half").is_delta
+    assert caplog.messages == ["half wants deltas of counters or of histograms, not of both: both follow the counters"]
+
+
+@pytest.mark.usefixtures("acme")
+def test_exporter_without_wishes_is_given_totals():
+    """The default of the standard, also for an exporter that forgot to say."""
+    for exporter in map(SdkPointExporter, ("acme", "silent")):
+        assert (exporter.is_delta, exporter.is_exponential) == (False, False)

@@ -37,8 +37,8 @@ class Destination(NamedTuple):
 
     exporter: Callable[[ExportSettings, str], Exporter[Any]]
     """Makes the exporter from the settings, and the name that the user gave to it."""
-    translator: Callable[[ExportSettings], MakeTranslator]
-    """Chooses what it is given: records, spans or points."""
+    translator: Callable[[ExportSettings, Any], MakeTranslator]
+    """Chooses from the settings and the exporter what it is given: records, spans or points."""
     interval_s: float
     is_per_rank: bool = False
     """Ranks have destinations of their own, and one that fails does not hold up the others."""
@@ -65,7 +65,7 @@ def durable_consumer(name: str, settings: ExportSettings, folder: Path) -> Consu
     return Consumer(
         name,
         exporter,
-        destination.translator(settings),
+        destination.translator(settings, exporter),
         DeadLetters(folder, name).add,
         interval_s=destination.interval_s,
         refresh_s=settings.metric_interval_s if name.endswith(".metrics") else float("inf"),
@@ -123,24 +123,28 @@ def _otlp(settings: OtlpSettings | None, other: OtlpSettings | None) -> Exporter
     return exporter
 
 
-def _metric_calls(_: ExportSettings) -> MakeTranslator:
+def _metric_calls(*_: object) -> MakeTranslator:
     return partial(RecordTranslator, Metric)
 
 
-def _spans(_: ExportSettings) -> MakeTranslator:
+def _spans(*_: object) -> MakeTranslator:
     return SpanTranslator
 
 
-def _points(_: ExportSettings) -> MakeTranslator:
+def _points(*_: object) -> MakeTranslator:
     return PointTranslator
 
 
-def _points_as_preferred(settings: ExportSettings) -> MakeTranslator:
+def _points_as_set(settings: ExportSettings, _: object) -> MakeTranslator:
     return partial(
         PointTranslator,
         is_delta=settings.temporality != "cumulative",
         is_exponential=settings.histogram != "explicit_bucket_histogram",
     )
+
+
+def _points_as_preferred(_: ExportSettings, exporter: Any) -> MakeTranslator:
+    return partial(PointTranslator, is_delta=exporter.is_delta, is_exponential=exporter.is_exponential)
 
 
 DESTINATIONS: Final[dict[str, Destination]] = {
@@ -155,7 +159,7 @@ DESTINATIONS: Final[dict[str, Destination]] = {
         lambda settings, _: _otlp(settings.otlp_traces, settings.otlp_metrics), _spans, NETWORK_INTERVAL_S
     ),
     "otlp.metrics": Destination(
-        lambda settings, _: _otlp(settings.otlp_metrics, settings.otlp_traces), _points_as_preferred, NETWORK_INTERVAL_S
+        lambda settings, _: _otlp(settings.otlp_metrics, settings.otlp_traces), _points_as_set, NETWORK_INTERVAL_S
     ),
     "sdk.traces": Destination(lambda _, name: load("sdk.SdkSpanExporter", name), _spans, NETWORK_INTERVAL_S),
     "sdk.metrics": Destination(

@@ -3,6 +3,7 @@
 Spans and points become the SDK's objects, and go through the SDK's exporter interfaces.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -10,7 +11,9 @@ from importlib.metadata import entry_points
 from typing import Any, Final, TypeVar
 
 from opentelemetry.sdk import resources
+from opentelemetry.sdk.metrics import Counter
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
+from opentelemetry.sdk.metrics import Histogram as Histograms
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Buckets,
@@ -29,6 +32,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.metrics.export import ExponentialHistogram as SdkExponentialHistogram
 from opentelemetry.sdk.metrics.export import Histogram as SdkHistogram
+from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -51,6 +55,8 @@ from periflow_otel.translate.telemetry import (
     Span,
 )
 from periflow_otel.translate.values import number, text
+
+_log = logging.getLogger("periflow_otel")
 
 
 class SdkSpanExporter:
@@ -79,7 +85,7 @@ class SdkSpanExporter:
 
 
 class SdkPointExporter:
-    """A registered metric exporter. Points go to it as they are, whatever temporality it prefers."""
+    """A registered metric exporter. Points go to it as they are; it says which it wants."""
 
     def __init__(self, name: str) -> None:
         """Load the exporter, which reads its own settings from the environment.
@@ -92,6 +98,15 @@ class SdkPointExporter:
         """
         self._name = name
         self._exporter = _load("metrics", name, MetricExporter)  # type: ignore[type-abstract]  # only for isinstance
+        temporality = getattr(self._exporter, "_preferred_temporality", None) or {}  # as the SDK's own readers ask
+        aggregation = getattr(self._exporter, "_preferred_aggregation", None) or {}
+        counters, histograms = (temporality.get(kind) is AggregationTemporality.DELTA for kind in (Counter, Histograms))
+        self.is_delta = counters
+        """It wants what has been counted since the last time, not since the run began."""
+        self.is_exponential = isinstance(aggregation.get(Histograms), ExponentialBucketHistogramAggregation)
+        """It wants histograms with exponential buckets."""
+        if counters != histograms:
+            _log.warning("%s wants deltas of counters or of histograms, not of both: both follow the counters", name)
 
     def export(self, items: Sequence[tuple[RankRun, Point]]) -> Outcome:
         """Deliver points: all of them, or none if the exporter reports failure or raises."""
