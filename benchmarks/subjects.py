@@ -78,7 +78,7 @@ class RawSdk:
         """Start a span and make it current."""
         self._step += 1
         self._started = time.monotonic_ns()
-        self._span = self._tracer.start_span("periflow.step", attributes={"periflow.step": self._step})
+        self._span = self._tracer.start_span("periflow.step", attributes={"periflow.step.number": self._step})
         self._context = self._use_span(self._span, end_on_exit=True)
         self._context.__enter__()
 

@@ -44,7 +44,7 @@ RUN_RESTART: Final = "periflow.run.restart"
 EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART)
 
 # Attributes
-STEP: Final = "periflow.step"
+STEP: Final = "periflow.step.number"
 """Number of the step within the run, from 1. Never a metric attribute."""
 RANK: Final = "periflow.rank"
 """Rank of the process. On every span and every metric point of a rank."""
@@ -72,7 +72,7 @@ TARGET_STEP: Final = "periflow.run.total_steps"
 """Last step of the run, as given to init."""
 GAP: Final = "periflow.step.gap"
 """Seconds between the end of the step before and the start of this one."""
-NONFINITE: Final = "periflow.metric.nonfinite"
+NONFINITE: Final = "periflow.step.nonfinite_keys"
 """Keys whose value was NaN or infinite in this step."""
 METRIC_PREFIX: Final = "periflow.metric."
 """Followed by the user's key: a value that was recorded in this step."""
@@ -92,15 +92,15 @@ LAST_RANK: Final = "periflow.last_rank"
 """The rank of the node that began a step last. Metric attribute."""
 EXCEPTION_TYPE: Final = "exception.type"
 """Type of the exception; its message may hold secrets and stays out."""
-METRIC_KEY: Final = "key"
+METRIC_KEY: Final = "periflow.key"
 """The user's spelling of a metric key. Metric attribute."""
-TIME_KIND: Final = "kind"
+TIME_KIND: Final = "periflow.kind"
 """step, gap, checkpoint, startup, restart, other, or the name of a phase."""
-STEP_OUTCOME: Final = "outcome"
+STEP_OUTCOME: Final = "periflow.step.outcome"
 """ok or error. Metric attribute."""
-DROP_REASON: Final = "reason"
+DROP_REASON: Final = "periflow.reason"
 """Why something was dropped. Metric attribute."""
-CONSUMER: Final = "consumer"
+CONSUMER: Final = "periflow.consumer"
 """Which exporter and signal. Metric attribute."""
 ATTRIBUTES: Final = (
     STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
@@ -139,7 +139,7 @@ CHECKPOINT_LAST_STEP: Final = Instrument(
     "periflow.checkpoint.last_step", "gauge", "{step}", "Step of the last checkpoint that was announced."
 )
 METRIC_NONFINITE: Final = Instrument(
-    "periflow.metric.nonfinite", "counter", "{value}", "Values of a user metric that were NaN or infinite, by key."
+    "periflow.step.nonfinite_values", "counter", "{value}", "Values of a user metric that were NaN or infinite, by key."
 )
 TELEMETRY_RECORDS: Final = Instrument(
     "periflow.telemetry.records", "counter", "{record}", "Journal records read, by consumer."

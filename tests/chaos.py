@@ -188,7 +188,7 @@ class Chaos:
                             span.resource["periflow.run.id"],
                             span.resource["periflow.run.attempt"],
                             span.name,
-                            span.attributes.get("periflow.step"),
+                            span.attributes.get("periflow.step.number"),
                         ),
                     )
                     for span in spans

@@ -94,7 +94,7 @@ class Exact:
         """Return step and rank of a tenant's spans. What has come twice is one span by its id, as a store has it."""
         spans = [span for span in self._store.spans() if span.resource["periflow.tenant"] == tenant]
         steps = {
-            (span.trace_id, span.span_id): (span.attributes["periflow.step"], span.attributes["periflow.rank"])
+            (span.trace_id, span.span_id): (span.attributes["periflow.step.number"], span.attributes["periflow.rank"])
             for span in spans
             if span.name == "periflow.step"
         }

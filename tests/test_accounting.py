@@ -154,7 +154,7 @@ def test_a_run_among_random_answers_and_kills_loses_nothing():
         letters = {signal: _letters(training.state, signal) for signal in ("traces", "metrics")}
         spans, points = receiver.spans(), receiver.points("periflow.metric.n")
         requests = list(receiver.requests)
-    numbers = {span.attributes["periflow.step"] for span in spans if span.name == "periflow.step"}
+    numbers = {span.attributes["periflow.step.number"] for span in spans if span.name == "periflow.step"}
     assert numbers | _steps(letters["traces"]) == set(range(1, steps + 1))
     assert {point.value for point in points} | _values(letters["metrics"]) == set(range(1, steps + 1))
     assert len(requests) < 2 * ((1 + kills) * HASTY_REQUESTS + HASTY_REQUESTS_PER_S * (time.monotonic() - began_s))
@@ -173,7 +173,7 @@ def _steps(letters: Sequence[bytes]) -> set[int]:
         for letter in letters
         for span in json.loads(letter)["resourceSpans"][0]["scopeSpans"][0]["spans"]
         for attribute in span["attributes"]
-        if span["name"] == "periflow.step" and attribute["key"] == "periflow.step"
+        if span["name"] == "periflow.step" and attribute["key"] == "periflow.step.number"
     }
 
 

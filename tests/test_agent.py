@@ -319,9 +319,13 @@ def test_counts_add_up(collector: Collector):
         training.wait()
         training.wait_for_agent()
     counts = {
-        (point.name.rpartition(".")[2], point.attributes["consumer"], point.attributes.get("reason")): point.value
+        (
+            point.name.rpartition(".")[2],
+            point.attributes["periflow.consumer"],
+            point.attributes.get("periflow.reason"),
+        ): point.value
         for point in collector.points()
-        if point.name.startswith("periflow.telemetry.") and "consumer" in point.attributes
+        if point.name.startswith("periflow.telemetry.") and "periflow.consumer" in point.attributes
     }
     spans = [span for span in collector.spans() if span.name == "periflow.step"]
     others = len(collector.spans()) - len(spans)
@@ -357,7 +361,8 @@ def test_what_is_refused_is_counted():
             for request in receiver.accepted
             for point in request.points()
             if point.name == "periflow.telemetry.dropped"
-            and (point.attributes["consumer"], point.attributes["reason"]) == ("otlp.traces", "rejected")
+            and (point.attributes["periflow.consumer"], point.attributes["periflow.reason"])
+            == ("otlp.traces", "rejected")
         ]
         requests = [request for request in receiver.accepted if request.spans()]
     assert dropped[-1] == 3 * len(requests)
@@ -373,7 +378,8 @@ def test_a_receiver_of_traces_alone_holds_nothing_up():
             assert time.monotonic() - began_s < 15
             training.wait_for_agent()
         assert (
-            len({span.attributes["periflow.step"] for span in receiver.spans() if span.name == "periflow.step"}) == 20
+            len({span.attributes["periflow.step.number"] for span in receiver.spans() if span.name == "periflow.step"})
+            == 20
         )
         log = next(training.state.rglob("agent.log")).read_text()
     assert folders_left(training.state) == []

@@ -88,7 +88,7 @@ def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]):
         name, _ = family_name(instrument)
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
         known |= {name + suffix for suffix in suffixes[instrument.kind]}
-    labels = {f"periflow_{name}" for name in ("tenant", "run_id", "run_outcome", "rank", "node_rank", "last_rank")}
+    labels = {"periflow_tenant", *(attribute.replace(".", "_") for attribute in names.ATTRIBUTES)}
     asked = set(re.findall(r"\bperiflow[\w:]+", rule["expr"])) - labels
     assert asked <= known
     assert asked

@@ -425,7 +425,7 @@ def wait_for_all(stack: Stack, run_id: str, ranks: int, service: str = "periflow
 def steps_of(stack: Stack, run_id: str, service: str = "periflow-training") -> Counter[tuple[int, int]]:
     """Return step and rank of the step spans in Jaeger."""
     return Counter(
-        (span.attributes["periflow.step"], span.attributes["periflow.rank"])
+        (span.attributes["periflow.step.number"], span.attributes["periflow.rank"])
         for span in spans_of(stack, run_id, service)
         if span.name == "periflow.step"
     )

@@ -68,7 +68,7 @@ def exported(run: pf.TrainingRun) -> dict[str, Span]:
     translator = SpanTranslator(run.info)
     translator.feed(records_of(run))
     translator.step_began(1 << 40, 0)
-    return {str(each.attributes.get("periflow.step", "")) * (each.name == "periflow.step") or each.name: each
+    return {str(each.attributes.get("periflow.step.number", "")) * (each.name == "periflow.step") or each.name: each
             for each in translator.take()}  # fmt: skip
 
 

@@ -171,7 +171,9 @@ def test_slow_steps_are_found(filled: Filled):
     assert sort == {"field": "Duration", "desc": True}
     (trace,) = _search(filled, panel["targets"][0])
     assert len(trace["spans"]) == 2
-    assert {tag["value"] for span in trace["spans"] for tag in span["tags"] if tag["key"] == "periflow.step"} == {37}
+    assert {
+        tag["value"] for span in trace["spans"] for tag in span["tags"] if tag["key"] == "periflow.step.number"
+    } == {37}
 
 
 def test_the_number_of_a_step_leads_to_its_trace(filled: Filled):
@@ -239,7 +241,10 @@ def test_the_alert_for_a_value_that_is_not_finite_fires_for_the_run(filled: Fill
     """The NaN of step 42 has raised it, on both ranks."""
     alerts = requests.get(f"{filled.stack.prometheus.url}/api/v1/alerts", timeout=30).json()["data"]["alerts"]
     found = [each["labels"] for each in alerts if each["labels"]["alertname"] == "PeriFlowValueNotFinite"]
-    assert sorted((labels["key"], labels["periflow_rank"]) for labels in found) == [("loss", "0"), ("loss", "1")]
+    assert sorted((labels["periflow_key"], labels["periflow_rank"]) for labels in found) == [
+        ("loss", "0"),
+        ("loss", "1"),
+    ]
 
 
 def _put_in(text: str, variables: Mapping[str, str]) -> str:

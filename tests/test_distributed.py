@@ -67,7 +67,7 @@ class Delivered(NamedTuple):
         """Return the spans of all ranks in an attempt for each step, in the order of the ranks."""
         steps = defaultdict(list)
         for span in sorted(self.of("periflow.step", attempt), key=rank_of):
-            steps[span.attributes["periflow.step"]].append(span)
+            steps[span.attributes["periflow.step.number"]].append(span)
         return steps
 
     def last(self, name: str, attempt: int) -> list[ReceivedPoint]:
@@ -160,7 +160,7 @@ def test_every_value_of_every_rank_arrives_once(restarted: Delivered):
 def test_every_checkpoint_of_every_rank_arrives_once(restarted: Delivered):
     """With the step that it is of."""
     checkpoints = [
-        (span.resource["periflow.run.attempt"], attributes["periflow.step"], rank_of(span))
+        (span.resource["periflow.run.attempt"], attributes["periflow.step.number"], rank_of(span))
         for span in restarted.spans
         for name, _, attributes in span.events
         if name == "periflow.checkpoint.upload"
@@ -224,7 +224,7 @@ def test_the_kinds_of_time_add_up_to_the_wall_time(restarted: Delivered):
     for attempt in (1, 2):
         for run in restarted.of("periflow.run", attempt):
             spent = {
-                point.attributes["kind"]: point.value
+                point.attributes["periflow.kind"]: point.value
                 for point in restarted.last("periflow.time", attempt)
                 if rank_of(point) == rank_of(run)
             }

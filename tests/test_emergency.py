@@ -239,7 +239,7 @@ def emergencies(collector: Collector) -> list[tuple[int, int, bool]]:
             if name == "periflow.checkpoint.upload":
                 assert attributes["periflow.checkpoint.save_type"] == "EMERGENCY"
                 delay_s = attributes["periflow.checkpoint.request_delay"]
-                found.append((attributes["periflow.rank"], attributes["periflow.step"], 0 < delay_s < 10))
+                found.append((attributes["periflow.rank"], attributes["periflow.step.number"], 0 < delay_s < 10))
     return sorted(found)
 
 

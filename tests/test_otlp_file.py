@@ -47,7 +47,7 @@ def span(number: int = 1, **attributes: str | float) -> Span:
         None if number % 2 else 99,
         NOW,
         NOW + number,
-        {"periflow.step": number, "keys": ["a", "é"], "nan": math.nan, "ok": True, **attributes},
+        {"periflow.step.number": number, "keys": ["a", "é"], "nan": math.nan, "ok": True, **attributes},
         (Event("periflow.checkpoint.upload", NOW, {"step": number}),),
         (Link(5, 6),),
         None if number % 3 else "ValueError",
@@ -63,7 +63,7 @@ def points(rank: int = 0) -> list[Point]:
     exponential = ExponentialHistogram(6, 2.5, 0.0, 1.0, 3, 1, -4, (2, 0, 3))
     return [
         *(Point(names.user_instrument("loss"), labels, NOW + i, value) for i, value in enumerate(values)),
-        Point(names.STEP_COMPLETED, (*labels, ("outcome", "ok")), NOW, 3, NOW - 9),
+        Point(names.STEP_COMPLETED, (*labels, ("periflow.step.outcome", "ok")), NOW, 3, NOW - 9),
         Point(names.STEP_DURATION, labels, NOW, explicit, NOW - 9, exemplars),
         Point(names.STEP_GAP, labels, NOW, exponential, NOW - 9, exemplars, is_delta=True),
     ]

@@ -33,7 +33,7 @@ def translate(inputs: Sequence[Input], run: RankRun | None = None, **options: bo
 
 def user_points(points: Iterable[Point], key: str = "loss") -> list[Point]:
     """Return the points of a user's metric."""
-    return [point for point in points if ("key", key) in point.attributes and point.instrument.kind == "gauge"]
+    return [point for point in points if ("periflow.key", key) in point.attributes and point.instrument.kind == "gauge"]
 
 
 def streams(points: Iterable[Point]) -> dict[Stream, list[Point]]:
@@ -74,7 +74,7 @@ def test_every_call_is_a_point_of_its_own():
     assert [point.value for point in points] == [3.0, 2.0, 1.0]
     assert [point.time_unix_ns - STARTED_NS // MS * MS for point in points] == [0, 5 * MS, 10 * MS]
     assert {point.instrument.name for point in points} == {"periflow.metric.loss"}
-    assert {point.attributes for point in points} == {(("key", "loss"), ("periflow.rank", 4))}
+    assert {point.attributes for point in points} == {(("periflow.key", "loss"), ("periflow.rank", 4))}
     assert {point.start_unix_ns for point in points} == {0}
 
 
@@ -133,8 +133,8 @@ def test_values_that_are_not_finite_are_kept_and_counted():
     values = [point.value for point in user_points(points)]
     assert values == pytest.approx([math.nan, 1.0, -math.inf, math.inf], nan_ok=True)
     found = last_values(points)
-    assert found["periflow.metric.nonfinite", "loss"] == 3
-    assert found["periflow.metric.nonfinite", "lr"] == 1
+    assert found["periflow.step.nonfinite_values", "loss"] == 3
+    assert found["periflow.step.nonfinite_values", "lr"] == 1
 
 
 def test_there_are_a_thousand_keys():
@@ -146,7 +146,7 @@ def test_there_are_a_thousand_keys():
     assert len(translator.take()) == MAX_KEYS + 1
     assert translator.dropped() == {"too_many_keys": 5}
     translator.snapshot()
-    counted = [point for point in translator.take() if point.instrument.name == "periflow.metric.nonfinite"]
+    counted = [point for point in translator.take() if point.instrument.name == "periflow.step.nonfinite_values"]
     assert len(counted) == MAX_KEYS
 
 
@@ -192,7 +192,7 @@ def test_a_snapshot_shows_every_instrument():
         ("periflow.checkpoint.uploads", "NORMAL"): 1,
         ("periflow.checkpoint.uploads", "EMERGENCY"): 1,
         "periflow.checkpoint.last_step": 14,
-        ("periflow.metric.nonfinite", "loss"): 1,
+        ("periflow.step.nonfinite_values", "loss"): 1,
     }
     assert (duration.count, duration.sum, duration.min, duration.max) == (4, 8, 2, 2)
     assert (gap.count, gap.sum, gap.min, gap.max) == (3, 1, 0, 0.5)

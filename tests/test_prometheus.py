@@ -54,7 +54,7 @@ def point(instrument: Instrument, value: Any = 1.0, rank: int = 0, **attributes:
 
 def user_point(key: str, value: float, rank: int = 0) -> Point:
     """Return a point of a user metric."""
-    return point(names.user_instrument(key), value, rank, key=key)
+    return point(names.user_instrument(key), value, rank, **{names.METRIC_KEY: key})
 
 
 def histogram(*values: float) -> Histogram:
@@ -124,25 +124,25 @@ def test_names_are_those_of_the_standard():
 
 def test_counter_has_the_suffix_total(exporter: PrometheusExporter):
     """A counter is a counter to Prometheus."""
-    exporter.export([(run(), point(names.STEP_COMPLETED, 12, outcome="ok"))])
+    exporter.export([(run(), point(names.STEP_COMPLETED, 12, **{names.STEP_OUTCOME: "ok"}))])
     page = scrape(exporter)
-    assert value(page, "periflow_step_completed_total", outcome="ok", periflow_rank="0") == 12
+    assert value(page, "periflow_step_completed_total", periflow_step_outcome="ok", periflow_rank="0") == 12
     assert "# TYPE periflow_step_completed_total counter" in page
 
 
 def test_latest_point_is_shown(exporter: PrometheusExporter):
     """Of several points of a series the page has the last."""
     assert exporter.export([(run(), user_point("loss", each)) for each in (3.0, 2.0, 1.0)]) == taken(3)
-    assert value(scrape(exporter), "periflow_metric_loss", key="loss", periflow_rank="0") == 1.0
+    assert value(scrape(exporter), "periflow_metric_loss", periflow_key="loss", periflow_rank="0") == 1.0
 
 
 def test_keys_that_look_alike_are_told_apart(exporter: PrometheusExporter):
     """Keys whose names become the same are one family, with the user's spelling as label."""
     exporter.export([(run(), user_point(key, index)) for index, key in enumerate(USER_KEYS)])
     page = scrape(exporter)
-    assert value(page, "periflow_metric_train_loss", key="train/loss", periflow_rank="0") == 1
-    assert value(page, "periflow_metric_train_loss", key="train_loss", periflow_rank="0") == 2
-    assert value(page, "periflow_metric", key="损失", periflow_rank="0") == 3
+    assert value(page, "periflow_metric_train_loss", periflow_key="train/loss", periflow_rank="0") == 1
+    assert value(page, "periflow_metric_train_loss", periflow_key="train_loss", periflow_rank="0") == 2
+    assert value(page, "periflow_metric", periflow_key="损失", periflow_rank="0") == 3
     assert page.count("# TYPE periflow_metric_train_loss ") == 1
 
 
@@ -150,16 +150,16 @@ def test_keys_that_look_alike_are_told_apart(exporter: PrometheusExporter):
 def test_nonfinite_value_is_shown(exporter: PrometheusExporter, given: float, shown: str):
     """What is not a number replaces the last number."""
     exporter.export([(run(), user_point("loss", 1.0)), (run(), user_point("loss", given))])
-    assert f'periflow_metric_loss{{key="loss",periflow_rank="0"}} {shown}\n' in scrape(exporter)
+    assert f'periflow_metric_loss{{periflow_key="loss",periflow_rank="0"}} {shown}\n' in scrape(exporter)
 
 
 def test_ranks_have_a_series_each(exporter: PrometheusExporter):
     """One page shows all ranks of the node."""
     exporter.export([(run(rank), user_point("loss", rank, rank)) for rank in range(8)])
     page = scrape(exporter)
-    assert [value(page, "periflow_metric_loss", key="loss", periflow_rank=str(rank)) for rank in range(8)] == list(
-        range(8)
-    )
+    assert [
+        value(page, "periflow_metric_loss", periflow_key="loss", periflow_rank=str(rank)) for rank in range(8)
+    ] == list(range(8))
 
 
 def test_histogram_buckets_are_cumulative_with_float_bounds(exporter: PrometheusExporter):
@@ -234,7 +234,7 @@ def test_forgotten_rank_is_gone(exporter: PrometheusExporter):
 def test_next_attempt_replaces_the_last(exporter: PrometheusExporter):
     """No series is there twice, and a late point of an earlier attempt does not win."""
     exporter.export([(run(attempt=2), user_point("loss", 2.0)), (run(attempt=1), user_point("loss", 1.0))])
-    assert value(scrape(exporter), "periflow_metric_loss", key="loss", periflow_rank="0") == 2.0
+    assert value(scrape(exporter), "periflow_metric_loss", periflow_key="loss", periflow_rank="0") == 2.0
 
 
 HOSTILE = ('quote"', "line\nbreak", "back\\slash", "\ud800 alone", "nul\0", "\r", "{}", "} 1\nfake 2", "é损")
@@ -246,7 +246,7 @@ def test_hostile_text_stays_inside_its_label(exporter: PrometheusExporter, heade
     exporter.export([(run(), user_point(key, 1.0)) for key in HOSTILE])
     parse = parse_openmetrics if headers else parse_text
     families = parse(scrape(exporter, **headers))
-    keys = {sample.labels.get("key") for family in families for sample in family.samples} - {None}
+    keys = {sample.labels.get("periflow_key") for family in families for sample in family.samples} - {None}
     assert keys == {key.encode("utf-8", "replace").decode() for key in HOSTILE}
 
 
@@ -255,7 +255,7 @@ def test_unlucky_key_does_not_break_the_page(exporter: PrometheusExporter, key: 
     """A key that resembles a name of ours is shown beside it."""
     exporter.export([(run(), each) for each in (*every_point(), user_point(key, 77.0))])
     name = f"periflow_metric_{key}".rstrip("_")
-    assert value(scrape(exporter), name, key=key, periflow_rank="0") == 77.0
+    assert value(scrape(exporter), name, periflow_key=key, periflow_rank="0") == 77.0
 
 
 def test_promtool_has_no_complaint(exporter: PrometheusExporter):

@@ -56,7 +56,7 @@ def spans() -> list[tuple[RankRun, Span]]:
 
 def points() -> list[tuple[RankRun, Point]]:
     """Return points of every kind, with both temporalities, exemplars, and values that are no numbers."""
-    labels = ((names.RANK, 0), ("key", "损失"))
+    labels = ((names.RANK, 0), ("periflow.key", "损失"))
     exemplars = (Exemplar(NOW, 0.3, 11, 12), Exemplar(NOW + 1, 700.0, 13, 14))
     explicit = Histogram(3, 1.5, 0.1, 1.0, (0.5, 1.0), (1, 1, 1))
     exponential = ExponentialHistogram(6, 2.5, 0.0, 1.0, 3, 1, -4, (2, 0, 3))

@@ -67,7 +67,7 @@ def test_every_span_arrives(trained: Trained):
     """Jaeger has one trace for each step, with a span of each rank below that of rank 0, and nothing twice."""
     spans = trained.online.jaeger.spans()
     steps = [span for span in spans if span.name == "periflow.step"]
-    assert Counter((span.attributes["periflow.step"], span.attributes["periflow.rank"]) for span in steps) == {
+    assert Counter((span.attributes["periflow.step.number"], span.attributes["periflow.rank"]) for span in steps) == {
         (step, rank): 1 for step in STEPS for rank in (0, 1)
     }
     roots = {span.trace_id: span for span in steps if span.attributes["periflow.rank"] == 0}
@@ -85,7 +85,11 @@ def test_every_span_arrives(trained: Trained):
 def test_checkpoints_arrive_with_their_steps(trained: Trained):
     """Each rank's upload is an event of the step that it belongs to."""
     found = [
-        (span.attributes["periflow.step"], span.attributes["periflow.rank"], attributes["periflow.checkpoint.id"])
+        (
+            span.attributes["periflow.step.number"],
+            span.attributes["periflow.rank"],
+            attributes["periflow.checkpoint.id"],
+        )
         for span in trained.online.jaeger.spans()
         for name, _, attributes in span.events
         if name == "periflow.checkpoint.upload"
@@ -100,14 +104,14 @@ def test_every_value_arrives(trained: Trained):
         values = [value for _, value in loss.samples]
         assert math.isnan(values[NOT_FINITE - 1])
         assert [value for value in values if not math.isnan(value)] == [1 / n for n in STEPS if n != NOT_FINITE]
-        assert loss.labels["key"] == "loss"
+        assert loss.labels["periflow_key"] == "loss"
         assert loss.labels["periflow_run_id"] == "seen"
 
 
 def test_a_trace_with_a_value_that_is_not_finite_can_be_looked_at(trained: Trained):
     """The request that Jaeger's page makes for the step with the NaN is answered, with the NaN in it."""
     (trace_id,) = {
-        span.trace_id for span in trained.online.jaeger.spans() if "periflow.metric.nonfinite" in span.attributes
+        span.trace_id for span in trained.online.jaeger.spans() if "periflow.step.nonfinite_keys" in span.attributes
     }
     spans = trained.online.jaeger.page(f"{trace_id:032x}")
     tags = [{tag["key"]: tag["value"] for tag in span["tags"]} for span in spans]
@@ -138,8 +142,7 @@ def test_files_of_a_run_give_the_same_points(trained: Trained):
     """Every value is there with the same time, and every instrument of a run ends with the same value."""
     for stack in _stacks(trained):
         wait_until(lambda stack=stack: _finished(stack), 30, "the last points have arrived")
-    online, offline = (_series(each, 'periflow_metric_.+",__name__!~"periflow_metric_nonfinite.*')
-                       for each in _stacks(trained))  # fmt: skip
+    online, offline = (_series(each, "periflow_metric_.+") for each in _stacks(trained))
     assert len(online) == 4
     assert repr(offline) == repr(online)
     instruments = "periflow_(step|time|checkpoint|metric_nonfinite).+"

@@ -79,7 +79,7 @@ def test_a_step_is_held_until_the_next_begins():
     give(translator, recorder.inputs)
     assert translator.take() == []
     translator.step_began(2, recorder.now_ns)
-    assert [span.attributes["periflow.step"] for span in translator.take()] == [1]
+    assert [span.attributes["periflow.step.number"] for span in translator.take()] == [1]
 
 
 def test_the_step_that_is_going_on_lets_go_of_nothing():
@@ -98,7 +98,7 @@ def test_a_record_of_the_next_step_lets_go_too():
     with recorder.step():
         recorder.metric({"loss": 1.0})
     inputs = [each for each in recorder.inputs if isinstance(each, StepEnded)]
-    assert [span.attributes["periflow.step"] for span in steps(translate(inputs))] == [1]
+    assert [span.attributes["periflow.step.number"] for span in steps(translate(inputs))] == [1]
 
 
 def test_a_step_says_who_when_and_where():
@@ -106,7 +106,7 @@ def test_a_step_says_who_when_and_where():
     span = only_step(one_step(), make_run(rank=3, local_rank=1, node_rank=1))
     assert (span.start_unix_ns, span.end_unix_ns) == (STARTED_NS + S, STARTED_NS + 3 * S)
     assert span.attributes == {
-        "periflow.step": 1, "periflow.rank": 3, "periflow.local_rank": 1, "periflow.node_rank": 1,
+        "periflow.step.number": 1, "periflow.rank": 3, "periflow.local_rank": 1, "periflow.node_rank": 1,
     }  # fmt: skip
     assert (span.error, span.events) == (None, ())
 
@@ -134,10 +134,10 @@ def test_scalars_in_mappings_are_attributes_under_keys_with_dots():
     recorder = one_step()
     recorder.metric({"train": {"loss": math.nan, "top": {"5": 0.9}, "list": [1]}, "train.top.5": 0.8})
     attributes = only_step(recorder).attributes
-    assert {key: value for key, value in attributes.items() if "metric" in key} == {
+    assert {key: value for key, value in attributes.items() if "metric" in key or "keys" in key} == {
         "periflow.metric.train.loss": "NaN",
         "periflow.metric.train.top.5": 0.8,
-        "periflow.metric.nonfinite": ["train.loss"],
+        "periflow.step.nonfinite_keys": ["train.loss"],
     }
 
 
@@ -185,7 +185,7 @@ def test_values_that_are_not_finite_mark_the_step():
     recorder.metric({"loss": math.nan, "norm": 1.0})
     recorder.metric({"loss": math.nan, "norm": -math.inf})
     attributes = only_step(recorder).attributes
-    assert attributes["periflow.metric.nonfinite"] == ["loss", "norm"]
+    assert attributes["periflow.step.nonfinite_keys"] == ["loss", "norm"]
     assert attributes["periflow.metric.loss"] == "NaN"
     assert attributes["periflow.metric.norm"] == "-Infinity"
 
@@ -210,7 +210,7 @@ def test_a_metric_of_a_step_that_has_left_is_on_no_span():
     recorder.end_step()
     recorder.finish()
     found = steps(translate(recorder.inputs))
-    assert [span.attributes["periflow.step"] for span in found] == [1, 2]
+    assert [span.attributes["periflow.step.number"] for span in found] == [1, 2]
     assert not any("periflow.metric.late" in span.attributes for span in found)
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_after_the_step_takes_it_along_at_once():
         STARTED_NS // S + 4, timezone.utc
     )
     assert {key: value for key, value in event.attributes.items() if "time" not in key} == {
-        "periflow.step": 1,
+        "periflow.step.number": 1,
         "periflow.checkpoint.save_type": "NORMAL",
         "periflow.checkpoint.id": "run/1/1/0",
         "periflow.rank": 0,
@@ -306,11 +306,11 @@ def test_what_is_told_of_another_step_leaves_at_once_below_that():
         assert told.name == f"periflow.{name}"
         assert told.trace_id == ids.step_trace_id("run", 1, step)
         assert told.parent_span_id == ids.step_span_id("run", 1, step, 0)
-        assert told.attributes["periflow.step"] == step
+        assert told.attributes["periflow.step.number"] == step
     assert late.span_id != early.span_id
     assert late.attributes["periflow.metric.late"] == "NaN"
-    assert late.attributes["periflow.metric.nonfinite"] == ["late"]
-    assert [each.attributes["periflow.step"] for each in checkpoint.events] == [2]
+    assert late.attributes["periflow.step.nonfinite_keys"] == ["late"]
+    assert [each.attributes["periflow.step.number"] for each in checkpoint.events] == [2]
     recorder.finish()
     held = steps(translate(recorder.inputs))[-1]
     assert (held.events, "periflow.metric.late" in held.attributes) == ((), False)
@@ -434,7 +434,7 @@ def test_a_killed_rank_leaves_its_open_step():
     recorder.work(5 * S)
     recorder.be_killed()
     _, step, run = translate(recorder.inputs)
-    assert (step.attributes["periflow.step"], step.error, step.events) == (2, "killed", ())
+    assert (step.attributes["periflow.step.number"], step.error, step.events) == (2, "killed", ())
     assert (step.start_unix_ns, step.end_unix_ns) == (STARTED_NS + 4 * S, STARTED_NS + 9 * S)
     assert step.attributes["periflow.metric.loss"] == 1.0
     assert (run.attributes["periflow.run.outcome"], run.error) == ("killed", "killed")
@@ -444,7 +444,7 @@ def test_a_killed_rank_leaves_its_open_step():
 def test_a_rank_killed_in_a_silent_step_leaves_that_too():
     """The step needs no record: that it began is known from the journal's header."""
     step, _ = translate([RankLost(STARTED_NS + S, 5, STARTED_NS)], make_run(initial_step=4))
-    assert (step.attributes["periflow.step"], step.error) == (5, "killed")
+    assert (step.attributes["periflow.step.number"], step.error) == (5, "killed")
 
 
 @pytest.mark.parametrize("initial_step", [0, 7])
@@ -467,7 +467,7 @@ def test_a_resumed_run_begins_after_the_steps_before():
     with recorder.step():
         recorder.work(S)
     span = only_step(recorder, make_run(initial_step=100))
-    assert span.attributes["periflow.step"] == 101
+    assert span.attributes["periflow.step.number"] == 101
     assert span.trace_id == ids.step_trace_id("run", 1, 101)
 
 
@@ -484,7 +484,7 @@ def test_a_step_whose_end_is_lost_hides_no_other():
         recorder.metric({"loss": 3.0})
     recorder.finish()
     spans = translate(recorder.inputs)
-    assert [span.attributes["periflow.step"] for span in steps(spans)] == [1, 3]
+    assert [span.attributes["periflow.step.number"] for span in steps(spans)] == [1, 3]
     assert steps(spans)[1].attributes["periflow.metric.loss"] == 3.0
     assert len(named("load", spans)) == 1
 
@@ -500,7 +500,7 @@ def test_a_phase_is_a_child_of_its_step():
     assert (phase.start_unix_ns, phase.end_unix_ns) == (STARTED_NS, STARTED_NS + S)
     assert phase.attributes == {
         "batch": 3, "source": '["a", "b"]',
-        "periflow.rank": 0, "periflow.local_rank": 0, "periflow.node_rank": 0, "periflow.step": 1,
+        "periflow.rank": 0, "periflow.local_rank": 0, "periflow.node_rank": 0, "periflow.step.number": 1,
     }  # fmt: skip
 
 
@@ -513,7 +513,7 @@ def test_a_phase_outside_steps_is_a_child_of_the_run():
     recorder.finish()
     run = translate(recorder.inputs)[-1]
     assert (phase.trace_id, phase.parent_span_id) == (run.trace_id, run.span_id)
-    assert "periflow.step" not in phase.attributes
+    assert "periflow.step.number" not in phase.attributes
 
 
 def test_phases_nest():
@@ -620,7 +620,7 @@ def test_remarkable_steps_are_always_kept():
             recorder.checkpoint()
     recorder.finish()
     spans, dropped = sampled(recorder, SAMPLED_OUT)
-    assert [span.attributes["periflow.step"] for span in steps(spans)] == [30, 31, 32, 33, 34]
+    assert [span.attributes["periflow.step.number"] for span in steps(spans)] == [30, 31, 32, 33, 34]
     assert dropped == {"sampled_out": 35}
 
 
@@ -635,7 +635,7 @@ def test_what_is_slow_is_remembered_through_a_restart():
     translator = SpanTranslator(SAMPLED_OUT, translator.encode_state())
     give(translator, recorder.inputs[-2:])
     translator.step_began(31, 0)
-    assert [span.attributes["periflow.step"] for span in translator.take()] == [30]
+    assert [span.attributes["periflow.step.number"] for span in translator.take()] == [30]
 
 
 def test_a_ratio_keeps_the_same_steps_on_every_rank():

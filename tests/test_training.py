@@ -64,8 +64,8 @@ def is_same(one: object, other: object) -> bool:
 
 def check_spans(spans: list[ReceivedSpan], log: list[dict[str, Any]]) -> None:
     """Check that there is one span for each step, with the metrics of the log and the checkpoints where they belong."""
-    by_step = {span.attributes["periflow.step"]: span for span in spans if span.name == "periflow.step"}
-    assert sorted(span.attributes["periflow.step"] for span in spans if span.name == "periflow.step") == STEPS
+    by_step = {span.attributes["periflow.step.number"]: span for span in spans if span.name == "periflow.step"}
+    assert sorted(span.attributes["periflow.step.number"] for span in spans if span.name == "periflow.step") == STEPS
     expected: dict[int, dict[str, Any]] = {}
     for line in log:
         expected.setdefault(line["iteration"], {}).update(line)
@@ -74,9 +74,9 @@ def check_spans(spans: list[ReceivedSpan], log: list[dict[str, Any]]) -> None:
         for key, value in expected[step].items():
             shown = "NaN" if is_same(value, math.nan) else value
             assert span.attributes[f"periflow.metric.{key}"] == shown
-        events = [(name, attributes["periflow.step"]) for name, _, attributes in span.events]
+        events = [(name, attributes["periflow.step.number"]) for name, _, attributes in span.events]
         assert events == ([("periflow.checkpoint.upload", step)] if step in CHECKPOINTS else [])
-    assert by_step[123].attributes["periflow.metric.nonfinite"] == ["train/grad norm"]
+    assert by_step[123].attributes["periflow.step.nonfinite_keys"] == ["train/grad norm"]
     assert [span.attributes["periflow.run.outcome"] for span in spans if span.name == "periflow.run"] == ["finished"]
 
 

@@ -145,10 +145,14 @@ def received(spans: Iterable[ReceivedSpan], points: Iterable[ReceivedPoint]) -> 
     """Return what has arrived, each thing as often as it has come."""
     spans = list(spans)
     return Recorded(
-        [span.attributes["periflow.step"] for span in spans if span.name == "periflow.step" and not span.is_error],
+        [
+            span.attributes["periflow.step.number"]
+            for span in spans
+            if span.name == "periflow.step" and not span.is_error
+        ],
         [point.value for point in points if point.name == "periflow.metric.n"],
         [
-            attributes["periflow.step"]
+            attributes["periflow.step.number"]
             for span in spans
             for name, _, attributes in span.events
             if name == "periflow.checkpoint.upload"
