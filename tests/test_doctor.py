@@ -19,7 +19,7 @@ from training import Training, agents, cloud
 from periflow_otel.cli import main
 from periflow_otel.cli.runs import SHOWN
 from periflow_otel.config import ExportSettings
-from periflow_otel.journal.cursors import Cursor, save_cursor
+from periflow_otel.journal.cursors import Cursor, CursorFile
 from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.life import WriterLock
 from periflow_otel.journal.reader import JournalReader, Position
@@ -262,7 +262,7 @@ def test_a_journal_that_cannot_be_read_is_a_fault(capsys: pytest.CaptureFixture[
 def test_what_the_bound_of_a_journal_took_does_not_wait(capsys: pytest.CaptureFixture[str]):
     """It is dropped; only what is still there can be delivered."""
     journal = leave(count=1000, max_bytes=2 * SMALL)
-    save_cursor(journal, "b", Cursor(Position(1, HEADER_BYTES, 5), dropped={"journal": 2}))
+    CursorFile(journal, "b").save(Cursor(Position(1, HEADER_BYTES, 5), dropped={"journal": 2}))
     there = 1000 - JournalReader(journal).first_sequence()
     assert 0 < there < 1000
     (text,) = Told(capsys).faults.values()

@@ -10,7 +10,7 @@ from disks import no_descriptors
 from journals import SMALL, numbered, read_all
 from recorder import make_run
 
-from periflow_otel.journal.cursors import Cursor, load_cursor, save_cursor
+from periflow_otel.journal.cursors import Cursor, CursorFile, load_cursor
 from periflow_otel.journal.files import list_own, open_own, read_end, read_own
 from periflow_otel.journal.folders import (
     journal_folder,
@@ -85,7 +85,7 @@ def test_a_file_of_this_user_is_read(tmp_path: Path):
 
 def test_a_file_that_cannot_be_opened_now_is_not_missing(tmp_path: Path):
     """Too many files are open: whoever asks must ask again."""
-    save_cursor(tmp_path, "otlp", Cursor(Position(1, 2, 3)))
+    CursorFile(tmp_path, "otlp").save(Cursor(Position(1, 2, 3)))
     with no_descriptors():
         for ask in (lambda: load_cursor(tmp_path, "otlp"), lambda: list(journal_folders(tmp_path))):
             with pytest.raises(OSError, match="Too many open files"):
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_opened_now_is_not_missing(tmp_path: Path):
 def test_a_consumer_may_have_any_name(tmp_path: Path):
     """It comes from a setting, and is no path."""
     (tmp_path / "journal").mkdir()
-    save_cursor(tmp_path / "journal", "../sdk./x.traces", Cursor(Position(1, 2, 3)))
+    CursorFile(tmp_path / "journal", "../sdk./x.traces").save(Cursor(Position(1, 2, 3)))
     assert load_cursor(tmp_path / "journal", "../sdk./x.traces").position == Position(1, 2, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["journal"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.agent.watch import RankJournal
-from periflow_otel.journal.cursors import Cursor, load_cursor, save_cursor
+from periflow_otel.journal.cursors import Cursor, CursorFile
 from periflow_otel.journal.reader import Chunk
 from periflow_otel.records import RankLost, RankRun, Record, RunFinished
 from periflow_otel.translate import MakeTranslator, Translator
@@ -67,7 +67,8 @@ class Track:
     def __init__(self, journal: RankJournal, consumer: str, make_translator: MakeTranslator) -> None:
         """Go on where the cursor of the consumer is."""
         self.journal = journal
-        self.cursor = load_cursor(journal.folder, consumer)
+        self._file = CursorFile(journal.folder, consumer)
+        self.cursor = self._file.cursor
         """What is committed."""
         self.account = Account(self.cursor.delivered, Counter(self.cursor.dropped), Counter(self.cursor.set_aside))
         self._consumer = consumer
@@ -118,7 +119,7 @@ class Track:
         if TOO_MANY_KEYS in cursor.dropped.keys() - self.cursor.dropped.keys():
             _log.warning("%s: there are more than %d metric keys; other values are dropped", self._consumer, MAX_KEYS)
         try:
-            save_cursor(self.journal.folder, self._consumer, cursor)
+            self._file.save(cursor)
         except OSError as error:
             _log.warning("%s: its cursor cannot be saved (%s)", self._consumer, error.strerror)
         self.cursor = cursor  # last: a journal that everybody has had is deleted
