@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 from weakref import ref
 
 from periflow_otel.errors import (
@@ -39,6 +40,7 @@ __all__ = [
     "StepAlreadyStartedError",
     "StepNotStartedError",
     "TrainingRun",
+    "add_config",
     "current_run",
     "end_step",
     "flush",
@@ -66,6 +68,8 @@ def init(
     *,
     run_id: str | None = None,
     initial_step: int | None = None,
+    config: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> None:
     """Begin the run that the other functions act on. A second call ends the first run and begins another.
 
@@ -78,6 +82,10 @@ def init(
             ``PERIFLOW_RUN_ID``, else what the launcher says, else made up.
         initial_step: Steps that earlier attempts did; the first step of this one is the next. Default:
             ``PROCESSED_ITERS`` in cloud mode, else 0.
+        config: What tells this run from others, such as learning rate and model: JSON values, scalars or paths by
+            name, recorded once. Mappings in it are flattened by dots, and secrets are masked by their names. At most
+            1000 values of 32 KiB; text is cut at 1024 characters.
+        name: What people call the run: at most 256 printable characters. Unlike ``run_id`` it need not be unique.
 
     Raises:
         ConfigurationError: An argument, or in cloud mode a variable, has a value that cannot be used.
@@ -88,7 +96,22 @@ def init(
     if _default is not None:
         _default._give_way()  # noqa: SLF001  # only the default run gives way to another
         _default = None
-    _default = TrainingRun(total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step)
+    _default = TrainingRun(
+        total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step, config=config, name=name
+    )
+
+
+def add_config(config: Mapping[str, Any]) -> None:
+    """Add to what tells this run from others, such as what only a framework knows.
+
+    Args:
+        config: As for ``init``. A value under a key that was given before takes its place.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        ConfigurationError: It is no mapping of such values, or more than can be recorded; nothing is added.
+    """
+    (_default or _uninitialized("add_config")).add_config(config)
 
 
 def start_step(step: int | None = None) -> None:

@@ -71,11 +71,16 @@ def run_id(given: object) -> str:
     Raises:
         ConfigurationError: It is not text, too long, or has characters that cannot be shown.
     """
-    if isinstance(given, str) and len(given) <= MAX_RUN_ID_CHARS and given.isprintable():
-        return given
-    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
-    message = f"the run id is {shown}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
-    raise ConfigurationError(message)
+    return _printable("the run id", given)
+
+
+def run_name(given: object) -> str | None:
+    """Return the name of a run, if it has one.
+
+    Raises:
+        ConfigurationError: It is not text, too long, or has characters that cannot be shown.
+    """
+    return None if given is None else _printable("the name of the run", given)
 
 
 def phase_name(given: object) -> str:
@@ -92,6 +97,14 @@ def phase_name(given: object) -> str:
         message = f"the name of a span has {len(given)} characters; give at most {MAX_KEY_CHARS}"
         raise ValueError(message)
     return given.encode("utf-8", "replace").decode()
+
+
+def _printable(what: str, given: object) -> str:
+    if isinstance(given, str) and len(given) <= MAX_RUN_ID_CHARS and given.isprintable():
+        return given
+    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
+    message = f"{what} is {shown}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
+    raise ConfigurationError(message)
 
 
 def _integer(given: object) -> int | None:

@@ -35,11 +35,11 @@ class Handover:
         """Whether an agent is to deliver, so that what it has not delivered in time is worth a word."""
         return self._has_journal and self._settings.agent != "off"
 
-    def open_journal(self, run: RankRun) -> JournalWriter | NoJournal:
-        """Return where a run is recorded: in a journal, where there can be one."""
+    def open_journal(self, run: RankRun, opening: bytes) -> JournalWriter | NoJournal:
+        """Return where a run is recorded: in a journal, if there can be one; ``opening`` begins its segments."""
         if self._launcher is None:
             return NoJournal()
-        journal = JournalWriter(self._journal_folder, run, max_bytes=self._settings.journal_max_bytes)
+        journal = JournalWriter(self._journal_folder, run, max_bytes=self._settings.journal_max_bytes, opening=opening)
         self._has_journal = _is_there(self._journal_folder)
         return journal
 

@@ -56,6 +56,8 @@ WORLD_SIZE: Final = "periflow.world_size"
 """Number of ranks. Resource attribute."""
 RUN_ID: Final = "periflow.run.id"
 """Identity of the run, the same on all ranks. Resource attribute."""
+RUN_NAME: Final = "periflow.run.name"
+"""What people call the run, as given to init. Resource attribute."""
 ATTEMPT: Final = "periflow.run.attempt"
 """1, and one more at each restart of the run. Resource attribute."""
 MODE: Final = "periflow.mode"
@@ -76,6 +78,10 @@ NONFINITE: Final = "periflow.step.nonfinite_keys"
 """Keys whose value was NaN or infinite in this step."""
 METRIC_PREFIX: Final = "periflow.metric."
 """Followed by the user's key: a value that was recorded in this step."""
+CONFIG_PREFIX: Final = "periflow.config."
+"""Followed by the user's key: a value that tells the run from others, as given to init. On run.start and run spans."""
+CONFIG_VALUE: Final = "periflow.value"
+"""A value that tells the run from others, as text; its key is beside it. Metric attribute."""
 SAVE_TYPE: Final = "periflow.checkpoint.save_type"
 """NORMAL or EMERGENCY."""
 TRIGGER_TIME: Final = "periflow.checkpoint.trigger_time"
@@ -93,7 +99,7 @@ LAST_RANK: Final = "periflow.last_rank"
 EXCEPTION_TYPE: Final = "exception.type"
 """Type of the exception; its message may hold secrets and stays out."""
 METRIC_KEY: Final = "periflow.key"
-"""The user's spelling of a metric key. Metric attribute."""
+"""The user's spelling of a key, of a metric or of the configuration. Metric attribute."""
 TIME_KIND: Final = "periflow.kind"
 """step, gap, checkpoint, startup, restart, other, or the name of a phase."""
 STEP_OUTCOME: Final = "periflow.step.outcome"
@@ -103,10 +109,10 @@ DROP_REASON: Final = "periflow.reason"
 CONSUMER: Final = "periflow.consumer"
 """Which exporter and signal. Metric attribute."""
 ATTRIBUTES: Final = (
-    STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
-    LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, SAVE_TYPE, TRIGGER_TIME, CHECKPOINT_ID,
-    REQUEST_DELAY, RESTART_GAP, REDONE_STEPS, LAST_RANK, EXCEPTION_TYPE, METRIC_KEY, TIME_KIND, STEP_OUTCOME,
-    DROP_REASON, CONSUMER,
+    STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, RUN_NAME, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
+    LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, CONFIG_PREFIX, CONFIG_VALUE, SAVE_TYPE, TRIGGER_TIME,
+    CHECKPOINT_ID, REQUEST_DELAY, RESTART_GAP, REDONE_STEPS, LAST_RANK, EXCEPTION_TYPE, METRIC_KEY, TIME_KIND,
+    STEP_OUTCOME, DROP_REASON, CONSUMER,
 )  # fmt: skip
 
 # Instruments
@@ -131,6 +137,12 @@ STEP_REDONE: Final = Instrument(
 )
 TIME: Final = Instrument("periflow.time", "counter", "s", "Wall time by kind; goodput is a ratio of these.")
 RUN_UP: Final = Instrument("periflow.run.up", "gauge", "{run}", "1 while the run of a rank goes on, 0 when it is over.")
+RUN_CONFIG: Final = Instrument(
+    "periflow.run.config",
+    "gauge",
+    "{value}",
+    "1: a value that tells the run from others; 0: it was replaced. Of rank 0.",
+)
 RUN_ENDED: Final = Instrument("periflow.run.ended", "counter", "{run}", "Runs of a rank that are over, by outcome.")
 CHECKPOINT_UPLOADS: Final = Instrument(
     "periflow.checkpoint.uploads", "counter", "{upload}", "Checkpoints announced, by save type."
@@ -167,9 +179,9 @@ TELEMETRY_CPU_TIME: Final = Instrument(
 )
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
-    STEP_REDONE, TIME, RUN_UP, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE, TELEMETRY_RECORDS,
-    TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE,
-    TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
+    STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE,
+    TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG,
+    TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
 )  # fmt: skip
 
 

@@ -153,7 +153,14 @@ class Missing(msgspec.Struct, frozen=True, array_like=True, tag=7):
     records: int
 
 
-Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost
+class Config(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """What tells a run from others, as its script says: all that is known by then. Every segment begins with it."""
+
+    values: dict[str, Any]
+    """Scalars, and lists of them, by key."""
+
+
+Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config
 
 MAX_KEY_CHARS: Final = 256
 """Longest metric key: it becomes the name of an instrument."""

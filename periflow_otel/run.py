@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from periflow_otel import arguments, ids, names, startup
 from periflow_otel.clock import Clock, current_clock
@@ -34,6 +34,7 @@ from periflow_otel.records import (
     encode_metric,
     plain_mapping,
 )
+from periflow_otel.run_config import RunConfig
 from periflow_otel.saves import EmergencySaves
 from periflow_otel.stepping import EndStep, StepContext
 from periflow_otel.terminal import say
@@ -63,6 +64,8 @@ class TrainingRun:
         *,
         run_id: str | None = None,
         initial_step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
         environ: Environ = os.environ,
         clock: Clock | None = None,
     ) -> None:
@@ -77,6 +80,10 @@ class TrainingRun:
                 ``PERIFLOW_RUN_ID``, else what the launcher says, else made up.
             initial_step: Steps that earlier attempts did; the first step of this one is the next. Default:
                 ``PROCESSED_ITERS`` in cloud mode, else 0.
+            config: What tells this run from others, such as learning rate and model: JSON values, scalars or paths by
+                name, recorded once. Mappings in it are flattened by dots, and secrets are masked by their names. At
+                most 1000 values of 32 KiB; text is cut at 1024 characters.
+            name: What people call the run: at most 256 printable characters. Unlike ``run_id`` it need not be unique.
             environ: Where settings come from.
             clock: What tells the time. Default: the system.
 
@@ -90,7 +97,8 @@ class TrainingRun:
         self._environ = environ
         self._time_ns, self._monotonic_ns = clock or current_clock()
         now_unix_ns = self._time_ns()
-        beginning = startup.settle(total_train_steps, local_log_name, run_id, initial_step, environ, now_unix_ns)
+        self._config = RunConfig().with_values(config or {})
+        beginning = startup.settle(total_train_steps, local_log_name, run_id, initial_step, name, environ, now_unix_ns)
         self.info: RankRun = beginning.run
         """Who this process is."""
         self.run_id: str = beginning.run.run_id
@@ -100,7 +108,7 @@ class TrainingRun:
         """Where the journals of this run are, on this node."""
         self._is_recording = beginning.is_recording
         self._handover = Handover(beginning)
-        self._journal = self._handover.open_journal(self.info)
+        self._journal = self._handover.open_journal(self.info, self._config.encoded())
         self._saves = EmergencySaves(
             self.folder if beginning.is_recording else None, beginning.settings.emergency_signals
         )
@@ -236,6 +244,20 @@ class TrainingRun:
             ValueError: On entry: ``step`` is below 1.
         """
         return StepContext(self._begin_step, step)
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """Add to what tells this run from others, such as what only a framework knows.
+
+        Args:
+            config: As for ``init``. A value under a key that was given before takes its place.
+
+        Raises:
+            ConfigurationError: It is no mapping of such values, or more than can be recorded; nothing is added.
+        """
+        more = self._config.with_values(config)
+        if not self._is_over and more.values != self._config.values:
+            self._config = more
+            self._journal.open_with(more.encoded())
 
     def metric(self, msg: Mapping[str, JSONValue], step: int | None = None) -> None:
         """Record values of a step.
@@ -398,7 +420,7 @@ class TrainingRun:
         self.info = self.info.another_attempt(place.attempt, self._time_ns(), done, earlier)
         self._step, self._ended_ns, self._noted_error = done, None, None
         self._checkpoint_steps.clear()
-        self._journal = self._handover.open_journal(self.info)
+        self._journal = self._handover.open_journal(self.info, self._config.encoded())
 
     def _ensure_agent(self) -> None:
         self._agent_check_due_ns = self._monotonic_ns() + LOOK_INTERVAL_NS

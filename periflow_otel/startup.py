@@ -42,6 +42,7 @@ def settle(
     local_log_name: str | os.PathLike[str] | None,
     run_id: object,
     initial_step: object,
+    name: object,
     environ: Environ,
     now_unix_ns: int,
 ) -> Beginning:
@@ -57,6 +58,7 @@ def settle(
     settings = RunSettings.from_environ(environ)
     initial = arguments.initial_step(initial_step, require_cloud(environ).processed_iters if is_cloud else 0)
     target = arguments.target_step(total_train_steps, initial, is_cloud=is_cloud)
+    run_name = arguments.run_name(name)
     identity = find_identity(environ)
     is_recording = can_record(settings)
     place = join_run(run_id or settings.run_id, identity, settings, is_recording=is_recording)
@@ -79,7 +81,7 @@ def settle(
         total_steps=target,
         local_world_size=identity.local_world_size,
         traceparent=settings.traceparent,
-        resource=resource(settings),
+        resource=resource(settings, run_name),
         orders=Orders(_consumers(settings, log), settings.destination, settings.sampling_ratio),
         earlier=find_earlier(place.folder, identity.rank, place.number),
     )
@@ -139,7 +141,7 @@ def _consumers(settings: RunSettings, log: str | None) -> tuple[str, ...]:
     return tuple(each for each in settings.consumers if not each.startswith("otlp_file."))
 
 
-def resource(settings: RunSettings) -> tuple[tuple[str, str | int], ...]:
+def resource(settings: RunSettings, run_name: str | None = None) -> tuple[tuple[str, str | int], ...]:
     """Return the resource attributes of the run, sorted by key. Never a command line or a variable: secrets."""
     attributes = {
         "service.name": settings.service_name,
@@ -150,5 +152,6 @@ def resource(settings: RunSettings) -> tuple[tuple[str, str | int], ...]:
         "process.runtime.version": platform.python_version(),
         "telemetry.distro.name": names.SCOPE,
         **dict(settings.resource_attributes),
+        **({names.RUN_NAME: run_name} if run_name else {}),
     }
     return tuple(sorted(attributes.items()))

@@ -14,6 +14,7 @@ from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.processes import Process
 from periflow_otel.records import (
     Checkpoint,
+    Config,
     Earlier,
     Metric,
     Phase,
@@ -26,8 +27,11 @@ from periflow_otel.records import (
     encode_run,
 )
 
-STORED = Path(__file__).parent / "stored" / "journal-1"
-"""A journal that version 1 of the format has written. It stays as it is: a new version gets one of its own."""
+STORED = Path(__file__).parent / "stored"
+JOURNALS = ["journal-1", "journal-1-config"]
+"""Journals that version 1 of the format has written. They stay as they are: a new version gets some of its own."""
+CONFIG = Config({"lr": 0.1, "layers": 12, "model.name": "é", "amp": True, "betas": [0.9, 0.99]})
+"""What the second of them has besides."""
 
 RUN = make_run(
     process=Process(42, 4242, "boot", 4026531836),
@@ -50,10 +54,15 @@ RECORDS: list[Record] = [
 ]
 
 
-def write(folder: Path) -> Path:
-    """Write the journal that is stored; return its only segment."""
+def openings(name: str) -> list[Record]:
+    """Return what a stored journal begins with."""
+    return [CONFIG] if name.endswith("-config") else []
+
+
+def write(folder: Path, opening: bytes = b"") -> Path:
+    """Write a journal that is stored; return its only segment."""
     folder.mkdir()
-    writer = JournalWriter(folder, RUN, segment_bytes=8192)
+    writer = JournalWriter(folder, RUN, segment_bytes=8192, opening=opening)
     writer.begin_step(5, 1_700_000_000_000_000_000)
     for record in RECORDS[:-1]:
         writer.append(encode(record))
@@ -73,21 +82,26 @@ def without_times(segment: Path) -> bytes:
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     """Return a copy of the stored journal: it belongs to whoever runs the tests."""
-    return shutil.copytree(STORED, tmp_path / "stored")
+    return shutil.copytree(STORED / JOURNALS[0], tmp_path / "stored")
 
 
-def test_a_stored_journal_is_read(stored: Path):
+@pytest.mark.parametrize("name", JOURNALS)
+def test_a_stored_journal_is_read(name: str, tmp_path: Path):
     """Who wrote it, how far it came, and every record."""
+    stored = shutil.copytree(STORED / name, tmp_path / "stored")
+    records = [*openings(name), *RECORDS]
     reader = JournalReader(stored)
     assert reader.run() == RUN
-    assert reader.head()[1:] == (5, 5, 1_700_000_000_000_000_000, 5)
+    assert reader.head()[1:] == (len(records), 5, 1_700_000_000_000_000_000, 5)
     everything = read_all(stored)
-    assert (everything.records, everything.lost, everything.position.sequence) == (RECORDS, 0, 5)
+    assert (everything.records, everything.lost, everything.position.sequence) == (records, 0, len(records))
 
 
-def test_what_is_written_today_is_what_was_stored(tmp_path: Path):
+@pytest.mark.parametrize("name", JOURNALS)
+def test_what_is_written_today_is_what_was_stored(name: str, tmp_path: Path):
     """A change of the format is no accident: it needs a new version, and a stored journal of its own."""
-    assert without_times(write(tmp_path / "today")) == without_times(segment_path(STORED, 1))
+    today = write(tmp_path / "today", b"".join(map(encode, openings(name))))
+    assert without_times(today) == without_times(segment_path(STORED / name, 1))
 
 
 def test_what_a_later_version_adds_to_the_header_is_passed_over():

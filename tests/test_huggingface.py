@@ -529,3 +529,36 @@ def test_a_callback_written_for_periflow_sdk(
     assert step_numbers(captured) == list(range(1, (total or 8) + 1))
     assert captured.checkpoints == saved()
     assert saved()
+
+
+# What tells a run from others
+
+
+def config_of(captured: testing.Captured, span: str) -> dict[str, AttributeValue]:
+    """Return what the last span of a name has of the configuration."""
+    attributes = spans_named(captured, span)[-1].attributes
+    prefix = names.CONFIG_PREFIX
+    return {key.removeprefix(prefix): attributes[key] for key in attributes if key.startswith(prefix)}
+
+
+def test_the_arguments_of_a_trainer_tell_its_run_from_others(captured: testing.Captured, make_trainer: MakeTrainer):
+    """With the name of the run; a token never leaves the process."""
+    make_trainer(
+        PeriFlowCallback(), max_steps=1, learning_rate=0.25, lr_scheduler_type="polynomial",
+        lr_scheduler_kwargs={"power": 2}, run_name="the first",
+        hub_token="hf_secret", seed=7,  # noqa: S106  # it is none
+    ).train()  # fmt: skip
+    pf.shutdown()
+    config = config_of(captured, names.RUN_START_SPAN)
+    assert {"learning_rate": 0.25, "lr_scheduler_kwargs.power": 2, "seed": 7}.items() <= config.items()
+    assert dict(captured.runs[0].resource)[names.RUN_NAME] == "the first"
+    assert "hf_secret" not in map(str, config.values())
+
+
+def test_arguments_come_to_what_a_script_says(captured: testing.Captured, make_trainer: MakeTrainer):
+    """In a run that it has begun itself, and named."""
+    pf.init(config={"data": "made up", "seed": 1}, name="mine")
+    make_trainer(PeriFlowCallback(), max_steps=1, seed=7, run_name="the first").train()
+    pf.shutdown()
+    assert {"data": "made up", "seed": 7}.items() <= config_of(captured, names.RUN_SPAN).items()
+    assert dict(captured.runs[0].resource)[names.RUN_NAME] == "mine"

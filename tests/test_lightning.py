@@ -480,3 +480,17 @@ def test_a_callback_and_a_trainer_written_for_periflow_sdk(captured: testing.Cap
     runpy.run_path(str(changed), run_name="__main__")
     assert step_numbers(captured) == captured.metrics("iteration") == list(range(1, 17))
     assert captured.checkpoints == saved() == list(range(2, 17, 2))
+
+
+# What tells a run from others
+
+
+def test_saved_hyper_parameters_tell_a_run_from_others(captured: testing.Captured, model: Model):
+    """Those of the module; what is no value, such as a function, is left out."""
+    model.save_hyperparameters({"width": 4, "head": {"bias": True}, "activation": torch.relu, "api_key": "s3cret"})
+    make_trainer(PeriFlowCallback(), max_steps=1).fit(model)
+    pf.shutdown()
+    [span] = spans_named(captured, names.RUN_SPAN)
+    config = {key: span.attributes[key] for key in span.attributes if key.startswith(names.CONFIG_PREFIX)}
+    prefix = names.CONFIG_PREFIX
+    assert config == {f"{prefix}width": 4, f"{prefix}head.bias": True, f"{prefix}api_key": "***"}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.names import METRIC_KEY, SECONDS_BOUNDS
-from periflow_otel.records import Metric, RankLost, RankRun, RunFinished, decode, encode_metric
+from periflow_otel.names import CONFIG_VALUE, METRIC_KEY, RUN_CONFIG, SECONDS_BOUNDS
+from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, decode, encode_metric
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
@@ -76,6 +76,50 @@ def test_every_call_is_a_point_of_its_own():
     assert {point.instrument.name for point in points} == {"periflow.metric.loss"}
     assert {point.attributes for point in points} == {(("periflow.key", "loss"), ("periflow.rank", 4))}
     assert {point.start_unix_ns for point in points} == {0}
+
+
+def config_points(points: Iterable[Point]) -> list[tuple[str, str, float]]:
+    """Return what tells a run from others: key, value, and whether it holds."""
+    found = []
+    for point in points:
+        if point.instrument is RUN_CONFIG:
+            attributes = dict(point.attributes)
+            found.append((str(attributes[METRIC_KEY]), str(attributes[CONFIG_VALUE]), point.value))
+    return found  # type: ignore[return-value]  # gauges have numbers
+
+
+def test_what_tells_a_run_from_others_is_a_gauge_with_the_value_beside_it():
+    """A point for each value, as text, and 0 once for one that was replaced."""
+    translator = PointTranslator(make_run())
+    translator.feed([Config({"lr": 0.1, "model": "small", "amp": True, "betas": [0.9, 0.99]})])
+    translator.settle()
+    values = [("model", "small", 1), ("amp", "true", 1), ("betas", "[0.9, 0.99]", 1)]
+    assert config_points(translator.take()) == [("lr", "0.1", 1), *values]
+    translator.feed([Config({"lr": 0.2, "model": "small", "amp": True, "betas": [0.9, 0.99]})])
+    translator.settle()
+    assert config_points(translator.take()) == [("lr", "0.1", 0), ("lr", "0.2", 1), *values]
+
+
+def test_what_tells_a_run_from_others_is_shown_again_before_it_is_forgotten():
+    """Not at each snapshot: it would be most of what is sent. After a restart of the agent it is."""
+    translator = PointTranslator(make_run())
+    config = Config({"lr": 0.1})
+    shown = []
+    for after_s in (0, 1, 200, 241):
+        translator.feed([config])  # as at the beginning of each segment
+        translator.snapshot(STARTED_NS + after_s * S)
+        shown.append(len(config_points(translator.take())))
+    translator = PointTranslator(make_run(), translator.encode_state())
+    translator.snapshot(STARTED_NS + 242 * S)
+    assert (shown, config_points(translator.take())) == ([1, 0, 0, 1], [("lr", "0.1", 1)])
+
+
+def test_what_tells_a_run_from_others_is_shown_by_rank_0_alone():
+    """The others say the same."""
+    translator = PointTranslator(make_run(rank=1))
+    translator.feed([Config({"lr": 0.1})])
+    translator.snapshot()
+    assert config_points(translator.take()) == []
 
 
 def test_calls_within_a_millisecond_are_points_of_different_ones():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.records import Metric, RankLost, RankRun, StepEnded, decode, encode_metric
+from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, StepEnded, decode, encode_metric
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Link, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
@@ -52,6 +52,19 @@ def one_step(error: str | None = None) -> Recorder:
     with recorder.step(error):
         recorder.work(2 * S)
     return recorder
+
+
+def test_the_run_spans_tell_the_run_from_others():
+    """What is known at the start is on the first span, and all that was added on the last; also after a restart."""
+    translator = SpanTranslator(make_run())
+    translator.feed([Config({"lr": 0.1, "betas": [0.9, 0.99]})])
+    [start] = translator.take()
+    assert {"periflow.config.lr": 0.1, "periflow.config.betas": "[0.9, 0.99]"}.items() <= start.attributes.items()
+    translator.feed([Config({"lr": 0.2})])
+    translator = SpanTranslator(make_run(), translator.encode_state())
+    translator.feed([RunFinished(STARTED_NS + S)])
+    [run] = translator.take()
+    assert {key: run.attributes[key] for key in run.attributes if "config" in key} == {"periflow.config.lr": 0.2}
 
 
 def test_a_run_says_at_once_that_it_has_begun():
@@ -632,6 +645,7 @@ def test_what_is_slow_is_remembered_through_a_restart():
             recorder.work(10 * S if number == 30 else S)
     translator = SpanTranslator(SAMPLED_OUT)
     give(translator, recorder.inputs[:-2])
+    translator.take()
     translator = SpanTranslator(SAMPLED_OUT, translator.encode_state())
     give(translator, recorder.inputs[-2:])
     translator.step_began(31, 0)
@@ -662,6 +676,7 @@ def test_any_attribute_of_a_phase_can_be_held(value: object):
         recorder.work(S)
     translator = SpanTranslator(SAMPLED_OUT)
     give(translator, recorder.inputs)
+    translator.take()
     translator = SpanTranslator(SAMPLED_OUT, translator.encode_state())
     translator.step_began(2, 0)
     assert [span.name for span in translator.take()] == ["load?", "periflow.step"]

@@ -110,6 +110,19 @@ def test_the_oldest_records_go_when_the_bound_is_reached(tmp_path: Path, caplog:
     assert [each for each in warnings(caplog) if "has reached its bound" in each] == warnings(caplog)[:1]
 
 
+def test_every_segment_begins_with_the_opening(tmp_path: Path):
+    """What all records are about stays when the oldest of them go; it counts as a record each time."""
+    writer = JournalWriter(tmp_path, make_run(), max_bytes=3 * SMALL, segment_bytes=SMALL, opening=numbered(-1))
+    assert read_all(tmp_path).numbers == [-1]
+    append_numbers(writer, 0, 1000)
+    writer.open_with(numbered(-2))
+    append_numbers(writer, 1000, 2000)
+    everything = read_all(tmp_path)
+    assert everything.numbers[0] == -2
+    assert everything.numbers.count(-2) == len(segment_indices(tmp_path)) == 3
+    assert everything.position.sequence == writer.sequence == everything.lost + len(everything.numbers)
+
+
 def test_a_reader_in_the_oldest_segment_counts_what_goes(tmp_path: Path):
     """A reader that was in the middle of a segment when it went knows exactly how many records it missed."""
     writer = small_writer(tmp_path, max_bytes=3 * SMALL)

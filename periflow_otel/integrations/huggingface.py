@@ -69,7 +69,13 @@ class PeriFlowCallback(TrainerCallback):
         trainer = _calling_trainer()
         watch(trainer, _watched_trainer)  # a callback that was added later missed the event above
         training = begin_training(
-            trainer, state, self._local_log_name, total_steps=state.max_steps, done_steps=state.global_step
+            trainer,
+            state,
+            self._local_log_name,
+            total_steps=state.max_steps,
+            done_steps=state.global_step,
+            config=args.to_dict(),
+            name=None if args.run_name == args.output_dir else args.run_name,  # versions before 5 make it so
         )
         if training is not None:
             self._training, self._is_preempted = training, False

@@ -78,6 +78,7 @@ class PeriFlowCallback(Callback):
             self._local_log_name,
             total_steps=int(total_steps) if 0 < total_steps < float("inf") else None,
             done_steps=trainer.global_step,
+            config={**_hparams(getattr(trainer, "datamodule", None)), **_hparams(pl_module)},
         )
         if training is not None:
             self._training = training
@@ -204,6 +205,11 @@ def _watched_logger(theirs: Any) -> type:
             super().log_metrics(metrics, *args, **kwargs)
 
     return Watched
+
+
+def _hparams(module: Any) -> Mapping[str, Any]:
+    """Return the hyper-parameters that a module has saved."""
+    return dict(module.hparams_initial) if module is not None else {}
 
 
 def _is_recorded(trainer: Trainer) -> bool:

@@ -126,6 +126,8 @@ def begin_training(
     *,
     total_steps: int | None,
     done_steps: int,
+    config: Mapping[str, Any] | None = None,
+    name: str | None = None,
 ) -> Training | None:
     """Begin a training; return None if another one that goes on has the run for itself.
 
@@ -135,6 +137,8 @@ def begin_training(
         local_log_name: As in ``pf.init``, for a run that begins here.
         total_steps: Number of the last step, where it is known.
         done_steps: Steps that were done when the checkpoint was saved that training goes on from.
+        config: What the framework was told to do: added to what the script says.
+        name: As in ``pf.init``, for a run that begins here.
 
     Raises:
         PeriFlowError: As ``pf.init``.
@@ -149,7 +153,8 @@ def begin_training(
         if has_begun_run:
             if total_steps is not None and total_steps <= done_steps:
                 total_steps = None  # such as with other batches than before
-            pf.init(total_steps, local_log_name, initial_step=done_steps or None)
+            pf.init(total_steps, local_log_name, initial_step=done_steps or None, name=_usable_name(name))
+        add_config(config or {})
         training = Training(trainer, session, has_begun_run=has_begun_run)
         if (run := pf.current_run()) is not None:
             _last[run] = training
@@ -179,6 +184,18 @@ def record(values: Mapping[str, Any]) -> None:
                 pf.metric({key: value})
 
 
+def add_config(values: Mapping[str, Any]) -> None:
+    """Add to what tells the run from others, if one is active: what cannot be recorded is left out."""
+    if not values or not pf.is_initialized():
+        return
+    try:
+        pf.add_config(values)
+    except pf.ConfigurationError:
+        for key, value in values.items():
+            with suppress(pf.ConfigurationError):
+                pf.add_config({key: value})
+
+
 def announce_checkpoint(step: int) -> None:
     """Announce a checkpoint, if a run is active. Frameworks may save several in one step, which count as one.
 
@@ -201,6 +218,10 @@ def harmless(hook: _Hook) -> _Hook:
             _log.warning("%s() could not record: %s: %s", hook.__name__, type(error).__name__, error)
 
     return cast("_Hook", call)
+
+
+def _usable_name(name: str | None) -> str | None:
+    return name if name and name.isprintable() and len(name) <= 256 else None
 
 
 def _is_at_work(trainer: object) -> bool:

@@ -84,7 +84,12 @@ def segment_indices(folder: Path) -> list[int]:
 
 
 def create_segment(
-    path: Path, run: RankRun, first_sequence: int, size_bytes: int, progress: Sequence[int] = (0,) * (COMMIT - STEP)
+    path: Path,
+    run: RankRun,
+    first_sequence: int,
+    size_bytes: int,
+    progress: Sequence[int] = (0,) * (COMMIT - STEP),
+    opening: bytes = b"",
 ) -> mmap.mmap:
     """Create a segment with its space reserved and its header written; return its mapping.
 
@@ -94,11 +99,12 @@ def create_segment(
         first_sequence: Number of records before it.
         size_bytes: Its size; it never grows.
         progress: The first values of the words from ``STEP`` to ``URGENT_SEQUENCE``.
+        opening: A frame that is there from the beginning.
 
     Raises:
         OSError: The file cannot be created, or its space cannot be had: better now than as SIGBUS later.
     """
-    header = _header(run, first_sequence, progress)
+    header = _header(run, first_sequence, progress, opening)
     draft = path.with_suffix(".new")
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(draft, flags, 0o600)
@@ -115,7 +121,7 @@ def create_segment(
     return mapping
 
 
-def _header(run: RankRun, first_sequence: int, progress: Sequence[int]) -> bytes:
+def _header(run: RankRun, first_sequence: int, progress: Sequence[int], opening: bytes) -> bytes:
     blob = encode_run(run)
     words = [0] * WORDS
     words[MAGIC] = MAGIC_NUMBER
@@ -125,8 +131,8 @@ def _header(run: RankRun, first_sequence: int, progress: Sequence[int]) -> bytes
     words[CREATED_MONOTONIC_NS] = time.monotonic_ns()
     words[CHECKSUM] = _checksum(words, blob)
     words[STEP:COMMIT] = progress
-    words[COMMIT] = HEADER_BYTES + len(blob)
-    return _words.pack(*words) + blob
+    words[COMMIT] = HEADER_BYTES + len(blob) + len(opening) + (ONE_FRAME if opening else 0)
+    return _words.pack(*words) + blob + opening
 
 
 def _checksum(words: list[int], blob: bytes) -> int:

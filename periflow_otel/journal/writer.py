@@ -37,6 +37,7 @@ from periflow_otel.journal.segment import (
     URGENT_SEQUENCE,
     create_segment,
     cut,
+    frame,
     pack_head,
     segment_path,
     split_commit,
@@ -76,7 +77,13 @@ class JournalWriter:
     """Says that this process lives. It is held until then, whatever ends before."""
 
     def __init__(
-        self, folder: Path, run: RankRun, *, max_bytes: int = 256 << 20, segment_bytes: int = SEGMENT_BYTES
+        self,
+        folder: Path,
+        run: RankRun,
+        *,
+        max_bytes: int = 256 << 20,
+        segment_bytes: int = SEGMENT_BYTES,
+        opening: bytes = b"",
     ) -> None:
         """Begin a journal in ``folder``, which exists and is empty.
 
@@ -85,12 +92,15 @@ class JournalWriter:
             run: Who writes.
             max_bytes: Bound of all segments of the rank together, over all its attempts; beyond it the oldest goes.
                 The present segment and the next are always kept.
-            segment_bytes: Size of one segment: a header and the largest record must fit.
+            segment_bytes: Size of one segment: a header, the opening and the largest record must fit.
+            opening: An encoded record that every segment begins with, so that it stays when the oldest go; none if
+                empty.
         """
         self._folder = folder
         self._run = run
         self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes
+        self._opening = frame(opening) if opening else b""
         self._lock = threading.RLock()
         self._is_writing = False
         self._interrupting: deque[bytes] = deque()
@@ -139,6 +149,12 @@ class JournalWriter:
                         self._settle()
         if is_late:
             self._refuse()
+
+    def open_with(self, payload: bytes) -> None:
+        """Append a record, and begin every segment from the next on with it."""
+        with self._lock:
+            self._opening = frame(payload)
+            self.append(payload)
 
     def begin_step(self, step: int, unix_ns: int) -> None:
         """Show the agent which step is going on, so that a stuck or a killed one is visible."""
@@ -314,12 +330,13 @@ class JournalWriter:
         """Create a segment; a smaller one where the disk has only little room, so that at least the agent gets on."""
         progress = self._words[STEP:COMMIT].tolist()
         size_bytes = self._segment_bytes
-        least_bytes = max(LEAST_SEGMENT_BYTES, HEADER_BYTES + MAX_RUN_BYTES + frame_bytes + TAIL_BYTES)
-        while size_bytes // 2 >= least_bytes:
+        opening = self._opening
+        least_bytes = HEADER_BYTES + MAX_RUN_BYTES + len(opening) + frame_bytes + TAIL_BYTES
+        while size_bytes // 2 >= max(LEAST_SEGMENT_BYTES, least_bytes):
             with _suppress_no_room():
-                return create_segment(path, self._run, first_sequence, size_bytes, progress)
+                return create_segment(path, self._run, first_sequence, size_bytes, progress, opening)
             size_bytes //= 2
-        return create_segment(path, self._run, first_sequence, size_bytes, progress)
+        return create_segment(path, self._run, first_sequence, size_bytes, progress, opening)
 
     def _recover(self) -> None:
         """Write what is kept in memory, as far as the disk takes it."""
@@ -384,6 +401,9 @@ class NoJournal:
     sequence = 0
 
     def append(self, payload: bytes) -> None:
+        """Forget a record."""
+
+    def open_with(self, payload: bytes) -> None:
         """Forget a record."""
 
     def begin_step(self, step: int, unix_ns: int) -> None:

@@ -13,14 +13,16 @@ import msgspec
 
 from periflow_otel import ids, names
 from periflow_otel.names import Instrument
-from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
+from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Exemplar, Point
-from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, number
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, label, number
 from periflow_otel.translate.walltime import RESTART, WallTime
 
+CONFIG_INTERVAL_NS: Final = 240_000_000_000
+"""How often it is shown what tells the run from others: Prometheus forgets after five minutes."""
 _MS: Final = 1_000_000
 
 
@@ -51,6 +53,10 @@ class PointState(msgspec.Struct, array_like=True):
     """For each bucket of the step duration: step, end time and duration of the last one in it that has a span."""
     sampler: SamplerState = msgspec.field(default_factory=SamplerState)
     wall_time: WallTime = msgspec.field(default_factory=WallTime)
+    config: bytes = b""
+    """What tells the run from others, as text by key, encoded: it is written down each time, and rarely looked at."""
+    replaced: dict[str, str] = {}
+    """What was in it before, until that is shown."""
 
 
 class PointTranslator:
@@ -74,6 +80,7 @@ class PointTranslator:
         self._streams: dict[str, tuple[Instrument, tuple[tuple[str, str | int], ...]]] = {}
         self.state = msgspec.msgpack.decode(state, type=PointState) if state else self._fresh(is_exponential)
         self._sampler = StepSampler(self.state.sampler)
+        self._config_due_unix_ns = 0
 
     def _fresh(self, is_exponential: bool) -> PointState:  # noqa: FBT001  # private, and there is only one
         started = self._run.started_unix_ns
@@ -127,6 +134,8 @@ class PointTranslator:
                 self._end_step(record)
             case Checkpoint():
                 self._add_checkpoint(record)
+            case Config():
+                self._set_config(record)
             case Phase():
                 self.state.wall_time.end_phase(record)
                 self._seen(record.start_unix_ns + record.duration_ns)
@@ -150,6 +159,7 @@ class PointTranslator:
         state.is_changed = False
         state.snapshot_ms = max((now_unix_ns or state.last_unix_ns) // _MS, state.snapshot_ms + 1)
         self._snapshot_gauges()
+        self._snapshot_config()
         self._snapshot_sums()
         self._snapshot_histograms()
         if self._is_delta:
@@ -222,6 +232,15 @@ class PointTranslator:
         self.state.wall_time.end_checkpoint(record)
         self._seen(record.time_unix_ns)
 
+    def _set_config(self, record: Config) -> None:
+        """Take what tells the run from others; that of rank 0, as others say the same."""
+        config = {key: label(value) for key, value in record.values.items()}
+        before = self._config
+        if self._run.rank == 0 and config != before:
+            self.state.replaced.update((key, before[key]) for key in before if before[key] != config.get(key))
+            self.state.config, self._config_due_unix_ns = msgspec.msgpack.encode(config), 0
+            self.state.is_changed = True
+
     def _end(self, record: RunFinished | RankLost) -> None:
         self.state.ended[outcome_of(record)] = 1
         self._seen(record.time_unix_ns)
@@ -241,6 +260,21 @@ class PointTranslator:
             self._gauge(names.STEP_STARTED_AT, state.step_started_unix_ns / 1e9)
         if state.last_checkpoint is not None:
             self._gauge(names.CHECKPOINT_LAST_STEP, state.last_checkpoint)
+
+    def _snapshot_config(self) -> None:
+        """Show what tells the run from others, now and then: it changes hardly ever."""
+        if not self.state.config or self._snapshot_unix_ns < self._config_due_unix_ns:
+            return
+        self._config_due_unix_ns = self._snapshot_unix_ns + CONFIG_INTERVAL_NS
+        for values, is_valid in ((self.state.replaced, 0), (self._config, 1)):
+            for key, value in values.items():
+                attributes = (names.METRIC_KEY, key), (names.CONFIG_VALUE, value), *self._rank
+                self._points.append(Point(names.RUN_CONFIG, attributes, self._snapshot_unix_ns, is_valid))
+        self.state.replaced.clear()
+
+    @property
+    def _config(self) -> dict[str, str]:
+        return msgspec.msgpack.decode(self.state.config, type=dict[str, str]) if self.state.config else {}
 
     def _snapshot_sums(self) -> None:
         state = self.state

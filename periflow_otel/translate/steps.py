@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel import ids, names
-from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
+from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute
@@ -48,6 +48,10 @@ class SpanState(msgspec.Struct, array_like=True):
     last_checkpoint: int | None = None
     dropped: dict[str, int] = {}
     sampler: SamplerState = msgspec.field(default_factory=SamplerState)
+    has_started: bool = True
+    """Whether the span that tells of the start has left."""
+    config: bytes = b""
+    """Attributes that tell the run from others, encoded: they are written down each time, and rarely looked at."""
 
 
 class SpanTranslator:
@@ -72,8 +76,7 @@ class SpanTranslator:
         if state:
             self.state = msgspec.msgpack.decode(state, type=SpanState)
         else:
-            self.state = SpanState(ended_step=run.initial_step)
-            self._spans.append(self._run_start_span())
+            self.state = SpanState(ended_step=run.initial_step, has_started=False)
         self._sampler = StepSampler(self.state.sampler)
 
     def encode_state(self) -> bytes:
@@ -83,6 +86,9 @@ class SpanTranslator:
     def take(self) -> list[Span]:
         """Return the spans that are complete, once."""
         spans, self._spans = self._spans, []
+        if not self.state.has_started:  # not before: the first record may tell what goes with it
+            self.state.has_started = True
+            spans.insert(0, self._run_start_span())
         return spans
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
@@ -114,6 +120,8 @@ class SpanTranslator:
                 self._add_checkpoint(record)
             case Phase():
                 self._add_phase(record)
+            case Config():
+                self.state.config = msgspec.msgpack.encode(_config_attributes(record))
             case RunFinished():
                 self._finish(record, record.error)
             case RankLost():
@@ -340,9 +348,14 @@ class SpanTranslator:
             parent_span_id=self._run_span_id,
             start_unix_ns=run.started_unix_ns,
             end_unix_ns=run.started_unix_ns,
-            attributes=self._who | self._target,
+            attributes=self._config | self._who | self._target,
             events=self._restarts(),
         )
+
+    @property
+    def _config(self) -> dict[str, AttributeValue]:
+        attributes: dict[str, AttributeValue] = msgspec.msgpack.decode(self.state.config) if self.state.config else {}
+        return attributes
 
     def _restarts(self) -> tuple[Event, ...]:
         """Tell of the attempt before this one, if it is known."""
@@ -364,6 +377,7 @@ class SpanTranslator:
         parent = ids.run_span_id(run.seed, run.attempt, 0) if run.rank else self._launcher_span_id
         end_unix_ns = max(time_unix_ns, run.started_unix_ns)
         attributes: dict[str, AttributeValue] = {
+            **self._config,
             **self._who,
             **self._target,
             names.OUTCOME: outcome,
@@ -388,6 +402,10 @@ class SpanTranslator:
 @lru_cache(maxsize=4096)
 def _attribute_name(key: str) -> str:
     return names.METRIC_PREFIX + key
+
+
+def _config_attributes(record: Config) -> dict[str, AttributeValue]:
+    return {names.CONFIG_PREFIX + key: to_attribute(value) for key, value in record.values.items()}
 
 
 _INTERRUPTIONS: Final = frozenset({"KeyboardInterrupt", "PreemptedError", "SIGTERMException", "TrialPruned"})

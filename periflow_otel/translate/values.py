@@ -68,6 +68,12 @@ def to_attribute(value: object) -> AttributeValue:
             return text(json.dumps(value))
 
 
+def label(value: object) -> str:
+    """Return a recorded value as the text of a metric attribute."""
+    value = to_attribute(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _named(value: float) -> float | str:
     if math.isfinite(value):
         return value
