@@ -21,6 +21,7 @@ import msgspec
 from periflow_otel import names
 from periflow_otel.endpoints import OtlpSettings, Signal, of_signal, resolve_otlp
 from periflow_otel.environ import Environ, Variables, bad_value, reject
+from periflow_otel.ids import is_unsampled
 from periflow_otel.journal.folders import private_inside
 
 AgentMode = Literal["process", "thread", "off"]
@@ -338,11 +339,18 @@ def _signals(variables: Variables) -> Iterator[signal.Signals]:
 
 
 def _sampling_ratio(variables: Variables) -> float:
-    sampler = variables.choice("OTEL_TRACES_SAMPLER", "parentbased_always_on", _SAMPLERS).removeprefix("parentbased_")
+    """Return the share of steps to keep. A launcher that records nothing of its own wants nothing of ours either."""
+    sampler = variables.choice("OTEL_TRACES_SAMPLER", "parentbased_always_on", _SAMPLERS)
     ratio = variables.number("OTEL_TRACES_SAMPLER_ARG", 1, 0, 1)
-    if sampler == "traceidratio":
-        return ratio
-    return 0.0 if sampler == "always_off" else 1.0
+    if sampler.startswith("parentbased_") and is_unsampled(variables.text("TRACEPARENT")):
+        return 0.0
+    match sampler.removeprefix("parentbased_"):
+        case "traceidratio":
+            return ratio
+        case "always_off":
+            return 0.0
+        case _:
+            return 1.0
 
 
 _UNCATCHABLE: Final = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}

@@ -16,7 +16,7 @@ SpanId = int
 
 _RATIO_BITS: Final = (1 << 64) - 1
 _TRACEPARENT: Final = re.compile(
-    "(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?"
+    "(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 """Version ff is forbidden, version 00 ends where it is known to end, and others may go on."""
 
@@ -75,6 +75,12 @@ def parse_traceparent(text: str | None) -> tuple[TraceId | None, SpanId | None]:
     """Return the trace and the span that a W3C ``traceparent`` names, or None for both if it names none."""
     match = _TRACEPARENT.fullmatch(text or "")
     return (int(match[1], 16), int(match[2], 16)) if match else (None, None)
+
+
+def is_unsampled(traceparent: str | None) -> bool:
+    """Tell whether a W3C ``traceparent`` says that its trace is not recorded."""
+    match = _TRACEPARENT.fullmatch(traceparent or "")
+    return match is not None and not int(match[3], 16) & 1
 
 
 def _hash(text: str, size_bytes: int) -> int:

@@ -19,6 +19,8 @@ class Instrument(NamedTuple):
 
 SCOPE: Final = "periflow_otel"
 """Name of the instrumentation scope."""
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
+"""The semantic conventions that all names follow which are not our own, such as those of ``service`` and ``host``."""
 
 # Spans
 STEP_SPAN: Final = "periflow.step"

@@ -700,6 +700,27 @@ def test_samplers_are_those_of_the_specification(sampler: str, argument: str, ra
 
 
 @pytest.mark.parametrize(
+    ("sampler", "flags", "ratio"),
+    [
+        ("", "00", 0.0),
+        ("", "02", 0.0),
+        ("", "01", 1.0),
+        ("", "03", 1.0),
+        ("", "zz", 1.0),
+        ("parentbased_traceidratio", "00", 0.0),
+        ("parentbased_traceidratio", "01", 0.5),
+        ("always_on", "00", 1.0),
+        ("traceidratio", "00", 0.5),
+    ],
+)
+def test_parent_that_is_not_sampled_is_obeyed(sampler: str, flags: str, ratio: float):
+    """As the samplers that begin with ``parentbased`` say; the others ask no parent."""
+    traceparent = f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"
+    settings = run(OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG="0.5", TRACEPARENT=traceparent)
+    assert settings.sampling_ratio == ratio
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("a=b%2Cc", {"a": "b,c"}),

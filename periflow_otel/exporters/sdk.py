@@ -40,7 +40,7 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict, taken
-from periflow_otel.names import SCOPE
+from periflow_otel.names import SCHEMA_URL, SCOPE
 from periflow_otel.records import RankRun
 from periflow_otel.translate import telemetry
 from periflow_otel.translate.groups import by_metric, by_resource
@@ -190,7 +190,7 @@ def _context(trace_id: int, span_id: int) -> SpanContext:
 
 @lru_cache(maxsize=64)
 def _resource(resource: Resource) -> resources.Resource:
-    return resources.Resource(_attributes(resource.attributes))
+    return resources.Resource(_attributes(resource.attributes), SCHEMA_URL)
 
 
 def _attributes(attributes: Iterable[tuple[str, AttributeValue]]) -> dict[str, Any]:
@@ -209,8 +209,8 @@ def _attribute(value: AttributeValue) -> AttributeValue:
 
 
 def _resource_metrics(resource: Resource, points: list[Point]) -> ResourceMetrics:
-    scope_metrics = ScopeMetrics(_SCOPE, [_metric(metric) for metric in by_metric(points)], _SCHEMA_URL)
-    return ResourceMetrics(_resource(resource), [scope_metrics], _SCHEMA_URL)
+    scope_metrics = ScopeMetrics(_SCOPE, [_metric(metric) for metric in by_metric(points)], SCHEMA_URL)
+    return ResourceMetrics(_resource(resource), [scope_metrics], SCHEMA_URL)
 
 
 def _metric(points: Sequence[Point]) -> Metric:
@@ -267,6 +267,5 @@ def _exemplar(exemplar: Exemplar) -> SdkExemplar:
     return SdkExemplar({}, number(exemplar.value), exemplar.time_unix_ns, exemplar.span_id, exemplar.trace_id)
 
 
-_SCOPE: Final = InstrumentationScope(SCOPE, SCOPE_VERSION)
-_SCHEMA_URL: Final = ""
+_SCOPE: Final = InstrumentationScope(SCOPE, SCOPE_VERSION, SCHEMA_URL)
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)

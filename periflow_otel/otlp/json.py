@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from periflow_otel.names import SCOPE
+from periflow_otel.names import SCHEMA_URL, SCOPE
 from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
@@ -54,13 +54,13 @@ def _raw(value: object) -> msgspec.Raw:
 # The resource comes last: ranks of a node share theirs, and the Collector takes files that begin with the same 1000
 # bytes for one.
 def _resource_spans(resource: Resource, spans: Iterable[Span]) -> Fields:
-    scope_spans = {"scope": _SCOPE, "spans": [_raw(_span(span)) for span in spans]}
-    return {"scopeSpans": [scope_spans], "resource": _resource(resource)}
+    scope_spans = {"scope": _SCOPE, "spans": [_raw(_span(span)) for span in spans], **_SCHEMA}
+    return {"scopeSpans": [scope_spans], "resource": _resource(resource), **_SCHEMA}
 
 
 def _resource_metrics(resource: Resource, points: Iterable[Point]) -> Fields:
-    scope_metrics = {"scope": _SCOPE, "metrics": [_metric(metric) for metric in by_metric(points)]}
-    return {"scopeMetrics": [scope_metrics], "resource": _resource(resource)}
+    scope_metrics = {"scope": _SCOPE, "metrics": [_metric(metric) for metric in by_metric(points)], **_SCHEMA}
+    return {"scopeMetrics": [scope_metrics], "resource": _resource(resource), **_SCHEMA}
 
 
 @lru_cache(maxsize=64)
@@ -217,3 +217,5 @@ def _span_id(span_id: int) -> str:
 
 
 _SCOPE: Final[Fields] = {"name": SCOPE, "version": SCOPE_VERSION}
+_SCHEMA: Final[Fields] = {"schemaUrl": SCHEMA_URL}
+"""Of resources and scopes alike."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 from struct import Struct, pack
 from typing import Final
 
-from periflow_otel.names import SCOPE, Instrument
+from periflow_otel.names import SCHEMA_URL, SCOPE, Instrument
 from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.otlp.wire import FIXED32, FIXED64, VARINT, delimited, head, integer, signed, tag, varint
 from periflow_otel.records import RankRun
@@ -43,7 +43,8 @@ def metrics_request(items: Iterable[tuple[RankRun, Point]]) -> bytes:
 
 def _of_resource(resource: Resource, content: Iterable[bytes]) -> bytes:
     """Return the ``ResourceSpans`` or ``ResourceMetrics`` of spans or metrics."""
-    return delimited(1, _resource(resource) + delimited(2, _SCOPE + b"".join(content)))
+    scope = delimited(2, _SCOPE + b"".join(content) + _SCHEMA)
+    return delimited(1, _resource(resource) + scope + _SCHEMA)
 
 
 @lru_cache(maxsize=64)
@@ -223,3 +224,5 @@ _START_TIME, _TIME, _COUNT, _SUM, _ZERO_COUNT = (tag(field, FIXED64) for field i
 _AS_INTEGER: Final = tag(6, FIXED64)
 _EXEMPLAR_TIME: Final = tag(2, FIXED64)
 _SCOPE: Final = delimited(1, _text(1, SCOPE) + _text(2, SCOPE_VERSION))
+_SCHEMA: Final = _text(3, SCHEMA_URL)
+"""Of resources and scopes alike."""
