@@ -29,7 +29,7 @@ Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramKind = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
 
 _PATHS: Final = re.compile(
-    r"PERIFLOW_STATE_DIR|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
+    r"PERIFLOW_(STATE_DIR|OTLP_HEADERS_FILE)|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
     r"|GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 )
 """Variables that name a file or a folder."""

@@ -8,33 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from periflow_otel.environ import Variables, bad_value
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.headers import OTLP_VARIABLES, Headers, HeaderSource, parse_headers, read_headers_file
+from periflow_otel.names import OTLP_HEADERS_FILE
 from periflow_otel.proxies import is_excepted
 
 if TYPE_CHECKING:
     import ssl
 
-_ALL: Final = "OTEL_EXPORTER_OTLP_*"
-"""What to do without where one of these cannot be used: better nothing is sent than to the wrong place."""
-
 Protocol = Literal["grpc", "http/protobuf", "http/json"]
 Compression = Literal["none", "gzip"]
 Signal = Literal["traces", "metrics"]
-
-
-class Headers(tuple[tuple[str, str], ...]):
-    """Header names and values. Never shown: a value is often a token."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        """Show the names only."""
-        return f"<headers {', '.join(name for name, _ in self) or 'none'}>"
-
-    __str__ = __repr__
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +29,12 @@ class OtlpSettings:
     """How one signal leaves over OTLP."""
 
     signal: Signal
-    endpoint: str
-    """Complete URL over HTTP; scheme, host and port over gRPC."""
+    endpoint: str = field(repr=False)
+    """Complete URL over HTTP; scheme, host and port over gRPC. A query in it may be a secret."""
     protocol: Protocol = "http/protobuf"
     headers: Headers = field(default=Headers())
+    headers_file: str | None = None
+    """File with more headers, which is read again when it changes."""
     compression: Compression = "none"
     timeout_s: float = 10.0
     certificate: str | None = None
@@ -58,12 +47,25 @@ class OtlpSettings:
     proxy: str | None = field(default=None, repr=False)
     """URL of the HTTP proxy that TLS connections go through; it may hold a password."""
 
+    @property
+    def place(self) -> str:
+        """The endpoint, to be shown."""
+        return urlsplit(self.endpoint)._replace(query="", fragment="").geturl()
+
+    def header_source(self) -> HeaderSource:
+        """Return what tells the headers of each request."""
+        return HeaderSource(self.headers, OTLP_HEADERS_FILE, self.headers_file, is_grpc=self.protocol == "grpc")
+
+    def secrets(self, headers: Headers) -> Headers:
+        """Return what must not be shown of a request with such headers: they, and the values in the query."""
+        return Headers((*headers, *parse_qsl(urlsplit(self.endpoint).query)))
+
     def identity(self) -> tuple[object, ...]:
         """Return all that tells one receiver, and one customer of it, from another; it holds secrets.
 
         Certificates count by what is in their files: other pods may have others of the same name.
         """
-        files = tuple(_content(each) for each in (self.certificate, self.client_certificate))
+        files = tuple(_content(each) for each in (self.certificate, self.client_certificate, self.headers_file))
         return self.signal, self.endpoint, self.protocol, tuple(sorted(map(tuple, self.headers))), files
 
 
@@ -92,6 +94,7 @@ def resolve_otlp(variables: Variables, signal: Signal) -> OtlpSettings:
         endpoint=endpoint,
         protocol=protocol,
         headers=_headers(variables, signal, protocol),
+        headers_file=_headers_file(variables, protocol),
         compression=variables.choice(compression_name, "none", get_args(Compression)),
         timeout_s=variables.number(timeout_name, 10_000, 1, 3_600_000) / 1000,
         certificate=_certificate(variables, signal),
@@ -128,12 +131,13 @@ def _endpoint(variables: Variables, signal: Signal, protocol: Protocol) -> str:
 def _endpoint_url(name: str, given: str) -> SplitResult:
     url = _split(given)
     if url is None:
-        value = "not a URL (not shown: it may hold a password)" if "@" in given else repr(given)
+        is_secret = "@" in given or "?" in given
+        value = "not a URL (not shown: it may hold a password)" if is_secret else repr(given)
         message = f"{name} is {value}; give one such as http://localhost:4318, with a port from 1 to 65535, or unset it"
-        raise ConfigurationError(message, _ALL)
+        raise ConfigurationError(message, OTLP_VARIABLES)
     if url.username is not None:
         message = f"{name} holds a user name or password; put them into OTEL_EXPORTER_OTLP_HEADERS"
-        raise ConfigurationError(message, _ALL)
+        raise ConfigurationError(message, OTLP_VARIABLES)
     return url
 
 
@@ -160,35 +164,25 @@ def _proxy(variables: Variables, endpoint: str) -> str | None:
     url = _split(proxy if "://" in proxy else f"http://{proxy}")
     if url is None or url.scheme != "http":
         message = f"{name} is not a URL such as http://host:3128 (not shown: it may hold a password); fix or unset it"
-        raise ConfigurationError(message, _ALL)
+        raise ConfigurationError(message, OTLP_VARIABLES)
     return url.geturl()
 
 
 def _headers(variables: Variables, signal: Signal, protocol: Protocol) -> Headers:
     name, text = of_signal(variables, signal, "HEADERS")
-    return Headers(_header(name, entry, protocol) for entry in (text or "").split(",") if entry.strip())
+    return parse_headers(name, text or "", is_grpc=protocol == "grpc")
 
 
-def _header(name: str, entry: str, protocol: Protocol) -> tuple[str, str]:
-    """Parse one ``key=value``; no error shows the value, which may be a token."""
-    key, separator, value = entry.partition("=")
-    key, value = unquote(key).strip().lower(), unquote(value).strip()
-    if not separator or not _HEADER_NAME.fullmatch(key):
-        message = f"{name} has an entry that is not key=value (not shown: it may be secret); fix or unset it"
-        raise ConfigurationError(message, _ALL)
-    if not _HEADER_VALUE.fullmatch(value):
-        message = (
-            f"the value of the header {key!r} in {name} has a line break or a character that headers may not have"
-            " (not shown: it may be secret); fix or unset it"
-        )
-        raise ConfigurationError(message, _ALL)
-    if protocol == "grpc" and not (_GRPC_NAME.fullmatch(key) and _GRPC_VALUE.fullmatch(value)):
-        message = (
-            f"gRPC does not take the header {key!r} in {name}: names are letters, digits and _.- and do not end in"
-            " -bin, values are ASCII; fix it, or set OTEL_EXPORTER_OTLP_PROTOCOL to http/protobuf"
-        )
-        raise ConfigurationError(message, _ALL)
-    return key, value
+def _headers_file(variables: Variables, protocol: Protocol) -> str | None:
+    """Return the absolute path of the file of headers, read once so that a mistake shows now."""
+    name, path = OTLP_HEADERS_FILE, variables.text(OTLP_HEADERS_FILE)
+    if path is None:
+        return None
+    try:
+        read_headers_file(name, path, is_grpc=protocol == "grpc")
+    except OSError as error:
+        raise bad_value(name, path, f"which cannot be read ({error.strerror}); give the path of a file") from None
+    return str(Path(path).absolute())
 
 
 def _file(variables: Variables, signal: Signal, setting: str) -> tuple[str, str | None]:
@@ -213,7 +207,7 @@ def _client_files(variables: Variables, signal: Signal) -> tuple[str | None, str
     if certificate is None:
         if key is not None:
             message = f"{key_name} is set without the certificate of the key; set {name} too, or unset it"
-            raise ConfigurationError(message, _ALL)
+            raise ConfigurationError(message, OTLP_VARIABLES)
         return None, None
     key = key or certificate
     kind = f"a PEM file of a certificate, and its key, not encrypted, in the same file or in that of {key_name}"
@@ -235,7 +229,3 @@ def _try_tls(name: str, path: str, kind: str, load: "Callable[[ssl.SSLContext], 
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _DEFAULT_GRPC: Final = "http://localhost:4317"
 _URL_CHARACTERS: Final = re.compile(r"[!-~]+")
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_GRPC_NAME: Final = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
-_GRPC_VALUE: Final = re.compile(r"[ -~]*")

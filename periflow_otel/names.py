@@ -227,12 +227,14 @@ JOURNAL_MAX_BYTES: Final = "PERIFLOW_JOURNAL_MAX_BYTES"
 """Bound of the journal, per rank. Default: 268435456."""
 CONSOLE: Final = "PERIFLOW_CONSOLE"
 """1: a progress line on stderr every few seconds."""
+OTLP_HEADERS_FILE: Final = "PERIFLOW_OTLP_HEADERS_FILE"
+"""File of headers for OTLP, key=value a line, which is read again when it changes. Default: none."""
 ALLOWED_HOSTS: Final = "PERIFLOW_ALLOWED_HOSTS"
 """Names, with commas, under which a browser may ask for what is served. Default: localhost and addresses only."""
 EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 """Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, ALLOWED_HOSTS,
-    EMERGENCY_SIGNALS,
+    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, OTLP_HEADERS_FILE,
+    ALLOWED_HOSTS, EMERGENCY_SIGNALS,
 )  # fmt: skip

@@ -19,8 +19,9 @@ from periflow_otel.config import (
     find_mode,
     find_state_dir,
 )
-from periflow_otel.endpoints import Headers, OtlpSettings, Signal
+from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.headers import Headers
 
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 BOTH = "OTEL_EXPORTER_OTLP_"
@@ -314,6 +315,30 @@ def test_a_header_that_only_grpc_does_not_take_is_refused(text: str):
     assert "OTEL_EXPORTER_OTLP_HEADERS" in message
     assert "http/protobuf" in message
     assert CANARY not in message
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", " \n", CANARY, f"a b={CANARY}", f"a={CANARY}\0", "x" * (65 << 10), b"\xff=1"]
+)
+def test_a_file_of_headers_that_cannot_be_sent_is_refused_and_not_shown(content: str | bytes | None, tmp_path: Path):
+    """At the start, like everything that decides who gets the data."""
+    file = tmp_path / "headers"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refusal(PERIFLOW_OTLP_HEADERS_FILE=str(file))
+    assert "PERIFLOW_OTLP_HEADERS_FILE" in message
+    assert CANARY not in message
+
+
+def test_a_file_of_headers_tells_customers_apart_by_what_is_in_it(tmp_path: Path):
+    """Two containers may have files of the same name, with tokens of two tenants."""
+    file = tmp_path / "headers"
+    file.write_text("authorization=a")
+    settings = export(PERIFLOW_ENABLED="1", PERIFLOW_OTLP_HEADERS_FILE=str(file))
+    destination = settings.destination()
+    assert settings.sends_to(destination)
+    file.write_text("authorization=b")
+    assert not settings.sends_to(destination)
 
 
 @pytest.mark.parametrize("show", [str, repr, "{}".format, "%s".__mod__])

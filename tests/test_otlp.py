@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +56,13 @@ from periflow_otel import names
 from periflow_otel.agent.delivery import Batch, Delivery
 from periflow_otel.agent.tracks import Account
 from periflow_otel.config import ExportSettings
-from periflow_otel.endpoints import Headers, OtlpSettings, Protocol, Signal
+from periflow_otel.endpoints import OtlpSettings, Protocol, Signal
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, OtlpExporter
 from periflow_otel.exporters.otlp_answers import accepted, clean, explanation
 from periflow_otel.exporters.otlp_http import HttpTransport
 from periflow_otel.exporters.tls import trusted_roots
+from periflow_otel.headers import Headers
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
@@ -298,9 +298,24 @@ def test_a_retry_after_is_obeyed_within_bounds(code: int, value: str, retry_afte
         check_kept(outcome_of(receiver), retry_after_s)
 
 
-def test_a_retry_after_may_be_a_date():
-    """The pause is what is left until then."""
-    date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=200), usegmt=True)
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have local time differ from UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y", "%a, %d %b %Y %H:%M:%S -0000"],
+)
+@pytest.mark.usefixtures("in_new_york")
+def test_a_retry_after_may_be_a_date(form: str):
+    """The pause is what is left until then; the three forms of HTTP are all in UTC, wherever this runs."""
+    date = (datetime.now(timezone.utc) + timedelta(seconds=200)).strftime(form)
     with FaultyReceiver(status(503, {"retry-after": date})) as receiver:
         pause_s = outcome_of(receiver).retry_after_s
         assert pause_s is not None
@@ -1032,6 +1047,74 @@ def test_a_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with FaultyReceiver() as receiver:
         assert outcome_of(receiver) == taken(2)
         assert "authorization" not in receiver.requests[0].headers
+
+
+def tokens(receiver: Receiver) -> list[str]:
+    """Return what each request showed."""
+    return [each.headers["authorization"] for each in receiver.requests]
+
+
+@over_both
+def test_a_token_in_a_file_is_read_again_when_it_changes(
+    protocol: Protocol, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """The next request has the new one; while the file is away or half written, the old one is as good as any."""
+    file = tmp_path / "headers"
+    file.write_text("Authorization=Bearer old=1\n\nx-tenant = a\n")
+    fields = {"headers": Headers([("authorization", "Bearer fixed"), ("x-more", "1")]), "headers_file": str(file)}
+    with receiving(protocol) as receiver, sending(receiver.endpoint, protocol, **fields) as exporter:
+        for content in (None, "authorization=Bearer new\n", "", f"{CANARY}\n", "gone", "authorization=Bearer newest"):
+            if content == "gone":
+                file.unlink()
+            elif content is not None:
+                file.write_text(content)
+            assert exporter.export(items("traces", 1)) == taken(1)
+        assert tokens(receiver) == ["Bearer old=1", *4 * ["Bearer new"], "Bearer newest"]
+        assert (receiver.requests[0].headers["x-tenant"], receiver.requests[0].headers["x-more"]) == ("a", "1")
+        assert "x-tenant" not in receiver.requests[1].headers
+    assert "what the file held before is sent" in caplog.text
+    assert CANARY not in caplog.text
+
+
+@over_both
+@pytest.mark.parametrize("content", [None, "", CANARY, f"a b={CANARY}"])
+def test_a_file_without_a_token_keeps_the_data(protocol: Protocol, content: str | None, tmp_path: Path):
+    """Nothing is sent without, and the message names the variable and no value."""
+    if content is not None:
+        (tmp_path / "headers").write_text(content)
+    with receiving(protocol) as receiver:
+        outcome = outcome_of(receiver, protocol, headers_file=str(tmp_path / "headers"))
+        check_kept(outcome, 60)
+        assert "PERIFLOW_OTLP_HEADERS_FILE" in outcome.message
+        assert CANARY not in outcome.message
+        assert receiver.requests == []
+
+
+@over_both
+def test_a_token_in_a_file_is_never_shown(protocol: Protocol, tmp_path: Path):
+    """Not even if the receiver sends it back."""
+    file = tmp_path / "headers"
+    file.write_text(f"authorization=Bearer {CANARY}")
+    with receiving(protocol) as receiver:
+        text = f"bad token {CANARY}"
+        is_grpc = protocol == "grpc"
+        receiver.behaviour = (
+            fail_with(grpc.StatusCode.UNAUTHENTICATED, text) if is_grpc else page(401, "text/plain", text)
+        )
+        outcome = outcome_of(receiver, protocol, headers_file=str(file))
+        assert "bad token ***" in outcome.message
+
+
+def test_a_secret_in_the_query_is_sent_and_never_shown(caplog: pytest.LogCaptureFixture):
+    """Some receivers take their key there; they may say it back."""
+    caplog.set_level(logging.DEBUG)
+    with FaultyReceiver(page(403, "text/plain", f"bad key {CANARY}")) as receiver:
+        settings = OtlpSettings("traces", f"{receiver.endpoint}/v1/traces?api-key={CANARY}")
+        with closing(OtlpExporter(settings)) as exporter:
+            outcome = exporter.export(items("traces", 1))
+            assert CANARY not in f"{outcome} {exporter!r} {vars(exporter)!r} {settings} {settings.place}{caplog.text}"
+        assert "bad key ***" in outcome.message
+        assert receiver.requests[0].path == f"/v1/traces?api-key={CANARY}"
 
 
 @over_both

@@ -91,7 +91,7 @@ def _try(otlp: OtlpSettings) -> Finding:
     from periflow_otel.exporters import Verdict  # noqa: PLC0415  # as above
     from periflow_otel.exporters.otlp import OtlpExporter  # noqa: PLC0415  # takes a while
 
-    where = f"{otlp.endpoint} ({otlp.protocol})"
+    where = f"{otlp.place} ({otlp.protocol})"
     exporter = OtlpExporter(otlp)
     started_s = time.monotonic()
     answer = exporter.probe()

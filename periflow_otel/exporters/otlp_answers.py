@@ -12,8 +12,9 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it h
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from periflow_otel.endpoints import Headers, Signal
+from periflow_otel.endpoints import Signal
 from periflow_otel.exporters import Outcome, Verdict
+from periflow_otel.headers import Headers
 
 HOLD_S: Final = 60.0
 """Pause after an answer that only a person can do something about: a wrong address, a token that has expired."""

@@ -13,9 +13,11 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from periflow_otel.endpoints import OtlpSettings, Signal
+from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code
 from periflow_otel.exporters.tls import trusted_roots
+from periflow_otel.headers import Headers
 from periflow_otel.translate.resource import SCOPE_VERSION
 
 
@@ -29,6 +31,8 @@ class GrpcTransport:
         """Prepare; the first ``send`` connects."""
         self._settings = settings
         self._target = urlsplit(settings.endpoint).netloc
+        self._headers = settings.header_source()
+        self._secrets = Headers()
         self._channel: grpc.Channel | None = None
 
     def send(self, body: bytes, count: int) -> Outcome:
@@ -38,10 +42,12 @@ class GrpcTransport:
         except grpc.RpcError as error:
             self.close()
             return self._judge(error)
+        except ConfigurationError as error:
+            return Outcome(Verdict.WRONG, f"{error} ({self._target})", "", HOLD_S)
         except (OSError, ValueError, TypeError) as error:  # a file or a header that cannot be used
             self.close()
             return Outcome(Verdict.WRONG, f"{type(error).__name__} before the call ({self._target})", "", HOLD_S)
-        return accepted(reply, count, self._settings.signal, self._settings.headers)
+        return accepted(reply, count, self._settings.signal, self._secrets)
 
     def close(self) -> None:
         """Close the channel: a new one connects at once, where this one would first wait."""
@@ -50,13 +56,15 @@ class GrpcTransport:
             channel.close()
 
     def _call(self, body: bytes) -> bytes:
+        headers = self._headers.current()
+        self._secrets = self._settings.secrets(headers)
         if self._channel is None:
             self._channel = self._open()
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_METHODS[self._settings.signal])
         return call(
             body,
             timeout=self._settings.timeout_s,
-            metadata=self._settings.headers,
+            metadata=headers,
             compression=_COMPRESSIONS[self._settings.compression],
         )
 
@@ -77,7 +85,7 @@ class GrpcTransport:
         details = error.details() or ""
         if _BAD_CERTIFICATE.search(details):
             return Outcome(Verdict.WRONG, f"the certificate was not accepted ({self._target})", "", HOLD_S)
-        said = clean(details, self._settings.headers)
+        said = clean(details, self._secrets)
         return judge_code(error.code().name, self._target, said, _retry_after(error))
 
 

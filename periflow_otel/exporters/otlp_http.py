@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from periflow_otel.endpoints import OtlpSettings
+from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
@@ -32,6 +33,7 @@ from periflow_otel.exporters.otlp_answers import (
     judge_status,
 )
 from periflow_otel.exporters.tls import tls_context
+from periflow_otel.headers import Headers
 from periflow_otel.translate.resource import SCOPE_VERSION
 
 
@@ -43,7 +45,9 @@ class HttpTransport:
         self._settings = settings
         self._url = urlsplit(settings.endpoint)
         self._is_json = settings.protocol == "http/json"
-        self._headers = _headers(settings)
+        self._headers = settings.header_source()
+        self._secrets = Headers()
+        self._own_headers = _own_headers(settings)
         self._connection: HTTPConnection | None = None
         self._socket: _DeadlineSocket | None = None
 
@@ -51,10 +55,12 @@ class HttpTransport:
         """Post a request and judge the answer."""
         failed = Verdict.LATER  # nobody is there; once a request is out, it may be the request
         try:
+            headers = self._headers_now()
             connection = self._connect(time.monotonic() + self._settings.timeout_s)
             failed = Verdict.FAILED
-            reply = self._exchange(connection, gzip.compress(body, 5) if self._settings.compression == "gzip" else body)
-        except (OSError, HTTPException, ValueError) as error:
+            sent = gzip.compress(body, 5) if self._settings.compression == "gzip" else body
+            reply = self._exchange(connection, headers, sent)
+        except (OSError, HTTPException, ValueError, ConfigurationError) as error:
             self.close()
             return self._judge_failure(error, failed)
         return self._judge(reply, count)
@@ -65,9 +71,15 @@ class HttpTransport:
         if connection is not None:
             connection.close()
 
-    def _exchange(self, connection: HTTPConnection, body: bytes) -> "_Reply":
+    def _headers_now(self) -> dict[str, str]:
+        headers = self._headers.current()
+        self._secrets = self._settings.secrets(headers)
+        given = {name: value for name, value in headers if name not in _FRAMING}
+        return {**_named(self._url), **given, **self._own_headers}
+
+    def _exchange(self, connection: HTTPConnection, headers: dict[str, str], body: bytes) -> "_Reply":
         with suppress(BrokenPipeError, ConnectionResetError):  # a server may refuse a body that it has not read
-            connection.request("POST", self._path(), body, self._headers)
+            connection.request("POST", self._path(), body, headers)
         with connection.getresponse() as response:
             reply = _Reply(
                 response.status,
@@ -97,9 +109,9 @@ class HttpTransport:
         return f"{path}?{self._url.query}" if self._url.query else path
 
     def _judge(self, reply: "_Reply", count: int) -> Outcome:
-        headers = self._settings.headers
+        headers = self._secrets
         if 200 <= reply.status < 300:
-            if _is_from_receiver(reply, self._headers["content-type"]):
+            if _is_from_receiver(reply, self._own_headers["content-type"]):
                 return accepted(reply.body, count, self._settings.signal, headers, is_json=_is_json(reply.content_type))
             return self._judge_stranger(reply)
         said = explanation(reply.body, reply.content_type, headers)
@@ -109,16 +121,18 @@ class HttpTransport:
 
     def _judge_stranger(self, reply: "_Reply") -> Outcome:
         """Say who answered with a success that no receiver of OTLP gives: nothing is delivered there."""
-        kind = clean(reply.content_type, self._settings.headers) or "no content type"
+        kind = clean(reply.content_type, self._secrets) or "no content type"
         cause = (
             f"{self._url.netloc} is no OTLP receiver: it answers HTTP {reply.status} with {kind}; "
             "set OTEL_EXPORTER_OTLP_ENDPOINT to one"
         )
-        said = explanation(reply.body, reply.content_type, self._settings.headers)
+        said = explanation(reply.body, reply.content_type, self._secrets)
         return Outcome(Verdict.WRONG, cause, said, HOLD_S)
 
     def _judge_failure(self, error: Exception, verdict: Verdict) -> Outcome:
-        is_lasting = isinstance(error, ValueError | ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
+        is_lasting = isinstance(error, ValueError | ssl.SSLError | ConfigurationError) and not isinstance(
+            error, ssl.SSLEOFError
+        )
         cause = f"{self._describe(error)} ({self._url.netloc})"
         return Outcome(Verdict.WRONG, cause, "", HOLD_S) if is_lasting else Outcome(verdict, cause)
 
@@ -131,8 +145,10 @@ class HttpTransport:
                 return f"the certificate was not accepted: {error.verify_message}"
             case ssl.SSLError():
                 return f"TLS failed: {error.reason or type(error).__name__}"
+            case ConfigurationError():
+                return str(error)
             case OSError():
-                return clean(error.strerror or str(error), self._settings.headers)
+                return clean(error.strerror or str(error), self._secrets)
             case _:
                 return type(error).__name__
 
@@ -204,12 +220,17 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
-def _headers(settings: OtlpSettings) -> dict[str, str]:
+def _named(url: SplitResult) -> dict[str, str]:
+    """Return what says whom we ask and who we are, which the user's headers may say otherwise."""
+    return {"host": url.netloc, "user-agent": f"periflow_otel/{SCOPE_VERSION}"}
+
+
+def _own_headers(settings: OtlpSettings) -> dict[str, str]:
+    """Return what says how a body is written, which nobody else may."""
     own = {"content-type": "application/json" if settings.protocol == "http/json" else "application/x-protobuf"}
     if settings.compression == "gzip":
         own["content-encoding"] = "gzip"
-    given = {name: value for name, value in settings.headers if name not in _FRAMING}
-    return {"host": urlsplit(settings.endpoint).netloc, "user-agent": f"periflow_otel/{SCOPE_VERSION}", **given, **own}
+    return own
 
 
 def _connect(url: SplitResult, settings: OtlpSettings, deadline: float) -> socket.socket:
@@ -342,3 +363,5 @@ def _retry_after(value: str) -> float | None:
 
 
 _FRAMING: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_LASTING: Final = (ValueError, ssl.SSLError, ConfigurationError)
+"""What does not pass by itself."""
