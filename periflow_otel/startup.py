@@ -22,6 +22,7 @@ from periflow_otel.local_log import find_log, is_file
 from periflow_otel.processes import Process
 from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
 from periflow_otel.records import Orders, RankRun
+from periflow_otel.unread import unread
 
 _log = logging.getLogger("periflow_otel")
 
@@ -85,6 +86,8 @@ def settle(
         orders=Orders(_consumers(settings, log), settings.destination, settings.sampling_ratio),
         earlier=find_earlier(place.folder, identity.rank, place.number),
     )
+    if identity.local_rank == 0 and (ignored := unread(environ)):
+        _log.warning("not read here, see docs/configuration.md: %s", ", ".join(ignored))
     _log.info("run %s, attempt %d: %s", run.run_id, run.attempt, describe(identity))
     return Beginning(settings, environ, run, place, is_recording)
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"__pyinstaller"},
     {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth", "proxies", "web"},
     {"records", "environ"},
-    {"journal", "context", "endings", "preemption", "arguments", "run_config", "local_log", "headers"},
+    {"journal", "context", "endings", "preemption", "arguments", "run_config", "local_log", "headers", "unread"},
     {"ranks", "endpoints"},
     {"config", "translate"},
     {"otlp", "view"},
