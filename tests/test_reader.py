@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journals import SMALL, Everything, numbered, read_all
+from programs import wait_until
 from recorder import ELSEWHERE, make_run
 
 from periflow_otel.journal.folders import journal_folder, make_private
@@ -24,6 +25,7 @@ from periflow_otel.journal.reader import (
     written_journals,
 )
 from periflow_otel.journal.segment import (
+    CLOSED,
     COMMIT,
     FIRST_SEQUENCE,
     HEADER_BYTES,
@@ -272,6 +274,20 @@ def test_the_head_is_told_by_the_last_whole_segment(tmp_path: Path):
     assert JournalReader(tmp_path).head()[:4] == (2 * COUNT, 0, 4, 5)
     segment_path(tmp_path, 2).write_bytes(b"")
     assert JournalReader(tmp_path).head()[:4] == (COUNT, 0, 0, 0)
+
+
+def test_a_segment_is_seen_though_the_one_before_was_not_left(tmp_path: Path):
+    """A writer that is ended, or interrupted, as it goes on in the next one leaves it so: at once where it is gone."""
+    writer, readers = filled(tmp_path, COUNT, END), [JournalReader(tmp_path), JournalReader(tmp_path)]
+    ends = [read_all(reader).position for reader in readers]
+    writer.append(numbered(COUNT))
+    with segment_path(tmp_path, 1).open("r+b") as segment:
+        segment.seek(CLOSED * WORD_BYTES)
+        segment.write(bytes(WORD_BYTES))
+    assert readers[0].head(is_last=True).sequence == COUNT + 1
+    assert read_all(readers[0], ends[0]).numbers == [COUNT]
+    wait_until(lambda: readers[1].head().sequence == COUNT + 1)
+    assert read_all(readers[1], ends[1]).numbers == [COUNT]
 
 
 def test_what_is_forgotten_is_gone(tmp_path: Path):

@@ -41,7 +41,7 @@ class RankJournal:
         before, self._head = self._head, self.reader.head()
         is_moving = before is not None and self._head != before
         if self.lost is None and not is_moving and not self._is_there():
-            head = self._head = self.reader.head()  # asked again: only now it says nothing more
+            head = self._head = self.reader.head(is_last=True)  # asked again: only now it says nothing more
             gone_unix_ns = time.time_ns() if self._was_alive else self._last_write_unix_ns()
             self.lost = RankLost(max(gone_unix_ns, head.step_started_unix_ns), head.step, head.step_started_unix_ns)
             note_loss(self.folder, self.lost)

@@ -1,7 +1,9 @@
 """The reading end of a journal, in the agent: whole records in order, and an exact count of what is missing."""
 
 import contextlib
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,7 +14,6 @@ from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
-    CLOSED,
     COMMIT,
     STEP,
     STEP_STARTED_UNIX_NS,
@@ -29,6 +30,9 @@ from periflow_otel.records import MAX_RECORD_BYTES, Missing, RankRun, Record, de
 
 READ_BYTES: Final = 256 << 10
 """How much of a segment is read at a time."""
+LIST_INTERVAL_S: Final = 1.0
+"""How often a folder is listed while its writer seems to be in the last segment that is known. It says so when it
+leaves, unless it is ended at that very moment."""
 OPEN_SEGMENTS: Final = 8
 """How many segments of a rank are kept open, for consumers in different places."""
 
@@ -77,6 +81,9 @@ class JournalReader:
         """Prepare to read ``folder``; it may be empty or gone."""
         self.folder = folder
         self._segments: dict[int, Segment | None] = {}
+        self._listing = threading.Lock()
+        self._known: Sequence[int] = ()
+        self._known_at_s = -LIST_INTERVAL_S
 
     def run(self) -> RankRun | None:
         """Return who wrote the journal, or None if no segment can tell.
@@ -108,16 +115,20 @@ class JournalReader:
         """
         for index in reversed(self._indices()):
             if segment := self._segment(index):
-                return bool(segment.words()[CLOSED])
+                return segment.is_left()
         return False
 
-    def head(self) -> Head:
+    def head(self, *, is_last: bool = False) -> Head:
         """Return the present state of the rank; zeros if there is no segment.
+
+        Args:
+            is_last: Its process is gone, so this is its last state; else a segment that it has just begun in an unusual
+                way may be seen a second later.
 
         Raises:
             OSError: This process has too many files open.
         """
-        for index in reversed(self._indices()):
+        for index in reversed(self._indices() if is_last else self._recent_indices()):
             if segment := self._segment(index):
                 words = segment.words()
                 count, _ = split_commit(words[COMMIT])
@@ -140,7 +151,7 @@ class JournalReader:
         lost = size_bytes = 0
         while len(records) < max_records and size_bytes < READ_BYTES:
             # Asked before the frames are read: once there is a next segment, this one grows no more.
-            following = next((index for index in self._indices() if index > position.segment), None)
+            following = next((index for index in self._recent_indices() if index > position.segment), None)
             chunk = self._read_segment(position, max_records - len(records))
             if chunk.position == position:
                 if following is None:
@@ -158,13 +169,24 @@ class JournalReader:
             if index < before:
                 with contextlib.suppress(OSError):
                     segment_path(self.folder, index).unlink()
+                self._segments.pop(index, None)
 
-    def _indices(self) -> list[int]:
+    def _indices(self) -> Sequence[int]:
         """Return the indices of the segments that are there, and let go of those that are not: they take up space."""
-        indices = segment_indices(self.folder)
-        for index in set(self._segments).difference(indices):
-            self._segments.pop(index, None)
-        return indices
+        with self._listing:  # what is known was never listed before what was known
+            now_s = time.monotonic()
+            self._known = indices = segment_indices(self.folder)
+            self._known_at_s = now_s
+            for index in set(self._segments).difference(indices):
+                self._segments.pop(index, None)
+            return indices
+
+    def _recent_indices(self) -> Sequence[int]:
+        """Return the indices of the segments, as they were a moment ago if the writer is still in the last of them."""
+        known = self._known
+        last = self._segments.get(known[-1]) if known else None
+        is_recent = time.monotonic() - self._known_at_s < LIST_INTERVAL_S
+        return known if is_recent and last and not last.is_left() else self._indices()
 
     def _segment(self, index: int) -> Segment | None:
         """Return a segment, or None where it is damaged or gone."""

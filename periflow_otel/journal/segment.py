@@ -212,6 +212,10 @@ class Segment:
         """Return the header words as they are now; zeros where the file is too short or cannot be read."""
         return list(_words.unpack(self.read(0, HEADER_BYTES).ljust(HEADER_BYTES, b"\0")))
 
+    def is_left(self) -> bool:
+        """Tell whether the writer has left the segment: nothing is added to it."""
+        return any(self.read(CLOSED * WORD_BYTES, WORD_BYTES))
+
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return bytes of the file; fewer than asked for where it ends, none where the device fails."""
         try:
