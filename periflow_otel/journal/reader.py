@@ -14,6 +14,7 @@ from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
+    CLOSED,
     COMMIT,
     STEP,
     STEP_STARTED_UNIX_NS,
@@ -128,15 +129,15 @@ class JournalReader:
         Raises:
             OSError: This process has too many files open.
         """
-        for index in reversed(self._indices() if is_last else self._recent_indices()):
-            if segment := self._segment(index):
-                words = segment.words()
-                count, _ = split_commit(words[COMMIT])
-                sequence = segment.first_sequence + count
-                return Head(
-                    sequence, words[URGENT_SEQUENCE], words[STEP], words[STEP_STARTED_UNIX_NS], words[CHECKPOINT_STEP]
-                )
-        return Head(0, 0, 0, 0, 0)
+        last = None if is_last else self._recent_last()
+        words = last.words() if last else []
+        if last is None or words[CLOSED]:
+            last = next(filter(None, map(self._segment, reversed(self._indices()))), None)
+            words = last.words() if last else []
+        if last is None:
+            return Head(0, 0, 0, 0, 0)
+        sequence = last.first_sequence + split_commit(words[COMMIT])[0]
+        return Head(sequence, words[URGENT_SEQUENCE], words[STEP], words[STEP_STARTED_UNIX_NS], words[CHECKPOINT_STEP])
 
     def read(self, position: Position, max_records: int) -> Chunk:
         """Return the records after ``position``: none if there are no more yet.
@@ -153,14 +154,14 @@ class JournalReader:
             # Asked before the frames are read: once there is a next segment, this one grows no more.
             following = next((index for index in self._recent_indices() if index > position.segment), None)
             chunk = self._read_segment(position, max_records - len(records))
-            if chunk.position == position:
-                if following is None:
-                    break
+            if chunk.position == position and following is not None:
                 chunk = self._enter(following, position)
             records += chunk.records
             lost += chunk.lost
             size_bytes += chunk.size_bytes
             position = chunk.position
+            if following is None:
+                break
         return Chunk(records, position, lost, size_bytes)
 
     def forget(self, before: int) -> None:
@@ -183,10 +184,13 @@ class JournalReader:
 
     def _recent_indices(self) -> Sequence[int]:
         """Return the indices of the segments, as they were a moment ago if the writer is still in the last of them."""
-        known = self._known
-        last = self._segments.get(known[-1]) if known else None
+        known, last = self._known, self._recent_last()
+        return self._indices() if last is None or last.is_left() else known
+
+    def _recent_last(self) -> Segment | None:
+        """Return what was the last segment a moment ago; None if it is not known."""
         is_recent = time.monotonic() - self._known_at_s < LIST_INTERVAL_S
-        return known if is_recent and last and not last.is_left() else self._indices()
+        return self._segments.get(self._known[-1]) if is_recent and self._known else None
 
     def _segment(self, index: int) -> Segment | None:
         """Return a segment, or None where it is damaged or gone."""
