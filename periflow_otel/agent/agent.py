@@ -238,7 +238,7 @@ class Agent:
                 consumer.hurry()
         self._give_up_declined()
         if self._skew_reader:
-            self._skew_reader.read(self._journals.values())
+            self._skew_reader.read(self._journals.values(), is_urgent=any(is_urgent))
         self._offer_reports([consumer for consumer in self._consumers() if consumer.is_report_due()])
 
     def _give_up_declined(self) -> None:

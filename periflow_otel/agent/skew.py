@@ -22,6 +22,8 @@ from periflow_otel.translate.telemetry import Point
 
 MAX_OPEN_STEPS: Final = 1000
 """Steps that some rank has not taken yet; the oldest is given up when there are more, as its rank may be gone."""
+INTERVAL_S: Final = 1.0
+"""How often steps are taken: nobody sees the result more often."""
 READ_S: Final = 0.05
 """About how long one reading may take, so that the agent does not lose sight of the ranks over an old backlog."""
 _MS: Final = 1_000_000
@@ -79,19 +81,27 @@ class SkewReader:
         """
         self._skew = skew
         self._tracks: dict[Path, Track] = {}
+        self._due_s = 0.0
 
-    def read(self, journals: Iterable[RankJournal]) -> None:
-        """Take the steps that were not taken yet; where there are very many, a part of them."""
+    def read(self, journals: Iterable[RankJournal], *, is_urgent: bool) -> None:
+        """Take the steps that were not taken yet, when it is time or urgent; of very many only a part."""
         self._tracks = {each.folder: self._tracks.get(each.folder) or _track(each) for each in journals}
-        deadline_s = time.monotonic() + READ_S
-        for track in self._tracks.values():
-            while self._read(track) and time.monotonic() < deadline_s:
-                pass
+        now_s = time.monotonic()
+        if is_urgent or now_s >= self._due_s:
+            is_behind = [self._read_until(now_s + READ_S, track) for track in self._tracks.values()]
+            self._due_s = now_s if any(is_behind) else now_s + INTERVAL_S
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return how far it has got in a journal."""
         track = self._tracks.get(journal.folder)
         return track.cursor if track else Cursor()
+
+    def _read_until(self, deadline_s: float, track: Track) -> bool:
+        """Take steps until a time at most; return whether there are more."""
+        while has_more := self._read(track):
+            if time.monotonic() >= deadline_s:
+                break
+        return has_more
 
     def _read(self, track: Track) -> bool:
         """Take some steps; return whether there are more."""
