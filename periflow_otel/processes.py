@@ -73,6 +73,12 @@ def _boot_id() -> str:
 
 def pid_namespace() -> int:
     """Return what names the set of process ids that this process is in, a container's for instance; 0 if nothing."""
+    return _pid_namespace(os.getpid())
+
+
+@lru_cache(maxsize=1)
+def _pid_namespace(_pid: int) -> int:
+    """Ask once in a process: it stays where it is, but a child may be elsewhere."""
     try:
         return (_PROC / "self/ns/pid").stat().st_ino
     except OSError:
@@ -87,12 +93,10 @@ def process_start(pid: int) -> int | None:
     Raises:
         OSError: This process has too many files open.
     """
-    if not (_PROC / "self/stat").exists():
-        return _process_start_from_ps(pid)
     try:
         stat = (_PROC / str(pid) / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return None if (_PROC / "self/stat").exists() else _process_start_from_ps(pid)
     # The name of the program comes first, in brackets, and may itself hold blanks and brackets.
     state, *fields = stat.rpartition(b")")[2].split()
     return None if state in b"ZX" else int(fields[18])
@@ -112,10 +116,16 @@ def process_started_unix_ns() -> int:
 
 def _sees_itself() -> bool:
     """Tell whether process ids in /proc are those of this process: a container may see the /proc of its machine."""
+    return _is_seen(os.getpid(), _PROC)
+
+
+@lru_cache(maxsize=1)
+def _is_seen(pid: int, proc: Path) -> bool:
+    """Look once in a process, as for its namespace."""
     try:
-        return int((_PROC / "self").readlink().name) == os.getpid()
+        return int((proc / "self").readlink().name) == pid
     except OSError:
-        return not _PROC.exists()
+        return not proc.exists()
 
 
 def _process_start_from_ps(pid: int) -> int | None:
