@@ -67,6 +67,19 @@ def _parser() -> argparse.ArgumentParser:
         "with nothing in it, and tell of every run on this node that has not delivered all. Changes nothing.",
     )
     command.set_defaults(run=lambda _: show_findings())
+    command = commands.add_parser(
+        "report",
+        help="write one HTML file on one run or several: curves, speed, ranks, trouble",
+        description="Write one HTML file that shows runs from the files that local mode left: it needs no network. "
+        "Several runs are drawn over one another, with their configuration side by side.",
+    )
+    command.add_argument(
+        "sources", nargs="*", metavar="RUN|FILE",
+        help="id of a run whose files are here, a metric log, an OTLP JSON file, or a folder (default: this one)",
+    )  # fmt: skip
+    command.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="OUT", help="(report.html)")
+    command.add_argument("--open", action="store_true", help="show it in a browser")
+    command.set_defaults(run=lambda options: report(options.sources, options.output, opens=options.open))
     command = commands.add_parser("ranks", help="show who this process is among the ranks of a run, and what said so")
     command.set_defaults(run=lambda _: show_identity())
     return parser
@@ -105,6 +118,13 @@ def replay(folders: Sequence[Path], timeout_s: float) -> int:
         print(f"{folder}: {_OUTCOMES[is_delivered]}{_unreadable(folder)}{resent}")
         status |= not (is_delivered and is_resent)
     return status
+
+
+def report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
+    """Write a report on runs; see :func:`periflow_otel.cli.reports.write_report`."""
+    from periflow_otel.cli.reports import write_report  # noqa: PLC0415  # takes a while
+
+    return write_report(sources, out, opens=opens)
 
 
 def _resend(folder: Path, settings: ExportSettings) -> tuple[bool, str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final, Literal
 
@@ -99,6 +99,24 @@ class RankView:
         """Values of keys beyond ``MAX_NAMES``."""
         self._ends: list[tuple[float, int]] = []
 
+    def change(self, **fields: Any) -> None:
+        """Note what is known of the rank only now; None is nothing."""
+        known = {name: value for name, value in fields.items() if value is not None}
+        self.member = replace(self.member, **known)
+        self.seen_s = max(self.seen_s, self.member.started_s or 0.0)
+        self.last_step, self.ended_step = (
+            max(each, self.member.initial_step) for each in (self.last_step, self.ended_step)
+        )
+
+    def step_at(self, time_s: float) -> int:
+        """Return the step that was going on, or had ended last, as far as the rows of its series tell."""
+        starts = self.series.get(("start", ""))
+        return starts.step_at(time_s) if starts else self.ended_step
+
+    def set_late(self, count: int, sum_s: float, max_s: float) -> None:
+        """Note how often it was the last of its node to begin a step, and by how much together and at most."""
+        self.late = {"count": count, "sum": sum_s, "max": max_s}
+
     def begin_step(self, step: int, started_s: float) -> None:
         """Note the step that is going on."""
         if step > self.last_step:
@@ -133,7 +151,7 @@ class RankView:
             for step, time_s, value in zip(steps, times_s, values, strict=True):
                 if not isfinite(value):
                     self.nonfinite_by_key[key] += 1
-                    self.nonfinite.add(key=key, step=step, time=round(time_s, 3), value=str(value))
+                    self.nonfinite.add(key=key, step=step, time=round(time_s, 3), value=_named(value))
 
     def add_text(self, key: str, value: str) -> None:
         """Keep the latest text that was given under a key."""
@@ -191,3 +209,7 @@ class RankView:
         ends.append((end_s, self.ended_step))
         while len(ends) > 2 and (ends[1][0] < end_s - _PACE_S or len(ends) > 1000):
             del ends[0]
+
+
+def _named(value: float) -> str:
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124  # NaN is not itself

@@ -5,7 +5,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
-from periflow_otel.records import Checkpoint, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
+from periflow_otel import names
+from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import RESTART, WallTime
@@ -23,6 +24,8 @@ class RecordFeed:
     def __init__(self, view: RunView, run: RankRun) -> None:
         """Begin with the rank itself."""
         view.mode, view.world_size = run.mode, run.world_size
+        view.name = str(dict(run.resource).get(names.RUN_NAME, ""))
+        self._view = view
         self._run = run
         self._waiting: list[Record] = []
         self._rank = view.rank(member_of(run))
@@ -76,6 +79,8 @@ class RecordFeed:
             case Phase():
                 self._rank.add_phase(text(record.name), record.duration_ns / 1e9)
                 self._wall_time.end_phase(record)
+            case Config():
+                self._view.config.update(record.values)
             case RunFinished():
                 self._wall_time.close(record.time_unix_ns)
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)

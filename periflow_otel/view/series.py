@@ -77,6 +77,10 @@ class Series:
             return None
         return self.last[-1] if self.count[-1] else _NAN
 
+    def step_at(self, time: float) -> int:
+        """Return the step of the last row that is not later, or of the first."""
+        return int(self.step[max(0, bisect_right(self.time, time) - 1)])
+
     def since(self, revision: int) -> int:
         """Return the index of the first row that has changed after a revision."""
         return 0 if revision < self.redrawn else bisect_right(self._revised, revision)

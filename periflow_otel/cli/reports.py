@@ -1,0 +1,57 @@
+"""``periflow-otel report``: runs as one HTML file, and in a few words here."""
+
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.page.report import report_html
+from periflow_otel.page.words import describe_run
+from periflow_otel.recordings import find_files, read_views
+from periflow_otel.view.run_view import RunView
+
+
+def write_report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
+    """Write a report, and say what is in it.
+
+    Args:
+        sources: Folders, files, or ids of runs whose files are in the working folder.
+        out: Where to write it.
+        opens: Show it in a browser.
+
+    Returns:
+        0 if it is written, 1 if there is nothing to write.
+
+    Raises:
+        ConfigurationError: A source is neither a file nor a run.
+    """
+    views = find_views(sources)
+    if not views:
+        print("periflow-otel: nothing is recorded there", file=sys.stderr)
+        return 1
+    out.write_text(report_html([view.to_dict() for view in views]), "utf-8")
+    for view in views:
+        print(describe_run(view.to_dict()))
+    print(f"{out} ({out.stat().st_size >> 10} KiB)")
+    if opens:
+        webbrowser.open(out.absolute().as_uri())
+    return 0
+
+
+def find_views(sources: Sequence[str]) -> list[RunView]:
+    """Return the views of runs; no source: all of the working folder."""
+    found: dict[str, RunView] = {}
+    for source in sources or ["."]:
+        found |= _views_of(source)
+    return list(found.values())
+
+
+def _views_of(source: str) -> dict[str, RunView]:
+    try:
+        return read_views(find_files([Path(source)]))
+    except ConfigurationError:
+        here = read_views(find_files([Path()]))
+        if source not in here:
+            raise
+        return {source: here[source]}

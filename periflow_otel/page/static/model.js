@@ -1,0 +1,182 @@
+// A run as data: parts of it put together, and what is computed from them. docs/view.md describes what comes in.
+"use strict";
+
+const COLUMNS = ["step", "time", "last", "min", "max", "mean", "count", "nonfinite"];
+
+/** Put a part into what is known of a run, and return that. */
+function withPart(known, part) {
+  const whole = known && part.since ? known : { series: new Map() };
+  for (const name of ["run", "attempts", "ranks", "step_time", "telemetry", "revision"]) whole[name] = part[name];
+  for (const each of part.series) {
+    const id = [each.kind, each.key, each.attempt, each.rank].join("\u0000");
+    const series = whole.series.get(id) || { ...each, ...Object.fromEntries(COLUMNS.map((name) => [name, []])) };
+    const rows = allColumns(each);
+    series.width = each.width;
+    for (const name of COLUMNS) series[name].splice(each.from, Infinity, ...rows[name]);
+    whole.series.set(id, series);
+  }
+  return whole;
+}
+
+/** Return the columns of a series with those that were left out because they say nothing new. */
+function allColumns(part) {
+  const last = part.last, count = part.count || last.map(() => 1);
+  return {
+    step: part.step, time: part.time, last, count, min: part.min || last, max: part.max || last,
+    mean: part.mean || last, nonfinite: part.nonfinite || last.map(() => 0),
+  };
+}
+
+/** Return an average that forgets: without the pull to zero at the start, and with gaps where there are gaps. */
+function smoothed(values, weight) {
+  let sum = 0, norm = 0;
+  return values.map((value) => {
+    if (value === null || weight === 0) return value;
+    sum = sum * weight + value * (1 - weight);
+    norm = norm * weight + (1 - weight);
+    return sum / norm;
+  });
+}
+
+/** Return the keys of the metrics of runs: loss first, then as they came. */
+function metricKeys(runs, kind = "metric") {
+  const keys = new Set();
+  for (const run of runs) for (const each of run.series.values()) if (each.kind === kind) keys.add(each.key);
+  const rank = (key) => (/^(train[/_.])?loss$/i.test(key) ? 0 : /loss/i.test(key) ? 1 : /acc|score|f1/i.test(key) ? 2
+    : /lr|learning_rate|grad/i.test(key) ? 3 : 4);
+  return [...keys].sort((a, b) => rank(a) - rank(b));
+}
+
+/** Return the series of a run that a chart shows; of a metric that of the lowest rank which has it, unless asked. */
+function shownSeries(run, kind, key, ranks) {
+  const all = [...run.series.values()].filter((each) => each.kind === kind && each.key === key);
+  if (ranks === "all") return all;
+  const wanted = ranks === "lowest" ? Math.min(...all.map((each) => each.rank)) : Number(ranks);
+  return all.filter((each) => each.rank === wanted);
+}
+
+/** Return how the seconds of a run were spent, by kind, over all ranks and attempts; the most first. */
+function timeByKind(run) {
+  const kinds = {};
+  for (const rank of run.ranks) for (const [kind, s] of Object.entries(rank.time)) kinds[kind] = (kinds[kind] || 0) + s;
+  return Object.entries(kinds).filter(([, s]) => s > 0).sort((a, b) => b[1] - a[1]);
+}
+
+/** Return the share of time in steps that were not done again later; null where nothing is known. */
+function goodput(run) {
+  const kinds = timeByKind(run), total = kinds.reduce((sum, [, s]) => sum + s, 0);
+  const steps = run.ranks.reduce((sum, rank) => sum + rank.steps, 0);
+  const redone = run.attempts.reduce((sum, each) => sum + each.redone_steps * each.ranks, 0);
+  const inSteps = kinds.filter(([kind]) => kind === "step").reduce((sum, [, s]) => sum + s, 0);
+  return total && steps ? (inSteps * Math.max(0, steps - redone)) / steps / total : null;
+}
+
+function lastAttempt(run) {
+  return run.ranks.filter((rank) => rank.attempt === run.run.attempt);
+}
+
+function median(values) {
+  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
+  return sorted.length ? sorted[sorted.length >> 1] : null;
+}
+
+/** Return the rank of the last attempt that takes longest for a step, if it stands out. */
+function slowRank(run) {
+  const ranks = lastAttempt(run).filter((rank) => rank.duration.p50);
+  if (ranks.length < 2) return null;
+  const usual = median(ranks.map((rank) => rank.duration.p50));
+  const slowest = ranks.reduce((a, b) => (b.duration.p50 > a.duration.p50 ? b : a));
+  return slowest.duration.p50 > 1.15 * usual || (ranks.length === 2 && slowest.duration.p50 > 1.15 * Math.min(...ranks.map((rank) => rank.duration.p50)))
+    ? { rank: slowest.rank, p50: slowest.duration.p50, usual: Math.min(usual, ...ranks.map((rank) => rank.duration.p50)) } : null;
+}
+
+/** Return the rank of the last attempt that was most often the last to begin a step, if it stands out. */
+function lateRank(run) {
+  const ranks = lastAttempt(run).filter((rank) => rank.late.count);
+  const total = ranks.reduce((sum, rank) => sum + rank.late.count, 0);
+  const worst = ranks.reduce((a, b) => (!a || b.late.count > a.late.count ? b : a), null);
+  const usual = median(lastAttempt(run).map((rank) => rank.duration.p50)) || 0;
+  if (!worst || total < 10 || worst.late.count < 0.6 * total) return null;
+  const mean = worst.late.sum / worst.late.count;
+  return mean > 0.1 * usual ? { rank: worst.rank, share: worst.late.count / total, mean } : null;
+}
+
+/** Return the marks of a kind over all ranks, one for each attempt and step, in order. */
+function marks(run, kind) {
+  const found = new Map();
+  for (const rank of run.ranks) {
+    for (const each of rank[kind].kept) {
+      const id = `${rank.attempt} ${each.step} ${each.key || ""}`;
+      const mark = found.get(id) || { ...each, attempt: rank.attempt, ranks: [] };
+      mark.ranks.push(rank.rank);
+      found.set(id, mark);
+    }
+  }
+  return [...found.values()].sort((a, b) => a.time - b.time);
+}
+
+/** Return the values of a series of ranks as a grid: for each rank a row, for each stretch of steps a cell. */
+function rankGrid(run, kind) {
+  const all = [...run.series.values()].filter((each) => each.kind === kind && each.attempt === run.run.attempt);
+  if (all.length < 2) return null;
+  let width = Math.max(...all.map((each) => each.width));
+  const last = Math.max(...all.map((each) => each.step[each.step.length - 1] || 0));
+  while (last / width > 160) width *= 2;
+  const first = Math.floor(Math.min(...all.map((each) => each.step[0] || 0)) / width);
+  const cells = all.sort((a, b) => a.rank - b.rank).map((each) => {
+    const row = new Map();
+    each.step.forEach((step, i) => {
+      const cell = row.get(Math.floor(step / width)) || [0, 0];
+      if (each.mean[i] !== null) row.set(Math.floor(step / width), [cell[0] + each.mean[i] * each.count[i], cell[1] + each.count[i]]);
+    });
+    return Array.from({ length: Math.floor(last / width) - first + 1 }, (_, i) => {
+      const cell = row.get(first + i);
+      return cell ? { value: cell[0] / cell[1], count: cell[1] } : null;
+    });
+  });
+  return { width, first: first * width, ranks: all.map((each) => each.rank), cells };
+}
+
+/** Return a grid of how much later than the first each rank began its steps, on the average of a stretch. */
+function latenessGrid(run) {
+  const grid = rankGrid(run, "start");
+  if (!grid) return null;
+  grid.cells[0].forEach((_, i) => {
+    const column = grid.cells.map((row) => row[i]), most = Math.max(...column.map((cell) => (cell ? cell.count : 0)));
+    const whole = column.filter((cell) => cell && cell.count === most).map((cell) => cell.value);
+    grid.cells.forEach((row) => { row[i] = row[i] && row[i].count === most ? { ...row[i], value: row[i].value - Math.min(...whole) } : null; });
+  });
+  return grid;
+}
+
+function shownNumber(value) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const size = Math.abs(value);
+  if (value !== 0 && (size >= 1e7 || size < 1e-4)) return value.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
+}
+
+function shownSeconds(s) {
+  if (s === null || s === undefined || Number.isNaN(s)) return "–";
+  if (s < 0) return `−${shownSeconds(-s)}`;
+  if (s === 0) return "0 s";
+  if (s < 1e-3) return `${Number((s * 1e6).toPrecision(3))} µs`;
+  if (s < 1) return `${Number((s * 1e3).toPrecision(3))} ms`;
+  if (s < 60) return `${Number(s.toPrecision(3))} s`;
+  const m = Math.round(s / 60), h = Math.floor(s / 3600), d = Math.floor(h / 24);
+  if (s < 3600) return `${Math.floor(s / 60)} m ${Math.floor(s % 60)} s`;
+  return d ? `${d} d ${h % 24} h` : `${h} h ${m % 60} m`;
+}
+
+function shownTime(unixS) {
+  return unixS ? new Date(unixS * 1000).toLocaleString() : "–";
+}
+
+function clockTime(unixS) {
+  return unixS ? new Date(unixS * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" }) : "–";
+}
+
+function dateOf(unixS) {
+  return unixS ? new Date(unixS * 1000).toLocaleDateString() : "";
+}

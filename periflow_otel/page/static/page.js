@@ -1,0 +1,335 @@
+// The page: what is shown of which run, and the controls. All text comes in as text, never as markup.
+"use strict";
+
+const COLORS = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
+const page = { runs: [], cards: new Map(), isLive: false };
+window.periflow = { page, charts, settings };
+
+const byId = (id) => document.getElementById(id);
+const now = () => Date.now() / 1000;
+const nameOf = (run) => run.run.name || run.run.id;
+
+/** Return the lines of a chart over all runs. */
+function linesOf(kind, key, { isExact = false } = {}) {
+  const several = page.runs.length > 1;
+  return page.runs.flatMap((run, number) => {
+    const found = shownSeries(run, kind, key, settings.ranks), isSplit = new Set(found.map((each) => each.rank)).size > 1;
+    return found.map((each) => {
+      const label = [several ? nameOf(run) : "", isSplit ? `rank ${each.rank}` : "", run.attempts.length > 1 && found.length > 1 ? `attempt ${each.attempt}` : ""].filter(Boolean).join(", ");
+      const earlier = each.attempt < run.run.attempt ? [4, 3] : undefined;
+      return lineOf(run, each, { label, color: color(COLORS[(several ? number : isSplit ? each.rank : 0) % 8]), dash: earlier, isExact });
+    });
+  });
+}
+
+function lineOf(run, series, look) {
+  const start = run.run.started || 0, times = series.time.map((time) => time - start);
+  const order = settings.x === "step" ? null : times.map((_, i) => i).sort((a, b) => times[a] - times[b]);
+  const column = (values) => (order ? order.map((i) => values[i]) : values);
+  const line = { ...look, steps: column(series.step), times: column(times), raw: column(series.mean), low: column(series.min), high: column(series.max), nonfinite: column(series.nonfinite) };
+  line.xs = settings.x === "step" ? line.steps : line.times;
+  line.hasRange = series.count.some((count) => count > 1) && settings.ranks !== "all";
+  return line;
+}
+
+/** Return what happened to a run, for every chart. */
+function marksOf(key) {
+  return page.runs.flatMap((run) => {
+    const start = run.run.started || 0, at = (mark) => (settings.x === "step" ? mark.step : mark.time - start);
+    return [
+      ...(page.runs.length > 1 ? [] : marks(run, "checkpoints").map((mark) => ({ kind: "checkpoint", x: at(mark), color: "good" }))),
+      ...(page.runs.length > 1 ? [] : run.attempts.slice(1).map((each) => ({ kind: "restart", x: settings.x === "step" ? each.initial_step : each.started - start, color: "warn" }))),
+      ...marks(run, "nonfinite").filter((mark) => mark.key === key).map((mark) => ({ kind: "nonfinite", x: at(mark), color: "bad" })),
+    ];
+  });
+}
+
+function tile(term, value, small = "") {
+  return make("div", { class: "tile" }, make("dt", {}, term), make("dd", {}, value, make("small", {}, small)));
+}
+
+function drawTop() {
+  const one = page.runs.length === 1 ? page.runs[0] : null;
+  document.title = one ? `${one.run.state === "running" && one.run.target_step ? `${Math.floor((100 * one.run.step) / one.run.target_step)} % ` : ""}${nameOf(one)}` : `${page.runs.length} runs`;
+  const title = make("div", { class: "title" }, make("h1", {}, one ? nameOf(one) : `${page.runs.length} runs`),
+    ...(one ? [make("span", { class: `state ${one.run.state}` }, one.run.state)] : []),
+    page.isLive && one && one.run.name ? make("span", { class: "muted" }, one.run.id) : null,
+    make("span", { class: "spring" }), page.isLive ? make("a", { href: "/" }, "all runs") : null,
+    page.lost ? make("span", { class: "muted" }, "the agent has ended; this is what it told last") : null);
+  byId("top").replaceChildren(title, ...(one ? [progressOf(one), tilesOf(one), make("div", { class: "alerts" }, ...alertsOf(one))] : [runsTable()]));
+}
+
+function progressOf(run) {
+  const share = run.run.target_step ? Math.min(1, run.run.step / run.run.target_step) : null;
+  const bar = make("div", {});
+  bar.style.width = `${100 * (share || 0)}%`;
+  return make("div", { class: "progress", role: "progressbar", "aria-label": "steps done", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(100 * (share || 0)), hidden: share === null }, bar);
+}
+
+function tilesOf(run) {
+  const { run: of } = run, isRunning = of.state === "running", share = goodput(run);
+  const key = metricKeys([run]).find((each) => each in of.last), checkpoints = marks(run, "checkpoints"), last = checkpoints[checkpoints.length - 1];
+  const until = isRunning && page.isLive && !page.lost ? now() : of.seen;
+  return make("dl", { class: "tiles" },
+    tile("Step", shownNumber(of.step), of.target_step ? `of ${shownNumber(of.target_step)}` : ""),
+    tile("Pace", of.pace ? (of.pace >= 1 ? `${shownNumber(of.pace)}` : shownSeconds(1 / of.pace)) : "–", of.pace ? (of.pace >= 1 ? "steps/s" : "a step") : ""),
+    isRunning ? tile("Time left", shownSeconds(of.seconds_left)) : tile("Ended", clockTime(of.seen), dateOf(of.seen)),
+    tile("Duration", shownSeconds(of.started ? until - of.started : null)),
+    ...(key ? [tile(key, shownNumber(of.last[key]))] : []),
+    tile("In steps", share === null ? "–" : `${(100 * share).toFixed(share > 0.995 ? 1 : 0)} %`, "of the time"),
+    tile("Checkpoint", last ? `step ${shownNumber(last.step)}` : "none", last ? `${shownSeconds(until - last.time)} ${isRunning ? "ago" : "before the end"}` : ""),
+    tile("Ranks", shownNumber(lastAttempt(run).length), of.world_size > lastAttempt(run).length ? `of ${of.world_size}` : ""),
+    tile("Attempt", shownNumber(of.attempt)));
+}
+
+/** Say in words what a stranger would have to look for. */
+function alertsOf(run) {
+  const said = [];
+  const slow = slowRank(run), late = lateRank(run);
+  for (const mark of marks(run, "nonfinite").slice(0, 3)) {
+    said.push(["", `${mark.key} was ${mark.value} at step ${shownNumber(mark.step)}${run.ranks.length > 1 ? `, rank ${mark.ranks.join(", ")}` : ""}.`]);
+  }
+  const dead = lastAttempt(run).filter((rank) => rank.outcome && rank.outcome !== "finished");
+  for (const outcome of new Set(dead.map((rank) => rank.outcome))) {
+    const ranks = dead.filter((rank) => rank.outcome === outcome);
+    said.push(["", `${ranks.length === 1 ? `Rank ${ranks[0].rank} was` : `Ranks ${ranks.map((rank) => rank.rank).join(", ")} were`} ${outcome === "failed" ? "ended by an exception" : outcome} in step ${shownNumber(Math.min(...ranks.map((rank) => rank.step)))}.`]);
+  }
+  if (slow) said.push(["note", `Rank ${slow.rank} is slow: half of its steps take ${shownSeconds(slow.p50)} or more, against ${shownSeconds(slow.usual)}.`]);
+  if (late) said.push(["note", `Rank ${late.rank} was the last to begin ${Math.round(100 * late.share)} % of the steps, by ${shownSeconds(late.mean)} on average.`]);
+  for (const each of run.attempts.slice(1)) {
+    said.push(["note", `Attempt ${each.attempt} went on from step ${shownNumber(each.initial_step)}${each.restart_gap ? ` after ${shownSeconds(each.restart_gap)}` : ""}${each.redone_steps ? ` and did ${shownNumber(each.redone_steps)} steps again` : ""}.`]);
+  }
+  for (const rank of lastAttempt(run)) {
+    if (page.isLive && !page.lost && rank.step_started && rank.outcome === null && now() - rank.step_started > Math.max(10, 10 * (rank.duration.p95 || 1))) said.push(["", `Rank ${rank.rank} has been in step ${shownNumber(rank.step)} for ${shownSeconds(now() - rank.step_started)}; usual are ${shownSeconds(rank.duration.p50)}.`]);
+  }
+  return said.slice(0, 8).map(([kind, text]) => make("p", { class: `alert ${kind}` }, text));
+}
+
+function runsTable() {
+  const keys = metricKeys(page.runs).slice(0, 4);
+  const rows = page.runs.map((run, number) => {
+    const swatch = make("span", { class: `swatch fill${number % 8}` });
+    return make("tr", {}, make("td", { class: "left legend" }, make("span", {}, swatch, nameOf(run))), ...[run.run.state, shownNumber(run.run.step), run.run.pace ? `${shownNumber(run.run.pace)} steps/s` : "–", shownSeconds(run.run.seen - run.run.started), shownNumber(run.run.attempt), ...keys.map((key) => shownNumber(run.run.last[key]))].map((cell) => make("td", {}, cell)));
+  });
+  return make("div", { class: "card scroll", tabindex: 0, role: "region", "aria-label": "Runs" }, table(["run", "state", "step", "pace", "duration", "attempt", ...keys], rows));
+}
+
+/** Return the card of a name, which is made once and drawn anew with each part. */
+function card(name, makeIt) {
+  if (!page.cards.has(name)) page.cards.set(name, makeIt());
+  return page.cards.get(name);
+}
+
+function section(id, title, cards) {
+  const shown = cards.filter(Boolean);
+  return shown.length ? make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), make("div", { class: "grid" }, ...shown)) : null;
+}
+
+function metricCard(key, kind = "metric") {
+  return card(`${kind} ${key}`, () => new Chart(key, () => linesOf(kind, key, { isExact: kind === "machine" }), { marks: () => marksOf(key) })).card;
+}
+
+function metricSections() {
+  const wanted = byId("filter").value.toLowerCase(), keys = metricKeys(page.runs).filter((key) => key.toLowerCase().includes(wanted));
+  const groups = new Map();
+  for (const key of keys) {
+    const group = key.includes("/") ? key.slice(0, key.indexOf("/")) : "";
+    groups.set(group, [...(groups.get(group) || []), key]);
+  }
+  const title = (group) => (group ? `Metrics: ${group}` : "Metrics");
+  return [...groups].map(([group, members], number) => section(`metrics-${number}`, title(group), members.map((key) => metricCard(key))));
+}
+
+function stepTimeLines() {
+  return page.runs.flatMap((run, number) => run.step_time.flatMap((heat) => {
+    const several = page.runs.length > 1, start = run.run.started || 0;
+    const clock = [...run.series.values()].find((each) => each.kind === "step" && each.attempt === heat.attempt);
+    return ["p50", "p95", "max"].map((name, i) => {
+      const steps = heat.step.map((step) => step + (heat.width > 1 ? heat.width / 2 : 0)), times = steps.map((step) => timeAt(clock, step) - start);
+      return { label: [several ? nameOf(run) : "", name, run.attempts.length > 1 ? `attempt ${heat.attempt}` : ""].filter(Boolean).join(", "), color: color(COLORS[several ? number % 8 : [2, 0, 1][i]]), dash: several ? [[], [6, 3], [2, 3]][i] : heat.attempt < run.run.attempt ? [4, 3] : undefined, isExact: true, steps, times, xs: settings.x === "step" ? steps : times, raw: heat[name], low: heat[name], high: heat[name], nonfinite: steps.map(() => 0) };
+    });
+  }));
+}
+
+function timeAt(series, step) {
+  if (!series) return 0;
+  const i = series.step.findIndex((each) => each >= step);
+  return series.time[i < 0 ? series.time.length - 1 : i] || 0;
+}
+
+class HeatCard {
+  constructor(title, drawIt) {
+    this.canvas = make("canvas", { class: "heat", role: "img", "aria-label": title });
+    this.note = make("p", { class: "said" });
+    this.extra = make("span", { class: "value" });
+    this.card = make("article", { class: "card" }, make("header", {}, make("h3", {}, title), this.extra), this.canvas, this.note);
+    this.drawIt = drawIt;
+    this.canvas.chart = { resize: () => this.draw(), draw: () => {} };
+    whenResized.observe(this.canvas);
+  }
+
+  draw() { this.drawIt(this); }
+}
+
+function drawStepHeat(heatCard) {
+  const heat = page.runs[0].step_time[page.runs[0].step_time.length - 1], used = heat.bins.flatMap((row) => row.map(([bin]) => bin));
+  const low = Math.min(...used), rows = Math.max(...used) - low + 1;
+  const shares = heat.bins.map((row) => { const total = row.reduce((sum, [, count]) => sum + count, 0); return new Map(row.map(([bin, count]) => [bin, Math.sqrt(count / total)])); });
+  const [r, g, b] = rgb(color("accent")), seconds = (bin) => shownSeconds(2 ** (bin / heat.bins_per_octave));
+  drawHeat(heatCard.canvas, shares.length, rows, (i, j) => shares[i].get(low + rows - 1 - j) ?? null, 200, (share) => `rgba(${r},${g},${b},${0.12 + 0.88 * share})`);
+  heatCard.note.textContent = `From step ${shownNumber(heat.step[0])} on the left to ${shownNumber(heat.step[heat.step.length - 1] + heat.width)}; from ${seconds(low)} at the bottom to ${seconds(low + rows)}. Darker: more steps.`;
+}
+
+function rgb(hex) {
+  return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+}
+
+function drawRankHeat(heatCard) {
+  const run = page.runs[0], grids = { time: rankGrid(run, "step"), late: latenessGrid(run) }, shown = page.rankGrid || "time", grid = grids[shown];
+  const values = grid.cells.flat().filter(Boolean).map((cell) => cell.value).sort((a, b) => a - b);
+  const low = values[Math.floor(values.length * 0.05)], high = Math.max(values[Math.floor(values.length * 0.98)], low * 1.2 + 1e-6);
+  const height = Math.max(60, Math.min(420, grid.ranks.length * 22)), cold = rgb(color("accent")), hot = rgb(color("c1"));
+  drawHeat(heatCard.canvas, grid.cells[0].length, grid.ranks.length, (i, j) => (grid.cells[j][i] ? Math.max(0, Math.min(1, (grid.cells[j][i].value - low) / (high - low))) : null), height,
+    (share) => { const mixed = cold.map((each, k) => Math.round(each + (hot[k] - each) * share)); return `rgba(${mixed.join(",")},${0.25 + 0.75 * share})`; });
+  heatCard.note.textContent = `Ranks ${grid.ranks[0]} at the top to ${grid.ranks[grid.ranks.length - 1]}; steps ${shownNumber(grid.first)} to ${shownNumber(grid.first + grid.width * grid.cells[0].length)}. Blue: ${shownSeconds(low)}, orange: ${shownSeconds(high)}.`;
+}
+
+function rankHeatCard() {
+  const made = new HeatCard("Ranks by steps", drawRankHeat);
+  made.card.classList.add("wide");
+  made.extra.append(choice([["time", "step time"], ["late", "late by"]], () => page.rankGrid || "time", (value) => { page.rankGrid = value; made.draw(); }));
+  return made;
+}
+
+function choice(options, current, pick) {
+  const buttons = options.map(([value, label]) => make("button", { type: "button", "data-value": value, "aria-pressed": String(current() === value), onclick: () => { pick(value); for (const each of buttons) each.setAttribute("aria-pressed", String(current() === each.dataset.value)); } }, label));
+  return make("span", { class: "choice" }, ...buttons);
+}
+
+function speedSection() {
+  const hasSteps = page.runs.some((run) => run.step_time.some((heat) => heat.step.length));
+  if (!hasSteps) return null;
+  const cards = [card("step time", () => new Chart("Step time", stepTimeLines, { unit: "s", marks: () => marksOf() })).card,
+    card("gap", () => new Chart("Between steps: data wait, evaluation, saving", () => linesOf("gap", ""), { unit: "s", marks: () => marksOf() })).card];
+  if (page.runs.length === 1 && page.runs[0].step_time.length) {
+    const heat = card("step heat", () => new HeatCard("How long steps take", drawStepHeat));
+    cards.push(heat.card);
+    requestAnimationFrame(() => heat.draw());
+  }
+  return section("speed", "Speed", cards);
+}
+
+function timeSection() {
+  const cards = page.runs.map((run) => {
+    const kinds = timeByKind(run), total = kinds.reduce((sum, [, s]) => sum + s, 0);
+    if (!total) return null;
+    const stack = make("div", { class: "stack", role: "img", "aria-label": kinds.map(([kind, s]) => `${kind} ${((100 * s) / total).toFixed(1)} %`).join(", ") });
+    kinds.forEach(([kind, s], i) => { const part = make("div", { class: `fill${i % 8}`, title: kind }); part.style.width = `${(100 * s) / total}%`; stack.append(part); });
+    const rows = kinds.map(([kind, s], i) => make("tr", {}, make("td", { class: "left legend" }, make("span", {}, make("span", { class: `swatch fill${i % 8}` }), kind)), make("td", {}, shownSeconds(s)), make("td", {}, `${((100 * s) / total).toFixed(1)} %`)));
+    return make("article", { class: "card" }, make("header", {}, make("h3", {}, page.runs.length > 1 ? nameOf(run) : "All ranks together"), make("span", { class: "value" }, `in steps: ${goodput(run) === null ? "–" : `${(100 * goodput(run)).toFixed(1)} %`}`)), stack, table(["kind", "time", "share"], rows));
+  });
+  return section("time", "Where the time went", cards);
+}
+
+function ranksSection() {
+  const run = page.runs[0];
+  if (page.runs.length > 1 || run.run.world_size < 2 || lastAttempt(run).length < 2) return null;
+  const slow = slowRank(run), late = lateRank(run), cards = [];
+  if (rankGrid(run, "step")) {
+    const heat = card("rank heat", rankHeatCard);
+    cards.push(heat.card);
+    requestAnimationFrame(() => heat.draw());
+  }
+  const rows = lastAttempt(run).map((rank) => make("tr", (slow && slow.rank === rank.rank) || (late && late.rank === rank.rank) ? { class: "worst" } : {},
+    ...[rank.rank, rank.host || rank.node_rank, rank.outcome || "running", shownNumber(rank.ended_step), shownSeconds(rank.duration.p50), shownSeconds(rank.duration.p95), shownSeconds(rank.duration.max), shownNumber(rank.late.count || 0), rank.late.count ? shownSeconds(rank.late.sum / rank.late.count) : "–", shownNumber(rank.nonfinite.count)].map((cell) => make("td", {}, cell))));
+  cards.push(make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Ranks" }, table(["rank", "host", "state", "step", "p50", "p95", "max", "was last", "by, on average", "not finite"], rows)));
+  return section("ranks-section", "Ranks", cards);
+}
+
+function eventsSection() {
+  const rows = page.runs.flatMap((run) => [
+    ...run.attempts.slice(1).map((each) => [each.started, "restart", each.initial_step, `attempt ${each.attempt} after ${shownSeconds(each.restart_gap)}; ${each.redone_steps} steps done again`]),
+    ...marks(run, "checkpoints").map((mark) => [mark.time, "checkpoint", mark.step, mark.save_type === "NORMAL" ? "" : mark.save_type.toLowerCase()]),
+    ...marks(run, "nonfinite").map((mark) => [mark.time, "not finite", mark.step, `${mark.key} = ${mark.value}${run.ranks.length > 1 ? `, rank ${mark.ranks.join(", ")}` : ""}`]),
+    ...marks(run, "errors").map((mark) => [mark.time, "error", mark.step, `${mark.error}${run.ranks.length > 1 ? `, rank ${mark.ranks.join(", ")}` : ""}`]),
+  ].map((row) => [page.runs.length > 1 ? nameOf(run) : "", ...row]));
+  if (!rows.length) return null;
+  const several = page.runs.length > 1;
+  const shown = rows.sort((a, b) => b[1] - a[1]).slice(0, 300).map(([run, time, kind, step, what]) => make("tr", {}, ...(several ? [make("td", {}, run)] : []), make("td", {}, shownTime(time)), make("td", { class: "left" }, kind), make("td", {}, shownNumber(step)), make("td", { class: "text" }, what)));
+  return section("events", "Checkpoints, restarts, trouble", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints, restarts, trouble" }, table([...(several ? ["run"] : []), "time", "what", "step", ""], shown))]);
+}
+
+function configSection() {
+  const texts = page.runs.map((run) => Object.assign({}, ...run.ranks.map((rank) => rank.text).reverse(), flat(run.run.config)));
+  const keys = [...new Set(texts.flatMap(Object.keys))].sort();
+  if (!keys.length) return null;
+  const rows = keys.map((key) => {
+    const values = texts.map((each) => each[key]), differs = new Set(values.map(String)).size > 1;
+    return make("tr", {}, make("td", { class: "left" }, key), ...values.map((value) => make("td", { class: differs ? "text differs" : "text" }, value === undefined ? "–" : String(value))));
+  });
+  return section("config", "Configuration", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Configuration" }, table(["", ...page.runs.map((run) => (page.runs.length > 1 ? nameOf(run) : "value"))], rows))]);
+}
+
+function flat(value, key = "") {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return { [key]: Array.isArray(value) ? JSON.stringify(value) : value };
+  return Object.assign({}, ...Object.entries(value).map(([inner, each]) => flat(each, key ? `${key}.${inner}` : inner)));
+}
+
+function telemetrySection() {
+  const rows = page.runs.flatMap((run) => run.telemetry.filter((each) => each.value).map((each) => [each.name.replace("periflow.telemetry.", ""), Object.entries(each.attributes).map(([key, value]) => `${key.split(".").pop()} ${value}`).join(", "), shownNumber(each.value)]));
+  const left = page.runs.flatMap((run) => run.ranks.filter((rank) => rank.left_out).map((rank) => [`rank ${rank.rank}`, "values of further keys, not shown", shownNumber(rank.left_out)]));
+  if (!rows.length && !left.length) return null;
+  return section("telemetry", "Telemetry itself", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Telemetry itself" }, table(["what", "of", "now"], [...left, ...rows]))]);
+}
+
+function drawCharts() {
+  const machine = metricKeys(page.runs, "machine");
+  const sections = [...metricSections(), speedSection(), timeSection(), ranksSection(), eventsSection(), configSection(), section("machine", "Machine", machine.map((key) => metricCard(key, "machine"))), telemetrySection()].filter(Boolean);
+  const old = byId("charts"), focus = document.activeElement, scrolls = new Map([...old.querySelectorAll(".scroll")].map((each) => [each.getAttribute("aria-label"), each.scrollTop]));
+  old.replaceChildren(...(sections.length ? sections : [make("p", { class: "muted" }, "Nothing has been recorded yet. Curves appear with the first pf.metric call.")]));
+  for (const each of old.querySelectorAll(".scroll")) each.scrollTop = scrolls.get(each.getAttribute("aria-label")) || 0;
+  if (focus && focus !== document.activeElement && document.contains(focus)) focus.focus({ preventScroll: true });
+  for (const chart of charts) chart.invalidate();
+}
+
+function fillRanks() {
+  const ranks = [...new Set(page.runs.flatMap((run) => run.ranks.map((rank) => rank.rank)))].sort((a, b) => a - b);
+  byId("ranks-label").hidden = ranks.length < 2;
+  const wanted = ["lowest", "all", ...ranks.map(String)];
+  if (byId("ranks").options.length !== wanted.length) {
+    byId("ranks").replaceChildren(...wanted.map((each) => make("option", { value: each, selected: each === settings.ranks }, { lowest: "lowest", all: "all" }[each] || `rank ${each}`)));
+  }
+}
+
+function drawPage() {
+  byId("static").hidden = true;
+  byId("bar").hidden = false;
+  fillRanks();
+  drawTop();
+  drawCharts();
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = theme === "dark" ? "Light" : "Dark";
+  try { localStorage.setItem("periflow-theme", theme); } catch { /* not allowed here */ }
+  for (const chart of charts) chart.rebuild();
+  for (const each of page.cards.values()) if (each instanceof HeatCard && document.contains(each.card)) each.draw();
+}
+
+function setUp() {
+  let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  try { theme = localStorage.getItem("periflow-theme") || theme; } catch { /* not allowed here */ }
+  setTheme(theme);
+  byId("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+  byId("smoothing").addEventListener("input", (event) => { settings.smoothing = Number(event.target.value); byId("smoothed").textContent = settings.smoothing.toFixed(2); for (const chart of charts) chart.invalidate(); });
+  for (const [id, name] of [["xs", "x"], ["ys", "y"]]) {
+    const buttons = [...byId(id).querySelectorAll("button")];
+    const mark = () => { for (const each of buttons) each.setAttribute("aria-pressed", String(settings[name] === each.dataset.value)); };
+    for (const each of buttons) each.addEventListener("click", () => { settings[name] = each.dataset.value; mark(); zoomTo(name === "x" ? null : settings.zoom); });
+    mark();
+  }
+  byId("ranks").addEventListener("change", (event) => { settings.ranks = event.target.value; for (const chart of charts) chart.invalidate(); });
+  byId("filter").addEventListener("input", drawCharts);
+  byId("whole").addEventListener("click", () => zoomTo(null));
+}

@@ -1,0 +1,396 @@
+"""From OTLP JSON to views: lines of the files that local mode writes, or that a Collector does.
+
+Spans of a rank are best fed before its points. A value is of the step that the last point of ``METRICS_STEP`` with no
+later time shows; where there are none, as of what came over the network, the time of its step's start decides.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from itertools import groupby
+from math import isfinite
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from periflow_otel import names
+from periflow_otel.view.rank_view import Member, RankView
+from periflow_otel.view.run_view import RunView
+
+Number = float | str | None
+"""OTLP JSON has integers of 64 bits, NaN and infinities as text."""
+_Attributes = tuple[tuple[str, Any], ...]
+
+
+class _Value(msgspec.Struct, frozen=True, gc=False):
+    stringValue: str | None = None  # noqa: N815  # as OTLP spells it, here and below
+    intValue: Number = None  # noqa: N815
+    doubleValue: Number = None  # noqa: N815
+    boolValue: bool | None = None  # noqa: N815
+
+
+class _Attribute(msgspec.Struct, frozen=True, gc=False):
+    key: str
+    value: _Value = _Value()
+
+
+class _Event(msgspec.Struct, frozen=True):
+    name: str = ""
+    timeUnixNano: Number = 0  # noqa: N815
+    attributes: list[_Attribute] = []
+
+
+class _Status(msgspec.Struct, frozen=True, gc=False):
+    code: Any = 0
+    message: str = ""
+
+
+class _Span(msgspec.Struct, frozen=True):
+    name: str
+    startTimeUnixNano: Number = 0  # noqa: N815
+    endTimeUnixNano: Number = 0  # noqa: N815
+    attributes: list[_Attribute] = []
+    events: list[_Event] = []
+    status: _Status = _Status()
+
+
+class _Point(msgspec.Struct, frozen=True, gc=False):
+    attributes: msgspec.Raw = msgspec.Raw(b"[]")
+    timeUnixNano: Number = 0  # noqa: N815
+    asDouble: Number = None  # noqa: N815
+    asInt: Number = None  # noqa: N815
+    count: Number = None
+    sum: Number = None
+    max: Number = None
+
+
+class _Data(msgspec.Struct, frozen=True):
+    dataPoints: list[_Point] = []  # noqa: N815
+
+
+class _Metric(msgspec.Struct, frozen=True):
+    name: str
+    gauge: _Data = _Data()
+    sum: _Data = _Data()
+    histogram: _Data = _Data()
+
+
+class _Scope(msgspec.Struct, frozen=True):
+    spans: list[_Span] = []
+    metrics: list[_Metric] = []
+
+
+class _Resource(msgspec.Struct, frozen=True):
+    attributes: list[_Attribute] = []
+
+
+class _Group(msgspec.Struct, frozen=True):
+    resource: _Resource = _Resource()
+    scopeSpans: list[_Scope] = []  # noqa: N815
+    scopeMetrics: list[_Scope] = []  # noqa: N815
+
+
+class _Line(msgspec.Struct, frozen=True):
+    resourceSpans: list[_Group] = []  # noqa: N815
+    resourceMetrics: list[_Group] = []  # noqa: N815
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+_decode_attributes = msgspec.json.Decoder(list[_Attribute]).decode
+_NOTHING: Final = _Value()
+_NAN: Final = float("nan")
+
+
+class OtlpFeed:
+    """Makes a view of each run that lines tell of."""
+
+    def __init__(self, *, takes_span_metrics: bool = False) -> None:
+        """Begin with no runs.
+
+        Args:
+            takes_span_metrics: Take the values of metrics from the spans of steps: where there are no points.
+        """
+        self.views: dict[str, RunView] = {}
+        """By the id of the run."""
+        self._takes_span_metrics = takes_span_metrics
+        self._places: dict[RankView, _Places] = {}
+
+    def feed(self, line: bytes) -> None:
+        """Take a line.
+
+        Raises:
+            msgspec.DecodeError: It is no OTLP JSON.
+        """
+        decoded = _decode(line)
+        for group in decoded.resourceSpans:
+            who = _Who(_read(group.resource.attributes))
+            self._add_spans(who, [span for scope in group.scopeSpans for span in scope.spans])
+        for group in decoded.resourceMetrics:
+            who = _Who(_read(group.resource.attributes))
+            self._add_points(who, [metric for scope in group.scopeMetrics for metric in scope.metrics])
+
+    def _view(self, who: "_Who") -> RunView:
+        view = self.views.get(who.run_id)
+        if view is None:
+            view = self.views[who.run_id] = RunView(who.run_id)
+        view.mode, view.world_size = who.mode or view.mode, who.world_size or view.world_size
+        view.name = who.name or view.name
+        return view
+
+    def _rank(self, who: "_Who", rank: int) -> RankView:
+        return self._view(who).rank(Member(who.attempt, rank, node_rank=who.node_rank, host=who.host))
+
+    def _add_spans(self, who: "_Who", spans: Sequence[_Span]) -> None:
+        steps: dict[int, list[_Step]] = {}
+        for span in spans:
+            attributes = {each.key: each.value for each in span.attributes}
+            rank = _as_integer(attributes.get(names.RANK, _NOTHING), -1)
+            if rank < 0:
+                continue
+            if span.name == names.STEP_SPAN:
+                steps.setdefault(rank, []).append(_Step(span, attributes))
+            else:
+                self._add_span(who, self._rank(who, rank), span, _read(span.attributes))
+            if span.events:
+                _add_events(self._rank(who, rank), span)
+        for rank, taken in steps.items():
+            self._add_steps(self._rank(who, rank), taken)
+
+    def _add_steps(self, rank: RankView, taken: "list[_Step]") -> None:
+        completed = [step for step in taken if step.error != "killed"]
+        if completed and not rank.steps:
+            rank.change(initial_step=completed[0].number - 1)
+        rank.end_steps(
+            [each.number for each in completed],
+            [each.start_s for each in completed],
+            [each.duration_s for each in completed],
+            [each.gap_s for each in completed],
+        )
+        for each in taken:
+            if each.error:
+                rank.begin_step(each.number, each.start_s)
+                rank.add_error(each.number, each.start_s + each.duration_s, each.error)
+            for key, value in each.texts:
+                rank.add_text(key, value)
+            if self._takes_span_metrics:
+                _add_values(rank, each)
+
+    def _add_span(self, who: "_Who", rank: RankView, span: _Span, attributes: dict[str, Any]) -> None:
+        start_s, end_s = _seconds(span.startTimeUnixNano), _seconds(span.endTimeUnixNano)
+        if span.name in (names.RUN_START_SPAN, names.RUN_SPAN):
+            self._view(who).config.update(
+                (name.removeprefix(names.CONFIG_PREFIX), value)
+                for name, value in attributes.items()
+                if name.startswith(names.CONFIG_PREFIX)
+            )
+        if span.name == names.RUN_START_SPAN:
+            rank.change(
+                started_s=start_s,
+                local_rank=attributes.get(names.LOCAL_RANK, 0),
+                target_step=attributes.get(names.TARGET_STEP),
+            )
+        elif span.name == names.RUN_SPAN:
+            rank.end(str(attributes.get(names.OUTCOME, "finished")), end_s)
+        elif span.name not in (names.CHECKPOINT_SPAN, names.METRICS_SPAN):
+            rank.add_phase(span.name, _elapsed_s(span))
+
+    def _add_points(self, who: "_Who", metrics: Sequence[_Metric]) -> None:
+        for metric in sorted(metrics, key=lambda metric: metric.name != _STEP_OF_METRICS):
+            points = [*metric.gauge.dataPoints, *metric.sum.dataPoints, *metric.histogram.dataPoints]
+            for raw, group in groupby(points, key=attrgetter("attributes")):
+                attributes = _point_attributes(bytes(raw))
+                self._add_stream(who, metric.name, attributes, list(group))
+
+    def _add_stream(
+        self, who: "_Who", name: str, attributes: tuple[tuple[str, Any], ...], points: list[_Point]
+    ) -> None:
+        given = dict(attributes)
+        rank = given.get(names.RANK)
+        if name in _TELEMETRY:
+            self._view(who).telemetry[name, attributes] = _number(points[-1])
+        elif name == names.STEP_SKEW.name:
+            self._rank(who, given.get(names.LAST_RANK, 0)).set_late(
+                int(_float(points[-1].count)), _float(points[-1].sum), _float(points[-1].max)
+            )
+        elif isinstance(rank, int):
+            self._add_of_rank(self._rank(who, rank), name, given, points)
+        else:
+            self._add_machine(self._rank(who, 0), name, given, points)
+
+    def _add_of_rank(self, rank: RankView, name: str, attributes: dict[str, Any], points: list[_Point]) -> None:
+        times_s = _times_s(points)
+        if name == _STEP_OF_METRICS:
+            self._places_of(rank).add(times_s, list(map(int, _numbers(points))))
+        elif name.startswith(names.METRIC_PREFIX) and name != names.METRIC_NONFINITE.name:
+            steps = self._places_of(rank).steps(times_s)
+            key = str(attributes.get(names.METRIC_KEY, name.removeprefix(names.METRIC_PREFIX)))
+            rank.add_values(key, steps, times_s, _numbers(points))
+        elif name in _KNOWN:
+            _add_state(rank, name, attributes, _number(points[-1]))
+        else:
+            self._add_machine(rank, name, attributes, points)
+
+    def _add_machine(self, rank: RankView, name: str, attributes: dict[str, Any], points: list[_Point]) -> None:
+        values = _numbers(points)
+        if any(map(isfinite, values)):
+            times_s = _times_s(points)
+            shown = ", ".join(f"{key}={value}" for key, value in attributes.items() if key != names.RANK)
+            key = f"{name} {shown}" if shown else name
+            rank.add_values(key, self._places_of(rank).steps(times_s), times_s, values, "machine")
+
+    def _places_of(self, rank: RankView) -> "_Places":
+        if rank not in self._places:
+            self._places[rank] = _Places(rank)
+        return self._places[rank]
+
+
+class _Places:
+    """Which step of a rank values are of, by their time."""
+
+    def __init__(self, rank: RankView) -> None:
+        self._rank = rank
+        self._times_s: list[float] = []
+        self._steps: list[int] = []
+
+    def add(self, times_s: list[float], steps: list[int]) -> None:
+        """Take points that tell it, and keep the last of those before: values may be of it still."""
+        self._times_s, self._steps = self._times_s[-1:] + times_s, self._steps[-1:] + steps
+
+    def steps(self, times_s: list[float]) -> list[int]:
+        """Return the step of each value."""
+        if not self._times_s or times_s[0] < self._times_s[0]:
+            return [self._rank.step_at(time_s) for time_s in times_s]
+        if times_s == self._times_s:
+            return self._steps
+        return [self._steps[bisect_right(self._times_s, time_s) - 1] for time_s in times_s]
+
+
+class _Who:
+    """What a resource says."""
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        self.run_id = str(attributes.get(names.RUN_ID, attributes.get("service.name", "")))
+        self.attempt = _integer(attributes.get(names.ATTEMPT), 1)
+        self.node_rank = _integer(attributes.get(names.NODE_RANK), 0)
+        self.world_size = _integer(attributes.get(names.WORLD_SIZE), 0)
+        self.mode = str(attributes.get(names.MODE, ""))
+        self.name = str(attributes.get(names.RUN_NAME, ""))
+        self.host = str(attributes.get("host.name", ""))
+
+
+class _Step:
+    """The span of a step."""
+
+    __slots__ = ("attributes", "duration_s", "error", "gap_s", "number", "start_s", "texts")
+
+    def __init__(self, span: _Span, attributes: dict[str, _Value]) -> None:
+        self.attributes = attributes
+        self.number = _as_integer(attributes.get(names.STEP, _NOTHING), 0)
+        self.start_s, self.duration_s = _seconds(span.startTimeUnixNano), _elapsed_s(span)
+        gap_s = attributes.get(names.GAP, _NOTHING).doubleValue
+        self.gap_s = _NAN if gap_s is None else float(gap_s)
+        self.error = (span.status.message or "error") if span.status.code in _ERRORS else ""
+        self.texts = [
+            (key.removeprefix(names.METRIC_PREFIX), value.stringValue)
+            for key, value in attributes.items()
+            if value.stringValue is not None
+            and key.startswith(names.METRIC_PREFIX)
+            and value.stringValue not in _NOT_FINITE
+        ]
+
+
+def _add_values(rank: RankView, step: _Step) -> None:
+    """Take values from the span of their step."""
+    for name, value in step.attributes.items():
+        plain = _plain(value)
+        if name.startswith(names.METRIC_PREFIX) and (not isinstance(plain, str) or plain in _NOT_FINITE):
+            key = name.removeprefix(names.METRIC_PREFIX)
+            rank.add_values(key, [step.number], [step.start_s + step.duration_s], [_float(plain)])
+
+
+def _add_events(rank: RankView, span: _Span) -> None:
+    for event in span.events:
+        attributes = _read(event.attributes)
+        if event.name == names.CHECKPOINT_UPLOAD:
+            step = _integer(attributes.get(names.STEP), 0)
+            rank.add_checkpoint(step, _seconds(event.timeUnixNano), str(attributes.get(names.SAVE_TYPE, "NORMAL")))
+        elif event.name == names.RUN_RESTART:
+            rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
+
+
+def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: float) -> None:
+    """Take the latest of a built-in instrument."""
+    if name == names.TIME.name:
+        rank.spent_s[str(attributes.get(names.TIME_KIND, ""))] = value
+    elif name == names.STEP_REDONE.name:
+        rank.redone_steps = int(value)
+    elif name == names.STEP_CURRENT.name:
+        rank.begin_step(int(value), 0.0)
+    elif name == names.STEP_TARGET.name:
+        rank.change(target_step=int(value))
+    elif name == names.RUN_ENDED.name and value and rank.outcome is None:
+        rank.end(str(attributes.get(names.OUTCOME, "finished")), rank.seen_s)
+
+
+_STEP_OF_METRICS: Final = "periflow.metrics.step"
+_TELEMETRY: Final = frozenset(each.name for each in names.INSTRUMENTS if each.name.startswith("periflow.telemetry."))
+_KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS)
+_ERRORS: Final = (2, "STATUS_CODE_ERROR")
+_NOT_FINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})
+
+
+def _read(attributes: Iterable[_Attribute]) -> dict[str, Any]:
+    """Return the scalars among attributes by their key."""
+    return {each.key: _plain(each.value) for each in attributes}
+
+
+def _plain(value: _Value) -> Any:
+    if value.stringValue is not None:
+        return value.stringValue
+    if value.intValue is not None:
+        return int(value.intValue)
+    return value.boolValue if value.doubleValue is None else _float(value.doubleValue)
+
+
+@lru_cache(maxsize=16384)
+def _point_attributes(raw: bytes) -> _Attributes:
+    return tuple(sorted(_read(_decode_attributes(raw)).items()))
+
+
+def _times_s(points: Sequence[_Point]) -> list[float]:
+    return [int(point.timeUnixNano or 0) / 1e9 for point in points]
+
+
+def _numbers(points: Sequence[_Point]) -> list[float]:
+    values = [point.asDouble for point in points]
+    if set(map(type, values)) == {float}:
+        return values  # type: ignore[return-value]  # as just seen
+    return list(map(_number, points))
+
+
+def _number(point: _Point) -> float:
+    return _float(point.asInt if point.asDouble is None else point.asDouble)
+
+
+def _float(value: Any) -> float:
+    with suppress(ValueError, TypeError):
+        return float(value)
+    return _NAN
+
+
+def _as_integer(value: _Value, default: int) -> int:
+    return default if value.intValue is None else int(value.intValue)
+
+
+def _integer(value: Any, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
+def _elapsed_s(span: _Span) -> float:
+    return (int(span.endTimeUnixNano or 0) - int(span.startTimeUnixNano or 0)) / 1e9
+
+
+def _seconds(unix_ns: Number) -> float:
+    return int(unix_ns or 0) / 1e9

@@ -1,0 +1,170 @@
+"""What is read from the files of local mode is what was recorded."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, make_run, play
+
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.exporters.otlp_file import OtlpPointFile, OtlpSpanFile
+from periflow_otel.recordings import find_files, read_views
+from periflow_otel.records import Earlier, RankRun
+from periflow_otel.translate.points import PointTranslator
+from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
+
+
+def record(folder: Path, recorder: Recorder, max_file_bytes: int = 1 << 20, **fields: Any) -> RankRun:
+    """Write the files of a rank, a few records at a time."""
+    run = make_run(mode="local", local_log=str(folder / "train.log"), **fields)
+    spans, points = SpanTranslator(run), PointTranslator(run)
+    span_file, point_file = OtlpSpanFile(max_file_bytes), OtlpPointFile(max_file_bytes)
+    for i in range(0, len(recorder.inputs), 7):
+        give(spans, recorder.inputs[i : i + 7])
+        give(points, recorder.inputs[i : i + 7])
+        points.settle()
+        span_file.export([(run, span) for span in spans.take()])
+        point_file.export([(run, point) for point in points.take()])
+    span_file.close()
+    point_file.close()
+    return run
+
+
+def from_records(recorder: Recorder, run: RankRun) -> dict[str, Any]:
+    """Return the view that the same records make without a file."""
+    view = RunView(run.run_id)
+    feed = RecordFeed(view, run)
+    give(feed, recorder.inputs)
+    feed.settle()
+    return view.to_dict()
+
+
+def trained(steps: int = 5) -> Recorder:
+    """Return a recorder that has taken some steps, with a value in each, and has finished."""
+    recorder = Recorder()
+    for _ in range(steps):
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric({"loss": 1 / recorder.step_number})
+    recorder.finish()
+    return recorder
+
+
+def series(whole: dict[str, Any], kind: str = "metric") -> dict[str, list[tuple[Any, ...]]]:
+    """Return steps and values of the series of a kind, by key."""
+    return {
+        each["key"]: list(zip(each["step"], each["last"], strict=True))
+        for each in whole["series"]
+        if each["kind"] == kind
+    }
+
+
+@settings(max_examples=60)
+@given(script=SCRIPTS, end=st.sampled_from(["finish", "be_killed"]))
+def test_files_tell_what_the_records_do(tmp_path_factory: pytest.TempPathFactory, script: Script, end: str):
+    """The page while a run lasts and the report afterwards show the same."""
+    folder = tmp_path_factory.mktemp("run")
+    recorder = Recorder()
+    play(script, recorder)
+    getattr(recorder, end)()
+    run = record(folder, recorder, total_steps=9)
+    (view,) = read_views(find_files([folder])).values()
+    found, wanted = view.to_dict(), from_records(recorder, run)
+    for whole in (found, wanted):
+        del whole["run"]["last"], whole["telemetry"], whole["run"]["pace"]
+        for rank in whole["ranks"]:
+            # Instruments show the state of the last snapshot; spans know no text but the last of a step.
+            # Points of a stream are pushed apart by a millisecond.
+            del rank["seen"], whole["run"]["seen"]
+            for name in ("time", "text", "local_rank", "nonfinite", "step_started", "left_out"):
+                del rank[name]
+    for kind in ("step", "gap", "start"):
+        assert series(found, kind) == series(wanted, kind)
+    assert found["run"] == wanted["run"]
+    assert found["ranks"] == wanted["ranks"]
+    assert found["step_time"] == wanted["step_time"]
+
+
+def test_values_and_times_come_back(tmp_path: Path):
+    """Values at their steps, NaN as a gap, wall time by kind, configuration and name."""
+    recorder = trained()
+    recorder.inputs.insert(0, StepBegan(0, 0))
+    run = record(tmp_path, recorder, resource=(("host.name", "h"), ("periflow.run.name", "first try")))
+    (view,) = read_views(find_files([tmp_path / "train.log"])).values()
+    found = view.to_dict()
+    assert series(found) == {"loss": [(step, pytest.approx(1 / step)) for step in range(1, 6)]}
+    assert found["ranks"][0]["time"] == from_records(recorder, run)["ranks"][0]["time"]
+    assert (found["ranks"][0]["host"], found["run"]["name"], found["run"]["state"]) == ("h", "first try", "finished")
+
+
+def test_a_value_that_is_not_finite_is_a_gap(tmp_path: Path):
+    """OTLP JSON has a word for it, and that is read."""
+    recorder = Recorder()
+    for value in (1.0, math.nan, math.inf, 2.0):
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric({"loss": value})
+    recorder.finish()
+    record(tmp_path, recorder)
+    (view,) = read_views(find_files([tmp_path])).values()
+    assert series(view.to_dict())["loss"] == [(1, 1.0), (2, None), (3, None), (4, 2.0)]
+    assert [mark["value"] for mark in view.to_dict()["ranks"][0]["nonfinite"]["kept"]] == ["NaN", "Infinity"]
+
+
+def test_files_that_have_grown_large_are_read_in_order(tmp_path: Path):
+    """The numbered ones hold the oldest."""
+    record(tmp_path, trained(60), max_file_bytes=10_000)
+    assert len(list(tmp_path.iterdir())) > 4
+    (view,) = read_views(find_files([tmp_path / "train.traces.jsonl"])).values()
+    assert [step for step, _ in series(view.to_dict())["loss"]] == list(range(1, 61))
+
+
+def test_values_come_from_spans_where_there_are_no_points(tmp_path: Path):
+    """Somebody has turned the metrics off, or lost their file."""
+    record(tmp_path, trained())
+    (tmp_path / "train.metrics.jsonl").unlink()
+    (view,) = read_views(find_files([tmp_path])).values()
+    assert [step for step, _ in series(view.to_dict())["loss"]] == [1, 2, 3, 4, 5]
+
+
+def test_attempts_are_told_apart(tmp_path: Path):
+    """A restart writes into the same files; what was done again is counted."""
+    record(tmp_path, trained())
+    again = Recorder(initial_step=2)
+    again.now_ns += 100 * S
+    for _ in range(4):
+        with again.step():
+            again.work(S)
+            again.metric({"loss": 0.5})
+    again.finish()
+    earlier = Earlier(1, last_step=5, last_checkpoint=2, last_seen_unix_ns=STARTED_NS + 5 * S)
+    record(tmp_path, again, attempt=2, initial_step=2, earlier=earlier, started_unix_ns=STARTED_NS + 100 * S)
+    (view,) = read_views(find_files([tmp_path])).values()
+    first, second = view.to_dict()["attempts"]
+    assert (first["initial_step"], first["ended_step"], first["redone_steps"]) == (0, 5, 0)
+    assert (second["initial_step"], second["ended_step"], second["redone_steps"]) == (2, 6, 3)
+    assert second["restart_gap"] == 95
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"resourceSpans": 7}\n', b"\xff\n", b"[]\n"])
+def test_a_damaged_line_is_left_out(tmp_path: Path, damage: bytes):
+    """A disk that was full, or a file that is being written."""
+    record(tmp_path, trained())
+    for file in tmp_path.iterdir():
+        file.write_bytes(damage + b"\n" + file.read_bytes()[:-30])
+    (view,) = read_views(find_files([tmp_path])).values()
+    assert [step for step, _ in series(view.to_dict())["loss"]][:3] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("names", [["nothing.log"], ["train.log", "missing/train.log"]])
+def test_what_is_not_there_is_said(tmp_path: Path, names: Sequence[str]):
+    """A wrong name makes no empty report."""
+    record(tmp_path, trained())
+    with pytest.raises(ConfigurationError, match=f"{names[-1]}.*no OTLP JSON file"):
+        find_files([tmp_path / name for name in names])

@@ -1,0 +1,142 @@
+"""A report is one file that shows runs anywhere, and nothing in it can do harm."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorder import Recorder, S
+from test_recordings import from_records, make_run, record, trained
+
+from periflow_otel.cli import main
+from periflow_otel.page.report import report_html
+from periflow_otel.page.words import describe_run, duration_words
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&`${7*7}\u2028"
+
+
+def hostile_recorder() -> Recorder:
+    """Return what somebody records who wants scripts of his own in the page."""
+    recorder = Recorder()
+    for _ in range(3):
+        with recorder.phase(HOSTILE), recorder.step(error=HOSTILE):
+            recorder.work(S)
+            recorder.metric({HOSTILE: 1.0, "text": HOSTILE, f"nan{HOSTILE}": float("nan")})
+    recorder.finish()
+    return recorder
+
+
+class Tags(HTMLParser):
+    """Collects what a browser without scripts would make of HTML."""
+
+    def __init__(self, page: str) -> None:
+        """Read a page."""
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag with its attributes."""
+        self.tags.append((tag, dict(attrs)))
+
+
+def view_of(recorder: Recorder, **fields: Any) -> dict[str, Any]:
+    """Return the view of what a rank recorded."""
+    return from_records(recorder, make_run(mode="local", **fields))
+
+
+def test_everything_is_in_the_file():
+    """No script, style, font or picture is asked for."""
+    page = report_html([view_of(trained())])
+    for tag, attributes in Tags(page).tags:
+        assert "src" not in attributes
+        assert tag != "link" or attributes["href"] == "data:,"
+    assert "http" not in re.sub(r"https?://(github.com/leeoniya|www.w3.org)\S*", "", page.split("<body>")[1])
+
+
+def test_what_users_call_things_is_text():
+    """Run ids, keys, text, phases and errors become neither tags nor the end of the data."""
+    page = report_html([view_of(hostile_recorder(), run_id=HOSTILE)])
+    tags = Tags(page).tags
+    assert [tag for tag, _ in tags if tag == "img"] == []
+    plain = Tags(report_html([view_of(trained())])).tags
+    assert [tag for tag, _ in tags].count("script") == [tag for tag, _ in plain].count("script")
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert data
+    assert json.loads(data[1])["runs"][0]["run"]["id"] == HOSTILE
+
+
+def test_without_scripts_there_are_pictures_and_tables():
+    """A viewer of attachments that runs nothing shows the curve, its range and the last values."""
+    page = report_html([view_of(trained())])
+    static = page[page.index('id="static"') : page.index("<footer>")]
+    assert 'aria-label="loss by step"' in static
+    assert static.count("L") > 4
+    assert "<td>0.2</td>" in static
+    assert "finished" in static
+
+
+def test_a_gap_is_a_gap_in_a_picture():
+    """Two parts of a curve are two paths."""
+    recorder = Recorder()
+    for value in (1.0, 2.0, float("nan"), 4.0, 5.0):
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric({"loss": value})
+    page = report_html([view_of(recorder)])
+    (curve,) = re.findall(r'class="curve" d="([^"]*)"', page)
+    assert curve.count("M") == 2
+
+
+def test_the_command_writes_a_report_and_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """``periflow-otel report`` in the folder of a run is all there is to do."""
+    record(tmp_path, trained())
+    assert main(["report", "-o", "out.html"]) == 0
+    assert "run: finished at step 5" in capsys.readouterr().out
+    assert '"key":"loss"' in (tmp_path / "out.html").read_text("utf-8")
+
+
+def test_a_run_is_found_by_its_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Among those whose files are here."""
+    record(tmp_path, trained(), run_id="first")
+    record(tmp_path, trained(), run_id="second")
+    assert main(["report", "second"]) == 0
+    said = capsys.readouterr().out
+    assert "second: finished" in said
+    assert "first" not in said
+    assert main(["report", "third"]) == 2
+    assert "third" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_makes_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """An empty page would say that all is well."""
+    assert main(["report"]) == 1
+    assert "nothing is recorded" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_words_cannot_steer_a_terminal():
+    """A run may be called anything."""
+    said = describe_run(view_of(hostile_recorder(), run_id="a\x1b[31m\nb"))
+    assert "\x1b" not in said
+    assert said.splitlines()[0].startswith("a?[31m?b: finished")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (2.5e-5, "25 µs"),
+        (0.0123, "12.3 ms"),
+        (59.4, "59.4 s"),
+        (61, "1m 1s"),
+        (7300, "2h 1m"),
+        (2e5, "2d 7h"),
+    ],
+)
+def test_durations_are_in_units_that_people_use(seconds: float, words: str):
+    """The two largest units are enough."""
+    assert duration_words(seconds) == words
