@@ -1,5 +1,8 @@
 """The callback for ``lightning`` records what a real trainer does."""
 
+import argparse
+import copy
+import pickle
 import runpy
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner import Tuner
 from torch.utils.data import DataLoader, TensorDataset
 
-from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowTrainer
+from periflow_otel.integrations.lightning import PeriFlowCallback, PeriFlowLogger, PeriFlowTrainer
 
 SCRIPT = Path(__file__).parent / "scripts" / "callback_lightning.py"
 STEP_S, VALIDATION_S, SAVING_S = 1.0, 100.0, 1000.0
@@ -494,3 +497,68 @@ def test_saved_hyper_parameters_tell_a_run_from_others(captured: testing.Capture
     config = {key: span.attributes[key] for key in span.attributes if key.startswith(names.CONFIG_PREFIX)}
     prefix = names.CONFIG_PREFIX
     assert config == {f"{prefix}width": 4, f"{prefix}head.bias": True, f"{prefix}api_key": "***"}
+
+
+# The logger
+
+
+def test_a_logger_records_all_that_a_callback_does(captured: testing.Captured, model: Model):
+    """With nothing else: steps, what is logged, checkpoints, and how training ended."""
+    logger = PeriFlowLogger("baseline")
+    make_trainer(saving(4), logger=logger).fit(model)
+    pf.shutdown()
+    assert step_numbers(captured) == list(range(1, 9))
+    assert len(captured.metrics("loss")) == 8
+    assert captured.checkpoints == saved() == [4, 8]
+    assert dict(captured.runs[0].resource)[names.RUN_NAME] == "baseline"
+    [span] = spans_named(captured, names.RUN_SPAN)
+    assert span.attributes[names.OUTCOME] == "finished"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_logger_beside_the_callback_and_others_records_once(
+    captured: testing.Captured, model: Model, tmp_path: Path, order: int
+):
+    """Wherever it stands among them."""
+    loggers = [CSVLogger(tmp_path), PeriFlowLogger()][::order]
+    trainer = make_trainer(PeriFlowCallback(), LearningRateMonitor("step"), logger=loggers)
+    trainer.fit(model)
+    assert step_numbers(captured) == list(range(1, 9))
+    assert [len(captured.metrics(key)) for key in ("loss", "lr-SGD")] == [8, 8]
+
+
+def test_what_a_script_tells_the_logger_is_recorded(captured: testing.Captured, model: Model):
+    """Values of a step, and hyper-parameters before training and in it."""
+
+    class Telling(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+            trainer.logger.log_metrics({"told": trainer.global_step}, step=trainer.global_step)
+            trainer.logger.log_hyperparams({"late": trainer.global_step})
+            assert trainer.logger.experiment is pf.current_run()
+
+    logger = PeriFlowLogger()
+    logger.log_hyperparams(argparse.Namespace(early=1))
+    model.save_hyperparameters({"width": 4})
+    make_trainer(Telling(), logger=logger, max_steps=2).fit(model)
+    pf.shutdown()
+    assert captured.metrics("told") == [1, 2]
+    [span] = spans_named(captured, names.RUN_SPAN)
+    config = {key: span.attributes[key] for key in span.attributes if key.startswith(names.CONFIG_PREFIX)}
+    assert config == {"periflow.config.width": 4, "periflow.config.early": 1, "periflow.config.late": 2}
+
+
+def test_a_logger_is_used_again(captured: testing.Captured, clock: testing.FakeClock):
+    """By another trainer, whose run is its own; it can be copied and pickled as others."""
+    logger = PeriFlowLogger()
+    for _ in range(2):
+        make_trainer(logger=logger, max_steps=2).fit(Model(clock))
+    assert [len(captured.runs), step_numbers(captured)] == [2, [1, 2, 1, 2]]
+    assert pickle.loads(pickle.dumps(copy.deepcopy(logger))).name == "periflow"  # noqa: S301  # our own
+
+
+def test_a_watched_logger_can_be_pickled(captured: testing.Captured, model: Model, tmp_path: Path):
+    """As before it was watched: spawned ranks get a copy."""
+    logger = CSVLogger(tmp_path)
+    make_trainer(PeriFlowCallback(), logger=logger, max_steps=1).fit(model)
+    assert captured.metrics("loss")
+    assert pickle.loads(pickle.dumps(logger)).name == logger.name  # noqa: S301  # our own

@@ -1,21 +1,25 @@
 """Records what a ``lightning`` trainer does.
 
-    from periflow_otel.integrations.lightning import PeriFlowCallback
+    from periflow_otel.integrations.lightning import PeriFlowLogger
 
-    trainer = Trainer(max_epochs=10, callbacks=[PeriFlowCallback()])
+    trainer = Trainer(max_epochs=10, logger=PeriFlowLogger())
 
-It tells how many steps there will be, so ``pf.init`` need not be called.
+It tells how many steps there will be, so ``pf.init`` need not be called. ``callbacks=[PeriFlowCallback()]`` does the
+same, beside another logger or none.
 """
 
 import os
 import weakref
+from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+import periflow_otel as pf
 from periflow_otel.integrations.training import (
     CHECKPOINT_PHASE,
     Training,
+    add_config,
     announce_checkpoint,
     begin_training,
     harmless,
@@ -26,11 +30,15 @@ from periflow_otel.integrations.watching import watch
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.loggers import Logger
 except ImportError as error:
     message = f"PeriFlowCallback needs lightning ({error}): pip install 'periflow_otel[lightning]'"
     raise ImportError(message) from error
 
-__all__ = ["PeriFlowCallback", "PeriFlowTrainer"]
+__all__ = ["PeriFlowCallback", "PeriFlowLogger", "PeriFlowTrainer"]
+
+_trainers: "weakref.WeakKeyDictionary[Logger, weakref.ref[Trainer]]" = weakref.WeakKeyDictionary()
+"""Whose values a logger is told."""
 
 
 class PeriFlowCallback(Callback):
@@ -57,9 +65,10 @@ class PeriFlowCallback(Callback):
         """Watch the trainer: no event tells that a checkpoint is complete, or what is logged."""
         watch(trainer, _watched_trainer)
         watch(trainer._logger_connector, _watched_connector)  # noqa: SLF001  # where values go without a logger
-        for logger in trainer.loggers[:1]:  # each of them gets the same
-            watch(logger, _watched_logger)
-            logger.periflow_trainer = weakref.ref(trainer)
+        if not _loggers(trainer):
+            for logger in trainer.loggers[:1]:  # each of them gets the same
+                watch(logger, _watched_logger)
+                _trainers[logger] = weakref.ref(trainer)
 
     @harmless
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -78,7 +87,8 @@ class PeriFlowCallback(Callback):
             self._local_log_name,
             total_steps=int(total_steps) if 0 < total_steps < float("inf") else None,
             done_steps=trainer.global_step,
-            config={**_hparams(getattr(trainer, "datamodule", None)), **_hparams(pl_module)},
+            config=_config(trainer, pl_module),
+            name=next((logger.run_name for logger in _loggers(trainer)), None),
         )
         if training is not None:
             self._training = training
@@ -154,6 +164,69 @@ class PeriFlowCallback(Callback):
         return self._training if self._training is not None and self._training.is_of(trainer) else None
 
 
+class PeriFlowLogger(Logger):
+    """Records what a trainer logs, and what others tell its logger; with a callback of its own, all that it does.
+
+    ``LearningRateMonitor`` and ``self.logger`` work with it, and hyper-parameters are the configuration of the run. On
+    every rank, as each has a rank's own telemetry.
+    """
+
+    def __init__(self, name: str | None = None, local_log_name: str | os.PathLike[str] | None = None) -> None:
+        """Record nothing yet.
+
+        Args:
+            name: What people call the run, as in ``pf.init``, for a run that ``fit`` begins.
+            local_log_name: As in ``pf.init``, for such a run.
+        """
+        super().__init__()
+        self.run_name = name
+        """What people call the run."""
+        self.hparams: dict[str, Any] = {}
+        """The hyper-parameters that were logged so far."""
+        self._local_log_name = local_log_name
+
+    @property
+    def name(self) -> str:
+        """What people call the run: the folder in which checkpoints are saved, unless they are told where."""
+        return self.run_name or "periflow"
+
+    @property
+    def version(self) -> str:
+        """Nothing: checkpoints of the same name get a version of their own."""
+        return ""
+
+    @property
+    def experiment(self) -> pf.TrainingRun | None:
+        """The run, if one is active."""
+        return pf.current_run()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Record values of the step that started last, whatever Lightning counts; nothing before training."""
+        trainer = _trainer_of(self)
+        if trainer is None or _is_recorded(trainer):
+            record(metrics)
+
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Add to the configuration of the run, or of the one that is about to begin."""
+        values = vars(params) if isinstance(params, Namespace) else dict(params)
+        self.hparams.update(values)
+        trainer = _trainer_of(self)
+        if trainer is not None and trainer.training and _is_recorded(trainer):
+            add_config(values)
+
+    def log_graph(self, model: LightningModule, *_: Any) -> None:
+        """Give the trainer a callback, if it has none: this is the last that a logger hears before training begins."""
+        self._join(model.trainer)
+
+    @harmless
+    def _join(self, trainer: Trainer) -> None:
+        _trainers[self] = weakref.ref(trainer)
+        if _callback_of(trainer) is None:
+            callback = PeriFlowCallback(self._local_log_name)
+            trainer.callbacks.insert(0, callback)
+            callback.setup(trainer, trainer.lightning_module, trainer.state.fn)
+
+
 class PeriFlowTrainer(Trainer):
     """A trainer that announces its checkpoints: for a script that records its steps with a callback of its own."""
 
@@ -199,7 +272,7 @@ def _watched_logger(theirs: Any) -> type:
 
     class Watched(theirs):
         def log_metrics(self, metrics: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-            trainer = self.periflow_trainer()
+            trainer = _trainer_of(self)
             if trainer is not None and _is_recorded(trainer):
                 record(metrics)
             super().log_metrics(metrics, *args, **kwargs)
@@ -207,9 +280,27 @@ def _watched_logger(theirs: Any) -> type:
     return Watched
 
 
-def _hparams(module: Any) -> Mapping[str, Any]:
-    """Return the hyper-parameters that a module has saved."""
-    return dict(module.hparams_initial) if module is not None else {}
+def _config(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Return the hyper-parameters that were saved or logged."""
+    config: dict[str, Any] = {}
+    for each in (getattr(trainer, "datamodule", None), module):
+        config.update({} if each is None else each.hparams_initial)
+    for logger in _loggers(trainer):
+        config.update(logger.hparams)
+    return config
+
+
+def _loggers(trainer: Trainer) -> list[PeriFlowLogger]:
+    return [each for each in trainer.loggers if isinstance(each, PeriFlowLogger)]
+
+
+def _trainer_of(logger: Logger) -> Trainer | None:
+    trainer = _trainers.get(logger)
+    return None if trainer is None else trainer()
+
+
+def _callback_of(trainer: Trainer) -> PeriFlowCallback | None:
+    return next((each for each in trainer.callbacks if isinstance(each, PeriFlowCallback)), None)
 
 
 def _is_recorded(trainer: Trainer) -> bool:
@@ -217,5 +308,5 @@ def _is_recorded(trainer: Trainer) -> bool:
 
     Not what a tuner does before training: it puts the callbacks aside, and what it saves is thrown away.
     """
-    callback = next((each for each in trainer.callbacks if isinstance(each, PeriFlowCallback)), None)
+    callback = _callback_of(trainer)
     return callback is not None and callback.is_recording(trainer)

@@ -49,6 +49,7 @@ class Training:
         self._has_begun_run = has_begun_run
         self._open: tuple[weakref.ref[pf.TrainingRun], int] | None = None
         self._is_over = False
+        self._last_error = id(_last_error())
 
     def is_of(self, session: object) -> bool:
         """Tell whether this is the training of a session: what a framework makes anew for each training."""
@@ -94,10 +95,15 @@ class Training:
 
     def make_way(self) -> None:
         """End what the training has left open, since another one begins; the run as well, if it began with it."""
-        self.end_step(_UNFINISHED)
-        self._is_over = True
+        if not self._is_over:
+            self.end(self._what_ended_it())
         if self._has_begun_run:
             pf.shutdown()
+
+    def _what_ended_it(self) -> BaseException:
+        """Return what a notebook has shown since the training began; frameworks may say nothing of it."""
+        error = _last_error()
+        return _UNFINISHED if error is None or id(error) == self._last_error else error
 
     def is_going_on(self, trainer: object, session: object) -> bool:
         """Tell whether the training goes on while one of ``trainer`` begins, and so has the run for itself."""
@@ -172,16 +178,21 @@ def phase(name: str) -> AbstractContextManager[None]:
     return pf.span(name) if pf.is_initialized() else nullcontext()
 
 
-def record(values: Mapping[str, Any]) -> None:
-    """Record values that a framework logs, if a run is active. What is no metric, such as an image, is left out."""
+def record(values: Mapping[str, Any], step: int | None = None) -> None:
+    """Record values that a framework logs, if a run is active. What is no metric, such as an image, is left out.
+
+    Args:
+        values: By name.
+        step: Whose values they are. Default: the step that started last.
+    """
     if not values or not pf.is_initialized():
         return
     try:
-        pf.metric(values)
+        pf.metric(values, step=step)
     except (TypeError, ValueError):
         for key, value in values.items():
             with suppress(TypeError, ValueError):
-                pf.metric({key: value})
+                pf.metric({key: value}, step=step)
 
 
 def add_config(values: Mapping[str, Any]) -> None:
@@ -218,6 +229,11 @@ def harmless(hook: _Hook) -> _Hook:
             _log.warning("%s() could not record: %s: %s", hook.__name__, type(error).__name__, error)
 
     return cast("_Hook", call)
+
+
+def _last_error() -> BaseException | None:
+    """Return the exception that the interpreter, or a notebook, has shown last."""
+    return getattr(sys, "last_value", None)
 
 
 def _usable_name(name: str | None) -> str | None:
