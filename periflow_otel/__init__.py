@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 from weakref import ref
 
+from periflow_otel import names
 from periflow_otel.errors import (
     CheckpointAlreadyUploadedError,
     ConfigurationError,
@@ -40,6 +41,7 @@ __all__ = [
     "StepAlreadyStartedError",
     "StepNotStartedError",
     "TrainingRun",
+    "__version__",
     "add_config",
     "current_run",
     "end_step",
@@ -55,6 +57,8 @@ __all__ = [
     "train_step",
     "upload_checkpoint",
 ]
+
+__version__ = names.VERSION
 
 periflow = sys.modules[__name__]
 """This module, under the name that ``periflow_sdk`` gives to the object behind its functions."""

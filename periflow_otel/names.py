@@ -17,6 +17,8 @@ class Instrument(NamedTuple):
     meaning: str
 
 
+VERSION: Final = "0.1.0"
+"""Of this package, and of the instrumentation scope."""
 SCOPE: Final = "periflow_otel"
 """Name of the instrumentation scope."""
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"

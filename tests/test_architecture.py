@@ -30,6 +30,7 @@ LAYERS = [
     {"run"},
     {"__init__"},
     {"manager", "integrations", "cli", "testing"},
+    {"__main__"},
 ]
 """From the bottom up. A module, or all modules of a folder, may import what stands below."""
 

@@ -5,16 +5,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from faulty_receiver import FaultyReceiver, ok, status
 from privileges import UNPRIVILEGED
+from recorder import make_run
 
 import periflow_otel as pf
 from periflow_otel.cli import main
+from periflow_otel.exporters.otlp_file import OtlpSpanFile
 from periflow_otel.journal.control import Control
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.segment import segment_path
+from periflow_otel.translate.telemetry import Span
 
 Begin = Callable[..., pf.TrainingRun]
 
@@ -56,6 +61,46 @@ def test_a_mistake_on_the_command_line_is_explained(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit, match=r"^2$"):
         main(arguments)
     assert "usage: periflow-otel" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    """The command says it, and so does the module."""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"periflow-otel {pf.__version__}\n"
+    assert pf.__version__ == version("periflow_otel")
+
+
+def test_python_runs_the_package_too():
+    """Where the command is not on the path."""
+    command = [sys.executable, "-m", "periflow_otel", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("periflow-otel ")
+
+
+# periflow-otel replay
+
+
+def test_replay_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]):
+    """It is no failure."""
+    said = Said(capsys, "replay")
+    assert (said.status, said.output) == (0, "nothing to deliver: no run has left anything here\n")
+
+
+def test_replay_of_a_file_tells_how_far_it_came(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Until all is there; again there is nothing left to do."""
+    file = tmp_path / "train.traces.jsonl"
+    exporter = OtlpSpanFile()
+    exporter.export([(make_run(local_log=str(tmp_path / "train.log")), Span("s", 1, 2, None, 3, 4, {}))])
+    exporter.close()
+    with FaultyReceiver(status(503)) as receiver:
+        first = Said(capsys, "replay", str(file), "--to", receiver.endpoint, "--timeout", "0.2")
+        size = file.stat().st_size
+        waits = f"0 lines sent; 0 of {size} bytes are done with; the same command goes on there"
+        assert (first.status, first.output) == (1, f"{file}: {waits}\n")
+        receiver.behaviour = ok
+        second, third = (Said(capsys, "replay", str(file), "--to", receiver.endpoint) for _ in range(2))
+    assert (second.status, second.output) == (0, f"{file}: 1 line sent\n")
+    assert (third.status, third.output) == (0, f"{file}: 0 lines sent; 1 before; --anew sends all again\n")
 
 
 # periflow-otel emergency-save

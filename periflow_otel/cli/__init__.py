@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from periflow_otel import names
-from periflow_otel.config import ExportSettings, find_state_dirs
+from periflow_otel.config import find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
-from periflow_otel.journal.folders import is_readable, journal_folders
-from periflow_otel.journal.reader import unreadable_journals
 from periflow_otel.logs import limit_repeats
 from periflow_otel.ranks import describe, find_identity
 
@@ -37,20 +35,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="periflow-otel", description="Look after what periflow_otel has recorded on this machine."
     )
+    parser.add_argument("--version", action="version", version=f"periflow-otel {names.VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "replay",
         help="deliver what earlier runs have left in their journals",
         description="Deliver what earlier runs have left in their journals, to where the environment variables say. "
-        "Nothing is delivered twice, and a run whose agent is at work is left to it.",
+        "Nothing is delivered twice, and a run whose agent is at work is left to it. A file of OTLP JSON, as local "
+        "mode writes it, is sent from where an earlier replay came to.",
     )
     command.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER", help="folder of a run; default: all of this machine"
-    )
+        "places", nargs="*", type=Path, metavar="FOLDER|FILE",
+        help="folder of a run, or file of OTLP JSON; default: all that runs on this machine have left in journals",
+    )  # fmt: skip
+    command.add_argument("--to", metavar="URL", help="OTLP receiver, in place of OTEL_EXPORTER_OTLP_ENDPOINT")
+    command.add_argument("--anew", action="store_true", help="send files from their start, whatever was sent before")
     command.add_argument(
         "--timeout", type=float, default=REPLAY_TIMEOUT_S, metavar="S", help="seconds to try, per run (default 60)"
     )
-    command.set_defaults(run=lambda options: replay(options.folders, options.timeout))
+    command.set_defaults(run=_replay)
     command = commands.add_parser(
         "emergency-save",
         help="ask a run on this node to save a checkpoint now",
@@ -85,39 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def replay(folders: Sequence[Path], timeout_s: float) -> int:
-    """Deliver what runs have left behind, and say of each how it went.
+def _replay(options: argparse.Namespace) -> int:
+    from periflow_otel.cli.replay import replay  # noqa: PLC0415  # takes a while
 
-    Args:
-        folders: Folders of runs; none: all runs of this machine.
-        timeout_s: Seconds to try, per run.
-
-    Returns:
-        0 if nothing is left, 1 if something is.
-    """
-    from periflow_otel.agent.dead_letters import all_dead_letters  # noqa: PLC0415  # as above
-    from periflow_otel.agent.leftovers import deliver_leftover, leftovers  # noqa: PLC0415  # takes a while
-    from periflow_otel.agent.resend import folders_with_letters  # noqa: PLC0415  # as above
-
-    settings = ExportSettings.from_environ(os.environ)
-    status = 0
-    state_dirs = find_state_dirs(os.environ)
-    for folder in folders or dict.fromkeys((*leftovers(state_dirs), *folders_with_letters(state_dirs))):
-        has_journals = not is_readable(folder) or any(journal_folders(folder))
-        if not has_journals and not any(all_dead_letters(folder)):
-            print(f"{folder}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME", file=sys.stderr)
-            status = 1
-            continue
-        try:
-            is_delivered = deliver_leftover(folder, settings, timeout_s) if has_journals else True
-            is_resent, resent = _resend(folder, settings)
-        except OSError as error:
-            print(f"{folder}: {error.strerror}", file=sys.stderr)
-            status = 1
-            continue
-        print(f"{folder}: {_OUTCOMES[is_delivered]}{_unreadable(folder)}{resent}")
-        status |= not (is_delivered and is_resent)
-    return status
+    environ = os.environ | ({"OTEL_EXPORTER_OTLP_ENDPOINT": options.to} if options.to else {})
+    return replay(options.places, environ, options.timeout, anew=options.anew)
 
 
 def report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
@@ -125,29 +100,6 @@ def report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
     from periflow_otel.cli.reports import write_report  # noqa: PLC0415  # takes a while
 
     return write_report(sources, out, opens=opens)
-
-
-def _resend(folder: Path, settings: ExportSettings) -> tuple[bool, str]:
-    """Send again what is set aside; return whether nothing is left of it, and what to say."""
-    from periflow_otel.agent.resend import resend  # noqa: PLC0415  # takes a while
-
-    resent = resend(folder, settings)
-    said = f"; of what was set aside, {resent.sent} sent again" if resent.sent or resent.left else ""
-    if resent.left:
-        said += f", {resent.left} still not taken ({resent.message})"
-    return not resent.left, said
-
-
-def _unreadable(folder: Path) -> str:
-    journals = unreadable_journals(folder)
-    return f"; cannot be read: {', '.join(each.name for each in journals)}" if journals else ""
-
-
-_OUTCOMES = {
-    True: "delivered",
-    False: "not everything could be delivered; the rest stays there",
-    None: "left alone: the run is going on, or its agent is at work",
-}
 
 
 def emergency_save(run_id: str | None, step: int | None) -> int:

@@ -18,7 +18,7 @@ from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code
 from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.headers import Headers
-from periflow_otel.translate.resource import SCOPE_VERSION
+from periflow_otel.names import VERSION
 
 
 class GrpcTransport:
@@ -71,7 +71,7 @@ class GrpcTransport:
     def _open(self) -> grpc.Channel:
         proxy = self._settings.proxy
         options: list[tuple[str, str | int]] = [
-            ("grpc.primary_user_agent", f"periflow_otel/{SCOPE_VERSION}"),
+            ("grpc.primary_user_agent", f"periflow_otel/{VERSION}"),
             ("grpc.enable_retries", 0),  # the caller's backoff rules
             ("grpc.use_local_subchannel_pool", 1),  # a new channel does not inherit how long the old one waits
             # Left to itself, gRPC would send plain text through a proxy too.

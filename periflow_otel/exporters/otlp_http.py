@@ -34,7 +34,7 @@ from periflow_otel.exporters.otlp_answers import (
 )
 from periflow_otel.exporters.tls import tls_context
 from periflow_otel.headers import Headers
-from periflow_otel.translate.resource import SCOPE_VERSION
+from periflow_otel.names import VERSION
 
 
 class HttpTransport:
@@ -222,7 +222,7 @@ class _DeadlineReader(io.RawIOBase):
 
 def _named(url: SplitResult) -> dict[str, str]:
     """Return what says whom we ask and who we are, which the user's headers may say otherwise."""
-    return {"host": url.netloc, "user-agent": f"periflow_otel/{SCOPE_VERSION}"}
+    return {"host": url.netloc, "user-agent": f"periflow_otel/{VERSION}"}
 
 
 def _own_headers(settings: OtlpSettings) -> dict[str, str]:

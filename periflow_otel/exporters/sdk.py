@@ -40,11 +40,11 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict, taken
-from periflow_otel.names import SCHEMA_URL, SCOPE
+from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION
 from periflow_otel.records import RankRun
 from periflow_otel.translate import telemetry
 from periflow_otel.translate.groups import by_metric, by_resource
-from periflow_otel.translate.resource import SCOPE_VERSION, resource_of
+from periflow_otel.translate.resource import resource_of
 from periflow_otel.translate.telemetry import (
     AttributeValue,
     Exemplar,
@@ -267,5 +267,5 @@ def _exemplar(exemplar: Exemplar) -> SdkExemplar:
     return SdkExemplar({}, number(exemplar.value), exemplar.time_unix_ns, exemplar.span_id, exemplar.trace_id)
 
 
-_SCOPE: Final = InstrumentationScope(SCOPE, SCOPE_VERSION, SCHEMA_URL)
+_SCOPE: Final = InstrumentationScope(SCOPE, VERSION, SCHEMA_URL)
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)

@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from periflow_otel.names import SCHEMA_URL, SCOPE
+from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION
 from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
-from periflow_otel.translate.resource import SCOPE_VERSION
 from periflow_otel.translate.telemetry import (
     AttributeValue,
     Event,
@@ -216,6 +215,6 @@ def _span_id(span_id: int) -> str:
     return f"{span_id:016x}"
 
 
-_SCOPE: Final[Fields] = {"name": SCOPE, "version": SCOPE_VERSION}
+_SCOPE: Final[Fields] = {"name": SCOPE, "version": VERSION}
 _SCHEMA: Final[Fields] = {"schemaUrl": SCHEMA_URL}
 """Of resources and scopes alike."""

@@ -10,12 +10,11 @@ from functools import lru_cache
 from struct import Struct, pack
 from typing import Final
 
-from periflow_otel.names import SCHEMA_URL, SCOPE, Instrument
+from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION, Instrument
 from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.otlp.wire import FIXED32, FIXED64, VARINT, delimited, head, integer, signed, tag, varint
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
-from periflow_otel.translate.resource import SCOPE_VERSION
 from periflow_otel.translate.telemetry import (
     AttributeValue,
     Event,
@@ -223,6 +222,6 @@ _LINK_FLAGS: Final = varint(tag(6, FIXED32)) + FLAGS.to_bytes(4, "little")
 _START_TIME, _TIME, _COUNT, _SUM, _ZERO_COUNT = (tag(field, FIXED64) for field in (2, 3, 4, 5, 7))
 _AS_INTEGER: Final = tag(6, FIXED64)
 _EXEMPLAR_TIME: Final = tag(2, FIXED64)
-_SCOPE: Final = delimited(1, _text(1, SCOPE) + _text(2, SCOPE_VERSION))
+_SCOPE: Final = delimited(1, _text(1, SCOPE) + _text(2, VERSION))
 _SCHEMA: Final = _text(3, SCHEMA_URL)
 """Of resources and scopes alike."""

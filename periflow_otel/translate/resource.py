@@ -1,14 +1,10 @@
 """The resource of a run on a node: who emits."""
 
 from functools import lru_cache
-from importlib.metadata import version
-from typing import Final
 
 from periflow_otel import names
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Resource
-
-SCOPE_VERSION: Final = version("periflow_otel")
 
 
 @lru_cache(maxsize=1024)
