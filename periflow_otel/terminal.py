@@ -12,11 +12,14 @@ from typing import Final
 _PIECE_BYTES: Final = 512
 """What can be written at once wherever anything can: ``_POSIX_PIPE_BUF``."""
 _LAST_STREAM: Final = 2
+_ERASE_LINE: Final = "\r\x1b[K"
+"""Where a terminal's line holds a progress bar, which is drawn again below."""
 
 
 class Terminal(io.TextIOBase):
     """A stream of text that drops what cannot be written at once, and everything when it is closed.
 
+    On a screen, a line begins at its left edge, whatever bar stands there: that is erased.
     Training writes to the same place, so its open file is left as it is: a pipe or a terminal is opened once more for
     this, to be written without waiting.
     """
@@ -24,10 +27,14 @@ class Terminal(io.TextIOBase):
     def __init__(self, descriptor: int) -> None:
         """Take over a descriptor; a negative one stands for a stream that is closed."""
         self._descriptor = descriptor if descriptor < 0 else _opened_again(descriptor)
+        self._is_screen = descriptor >= 0 and os.isatty(self._descriptor) and os.environ.get("TERM") != "dumb"
+        self._is_line_begun = False
 
     def write(self, text: str) -> int:
         """Write as much as can be written now."""
-        data = text.encode("utf-8", "replace")
+        erase = _ERASE_LINE if text and self._is_screen and not self._is_line_begun else ""
+        self._is_line_begun = bool(text) and not text.endswith("\n")
+        data = f"{erase}{text}".encode("utf-8", "replace")
         with suppress(OSError):
             while data and _takes(self._descriptor):
                 data = data[os.write(self._descriptor, data[:_PIECE_BYTES]) :]

@@ -59,6 +59,26 @@ def test_what_nobody_reads_is_dropped_and_the_next_line_comes(kind: str):
     assert os.get_blocking(writer)
 
 
+def test_a_line_takes_the_place_of_a_bar(monkeypatch: pytest.MonkeyPatch):
+    """On a screen; the bar is drawn again below. What goes on with a line leaves it."""
+    monkeypatch.setenv("TERM", "xterm")
+    reader, writer = os.openpty()
+    terminal = Terminal(os.dup(writer))
+    os.write(writer, b" 3%|#         | 3/100")
+    for text in ("a line\n", "", "in two ", "parts\n"):
+        terminal.write(text)
+    assert drain(reader) == b" 3%|#         | 3/100\r\x1b[Ka line\r\n\r\x1b[Kin two parts\r\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "dumb terminal"])
+def test_nothing_is_erased_where_nothing_can_be(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A file, a pipe or a terminal without such signs gets the plain line."""
+    monkeypatch.setenv("TERM", "dumb" if kind == "dumb terminal" else "xterm")
+    reader, writer = pair(kind.removeprefix("dumb "))
+    Terminal(os.dup(writer)).write("a line\n")
+    assert drain(reader).replace(b"\r", b"") == b"a line\n"
+
+
 def test_text_that_fits_is_written_whole():
     """Though it is longer than what a pipe takes at once."""
     reader, writer = os.pipe()
