@@ -60,7 +60,7 @@ class Handover:
         """
         if self._launcher is None:
             return True
-        if not self.may_be_late or not self.ensure_agent():
+        if not self.may_be_late or not (self._is_delivered(records) or self.ensure_agent()):
             return False
         deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
         while not self._is_delivered(records):

@@ -10,8 +10,9 @@ from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.agent_note import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
-    NO_NOTE,
+    UNKNOWN,
     AgentNote,
+    clear_note,
     read_note,
     why_failed,
     write_note,
@@ -36,11 +37,21 @@ def test_a_note_comes_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b'{"settings": 1}'])
-def test_what_is_no_note_is_none(tmp_path: Path, content: bytes | None):
-    """There is no file, it is being written, or something else is in it."""
+def test_an_agent_that_has_said_nothing_yet_gives_way_to_none(tmp_path: Path, content: bytes | None):
+    """There is no file, it is being written, or something else is in it: others that begin wait for the note."""
     if content is not None:
         (tmp_path / LOCK_FILE).write_bytes(content)
-    assert read_note(tmp_path) == NO_NOTE
+    assert read_note(tmp_path) == UNKNOWN
+    assert not read_note(tmp_path).gives_way_to(replace(NOTE, wanted_ns=time.monotonic_ns()))
+
+
+def test_a_note_can_be_taken_back(tmp_path: Path):
+    """By an agent that ends: the next one may do something else."""
+    lock = take_agent_lock(tmp_path)
+    assert lock is not None
+    write_note(lock, NOTE)
+    clear_note(lock)
+    assert read_note(tmp_path) == UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -323,21 +323,21 @@ sys.exit(any(rank.exitcode for rank in ranks))
 
 
 def test_ranks_that_start_at_once_never_get_in_each_others_way(collector: Collector):
-    """Twenty times eight: one agent each time, which has the port to itself; nothing is lost and nobody complains."""
+    """Eight times eight: one agent each time, which has the port to itself; nothing is lost and nobody complains."""
     (port,) = free_ports(1)
     environ = cloud(
         collector.http_endpoint, WORLD_SIZE="8", OTEL_METRICS_EXPORTER="otlp,prometheus",
         OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
     )  # fmt: skip
     seen = set()
-    for number in range(20):
+    for number in range(8):
         with Training(code=CROWD, PERIFLOW_RUN_ID=f"run-{number}", **environ) as training:
             wait_until(lambda: seen.update(agents(training.state)) or training.process.poll() is not None, 60)
             training.wait()
             training.wait_for_agent()
             assert (training.process.returncode, training.errors) == (0, "")
-    assert 20 <= len(seen) < 30  # where the machine is busy, a rank may begin when the others have ended
-    for number in range(20):
+    assert len(seen) == 8
+    for number in range(8):
         recorded = arrived(collector, f"run-{number}")
         assert [sorted(each) for each in recorded] == [sorted(each * 8) for each in everything(20)]
         assert outcomes(collector, f"run-{number}") == ["finished"] * 8

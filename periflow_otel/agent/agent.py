@@ -25,7 +25,7 @@ from periflow_otel.journal.agent_lock import (
     take_agent_lock,
     unlock,
 )
-from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, write_note
+from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, clear_note, write_note
 from periflow_otel.journal.cursors import load_cursor
 from periflow_otel.journal.emergency import take_request_file
 from periflow_otel.journal.files import SCARCE
@@ -311,6 +311,8 @@ class Agent:
 
     def _is_needed_again(self) -> bool:
         """Let go of the lock, and take it back if there is a rank that nobody serves."""
+        with suppress(OSError):
+            clear_note(self._lock)
         unlock(self._lock)
         if self._stopping.is_set() or self._has_heir:
             return False

@@ -5,6 +5,7 @@ agent that is at work does what they want.
 """
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -49,19 +50,21 @@ class AgentNote(msgspec.Struct, frozen=True):
 
 NO_NOTE: Final = AgentNote()
 """Of an agent that delivers what is left over: it gives way to any that a rank wants."""
+UNKNOWN: Final = AgentNote(wanted_ns=sys.maxsize)
+"""Of one that is being born, and has the lock but has not said yet what it does: it gives way to none."""
 
 
 def read_note(folder: Path) -> AgentNote:
-    """Return the note on the agent of a run; ``NO_NOTE`` if there is none, or it is being written."""
+    """Return the note on the agent of a run; ``UNKNOWN`` if there is none yet, or it is being written."""
     return decode_note(read_end(folder / LOCK_FILE, _MAX_BYTES))
 
 
 def decode_note(text: str | bytes) -> AgentNote:
-    """Return a note from what ``encode`` makes of it; ``NO_NOTE`` if it is none."""
+    """Return a note from what ``encode`` makes of it; ``UNKNOWN`` if it is none."""
     try:
         return msgspec.json.decode(text, type=AgentNote)
     except msgspec.MsgspecError:
-        return NO_NOTE
+        return UNKNOWN
 
 
 def write_note(lock: int, note: AgentNote) -> None:
@@ -73,6 +76,15 @@ def write_note(lock: int, note: AgentNote) -> None:
     text = note.encode().encode()
     os.pwrite(lock, text, 0)
     os.ftruncate(lock, len(text))
+
+
+def clear_note(lock: int) -> None:
+    """Take the note back: nobody is to think that the next agent does what this one did.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    os.ftruncate(lock, 0)
 
 
 def why_failed(folder: Path) -> str:
