@@ -66,6 +66,7 @@ class ExportSettings:
     prometheus_host: str = "127.0.0.1"
     prometheus_port: int = PROMETHEUS_PORT
     allowed_hosts: tuple[str, ...] = ()
+    serves_page: bool = False
     """Names under which browsers may ask for what is served."""
     shows_console: bool = False
     metric_interval_s: float = 60.0
@@ -85,6 +86,7 @@ class ExportSettings:
         is_cloud = find_mode(environ) == "cloud"
         traces = _exporters(variables, "traces", is_cloud=is_cloud)
         metrics = _exporters(variables, "metrics", is_cloud=is_cloud)
+        serves_prometheus = "prometheus" in metrics or (not is_cloud and "none" not in metrics)
         return cls(
             is_cloud=is_cloud,
             traces_exporters=tuple(name for name in traces if name != "none"),
@@ -101,9 +103,10 @@ class ExportSettings:
                 "explicit_bucket_histogram",
                 get_args(HistogramKind),
             ),
-            serves_prometheus="prometheus" in metrics or (not is_cloud and "none" not in metrics),
+            serves_prometheus=serves_prometheus,
             prometheus_host=variables.text("OTEL_EXPORTER_PROMETHEUS_HOST") or "127.0.0.1",
             prometheus_port=variables.integer("OTEL_EXPORTER_PROMETHEUS_PORT", PROMETHEUS_PORT, 0, 65535),
+            serves_page=variables.choice(names.PAGE, str(int(serves_prometheus)), ("0", "1")) == "1",
             allowed_hosts=tuple((variables.text(names.ALLOWED_HOSTS) or "").replace(",", " ").split()),
             shows_console=variables.choice(names.CONSOLE, "0", ("0", "1")) == "1",
             metric_interval_s=variables.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, 1, 86_400_000) / 1000,

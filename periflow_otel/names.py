@@ -227,6 +227,8 @@ AGENT_LINGER: Final = "PERIFLOW_AGENT_LINGER"
 """Seconds that the agent goes on trying when all ranks are gone. Default: 60."""
 JOURNAL_MAX_BYTES: Final = "PERIFLOW_JOURNAL_MAX_BYTES"
 """Bound of the journal, per rank. Default: 268435456."""
+PAGE: Final = "PERIFLOW_PAGE"
+"""0: no live page. Default: 1 where the Prometheus endpoint is on, as it is in local mode."""
 CONSOLE: Final = "PERIFLOW_CONSOLE"
 """1: a progress line on stderr every few seconds."""
 OTLP_HEADERS_FILE: Final = "PERIFLOW_OTLP_HEADERS_FILE"
@@ -237,6 +239,6 @@ EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 """Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, CONSOLE, OTLP_HEADERS_FILE,
+    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, PAGE, CONSOLE, OTLP_HEADERS_FILE,
     ALLOWED_HOSTS, EMERGENCY_SIGNALS,
 )  # fmt: skip

@@ -48,6 +48,7 @@ FOREIGN = {
     "view": {"msgspec"},
     "page": {"msgspec"},
     "recordings": {"msgspec"},
+    "exporters.live_page": {"msgspec"},
     "exporters.otlp": {"grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},
     "exporters.sdk": {"opentelemetry"},
     "exporters.prometheus": {"prometheus_client"},

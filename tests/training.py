@@ -33,6 +33,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         if _FOREIGN.fullmatch(name) and name != "PERIFLOW_TEST_BIN":
             monkeypatch.delenv(name)
     monkeypatch.setenv("PERIFLOW_STATE_DIR", str(folder))
+    monkeypatch.setenv("PERIFLOW_PAGE", "0")  # what it says at the start is for a person
     monkeypatch.setenv("TMPDIR", str(folder))  # what the test starts looks for journals there too
     monkeypatch.chdir(folder)
 

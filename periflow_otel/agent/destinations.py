@@ -15,8 +15,9 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
 from periflow_otel.records import Metric
+from periflow_otel.terminal import say
 from periflow_otel.translate import MakeTranslator
-from periflow_otel.translate.as_is import RecordTranslator
+from periflow_otel.translate.as_is import EveryRecord, RecordTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 
@@ -76,18 +77,22 @@ def durable_consumer(name: str, settings: ExportSettings, folder: Path) -> Consu
 
 def live_consumers(settings: ExportSettings, folder: Path) -> Iterator[Consumer]:
     """Make the consumers that show a run while it lasts."""
-    url = None
-    if settings.serves_prometheus:
+    said = ""
+    if settings.serves_prometheus or settings.serves_page:
         from periflow_otel.web.site import Site  # noqa: PLC0415  # only where something is served
 
         site = Site(settings.prometheus_host, settings.prometheus_port, settings.allowed_hosts)
-        exporter = load("prometheus.PrometheusExporter", site, folder / DISCOVERY_FILE)
-        url = exporter.url
-        yield _live_consumer("prometheus", exporter, takes_reports=True)
+        if settings.serves_prometheus:
+            exporter = load("prometheus.PrometheusExporter", site, folder / DISCOVERY_FILE)
+            said = f"metrics for Prometheus are at {exporter.url}" if site.is_served else ""
+            yield _live_consumer("prometheus", exporter, takes_reports=True)
+        if settings.serves_page:
+            page = load("live_page.LivePage", site, folder)
+            yield Consumer("page", page, EveryRecord, interval_s=LIVE_INTERVAL_S, takes_reports=True)
+            if page.url:
+                say(f"periflow_otel: watch this run at {page.url}")
     if settings.shows_console:
-        yield _live_consumer(
-            "console", load("console.Console", first_line=f"metrics for Prometheus are at {url}" if url else "")
-        )
+        yield _live_consumer("console", load("console.Console", first_line=said))
 
 
 def load(name: str, *arguments: Any, **keywords: Any) -> Any:

@@ -82,7 +82,7 @@ def _destinations(export: ExportSettings) -> Iterator[Finding]:
     for name in dict.fromkeys((*export.traces_exporters, *export.metrics_exporters)):
         if name != "otlp":
             yield Finding(name, "an exporter of another package; not tried")
-    if export.serves_prometheus:
+    if export.serves_prometheus or export.serves_page:
         yield _endpoint(export)
 
 
@@ -107,11 +107,12 @@ def _try(otlp: OtlpSettings) -> Finding:
 
 def _endpoint(export: ExportSettings) -> Finding:
     host, port = export.prometheus_host, export.prometheus_port
-    text = f"http://{host}:{port or '(any)'}/metrics while a run goes on"
+    pages = [path for path, is_on in (("/run", export.serves_page), ("/metrics", export.serves_prometheus)) if is_on]
+    text = f"http://{host}:{port or '(any)'}{' and '.join(pages)} while a run goes on"
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return Finding("Prometheus", f"{text}: {error.strerror}", is_fault=True)
+            return Finding("page", f"{text}: {error.strerror}", is_fault=True)
         text += "; somebody else is there now, so it would be the next free port"
-    return Finding("Prometheus", text)
+    return Finding("page", text)

@@ -4,12 +4,16 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.page.report import report_html
 from periflow_otel.page.words import describe_run
 from periflow_otel.recordings import find_files, read_views
 from periflow_otel.view.run_view import RunView
+
+_DIGITS: Final = 7
+"""Of the values in a report: far more than a curve can show."""
 
 
 def write_report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
@@ -30,7 +34,7 @@ def write_report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
     if not views:
         print("periflow-otel: nothing is recorded there", file=sys.stderr)
         return 1
-    out.write_text(report_html([view.to_dict() for view in views]), "utf-8")
+    out.write_text(report_html([view.to_dict(digits=_DIGITS) for view in views]), "utf-8")
     for view in views:
         print(describe_run(view.to_dict()))
     print(f"{out} ({out.stat().st_size >> 10} KiB)")

@@ -5,6 +5,7 @@
                                     /agent.log       what it had to say
                                     /control         the emergency-save word
                                     /prometheus.json where to scrape
+                                    /page.url        where to look
                                     /emergency-save  put here by somebody who wants one
                                     /ledger/         one line per rank and attempt that is over
                                     /a001-r00000/    the journal of rank 0 in attempt 1: segments, cursors, and
@@ -33,6 +34,7 @@ LOCK_FILE: Final = "agent.lock"
 NEXT_LOCK_FILE: Final = "agent.next"
 AGENT_LOG: Final = "agent.log"
 DISCOVERY_FILE: Final = "prometheus.json"
+PAGE_FILE: Final = "page.url"
 LEDGER: Final = "ledger"
 ATTEMPTS: Final = "@attempts"
 """Beside the folders of nodes, and named as none of them can be."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from periflow_otel.page.assets import SCRIPTS, STYLES, asset
+from periflow_otel.page.assets import SCRIPTS, STYLES, text_of
 from periflow_otel.page.pictures import pictures
 
 View = Mapping[str, Any]
@@ -21,11 +21,11 @@ View = Mapping[str, Any]
 
 def report_html(views: Sequence[View]) -> str:
     """Return a report of runs, one over the other where they are several."""
-    styles = [asset(name) for name in STYLES]
-    scripts = [asset(name) for name in (*SCRIPTS, "report.js")]
+    styles = [text_of(name) for name in STYLES]
+    scripts = [text_of(name) for name in (*SCRIPTS, "report.js")]
     title = escape(", ".join(str(view["run"]["name"] or view["run"]["id"]) for view in views))
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_policy(styles, scripts)}">'
-    return Template(asset("page.html")).substitute(
+    return Template(text_of("page.html")).substitute(
         head="\n".join([policy, f"<title>{title}</title>", *(f"<style>{style}</style>" for style in styles)]),
         static=pictures(views),
         scripts="\n".join(

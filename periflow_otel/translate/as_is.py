@@ -1,6 +1,7 @@
 """Records of one kind, as they are: for exporters that need no spans and no points."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from periflow_otel.records import RankRun, Record
 
@@ -36,3 +37,25 @@ class RecordTranslator:
     def dropped(self) -> dict[str, int]:
         """Return nothing."""
         return {}
+
+
+class StepBegan(NamedTuple):
+    """A step that is going on: it has no record yet."""
+
+    step: int
+    started_unix_ns: int
+
+
+class EveryRecord(RecordTranslator):
+    """Passes all records on as they are, and says which step is going on."""
+
+    def __init__(self, run: RankRun, state: bytes) -> None:
+        """Begin; there is nothing to remember."""
+        super().__init__(object, run, state)  # type: ignore[arg-type]  # every record is one
+        self._open: StepBegan | None = None
+
+    def step_began(self, step: int, started_unix_ns: int) -> None:
+        """Note the step that is going on."""
+        if step and self._open != (step, started_unix_ns):
+            self._open = StepBegan(step, started_unix_ns)
+            self._records.append(self._open)  # type: ignore[arg-type]  # whoever takes all takes this too

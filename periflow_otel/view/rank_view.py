@@ -108,6 +108,14 @@ class RankView:
             max(each, self.member.initial_step) for each in (self.last_step, self.ended_step)
         )
 
+    def moved_to(self, limits: Limits) -> "RankView":
+        """Let it share the space of another run's view, as something new there."""
+        self._limits = limits
+        limits.series += len(self.series)
+        for series in self.series.values():
+            series.revision = series.redrawn = limits.revision
+        return self
+
     def step_at(self, time_s: float) -> int:
         """Return the step that was going on, or had ended last, as far as the rows of its series tell."""
         starts = self.series.get(("start", ""))

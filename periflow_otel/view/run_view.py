@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from periflow_otel import names
+from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point
 from periflow_otel.view.heat import QUANTILES, merged, quantile
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
 
@@ -36,6 +38,26 @@ class RunView:
         if key not in self.ranks:
             self.ranks[key] = RankView(member, self._limits)
         return self.ranks[key]
+
+    def add_reports(self, points: Iterable[Point]) -> None:
+        """Take what agents say of their own work, and of the ranks of their node."""
+        for point in points:
+            if isinstance(point.value, Histogram | ExponentialHistogram):
+                self._add_lateness(dict(point.attributes), point.value)
+            else:
+                self.telemetry[point.instrument.name, point.attributes] = point.value
+
+    def add_earlier(self, other: "RunView") -> None:
+        """Take the attempts before those that are known."""
+        first = min((attempt for attempt, _ in self.ranks), default=0)
+        for (attempt, rank), each in other.ranks.items():
+            if attempt < first:
+                self.ranks[attempt, rank] = each.moved_to(self._limits)
+
+    def _add_lateness(self, attributes: Mapping[str, Any], late: Histogram | ExponentialHistogram) -> None:
+        attempt = max((attempt for attempt, _ in self.ranks), default=0)
+        if rank := self.ranks.get((attempt, int(attributes.get(names.LAST_RANK, -1)))):
+            rank.set_late(late.count, late.sum, late.max)
 
     @property
     def is_going_on(self) -> bool:
@@ -80,11 +102,12 @@ class RunView:
             "last": self._last_values(),
         }
 
-    def to_dict(self, since: int = 0) -> dict[str, Any]:
+    def to_dict(self, since: int = 0, digits: int | None = None) -> dict[str, Any]:
         """Return everything, as ``docs/view.md`` describes it.
 
         Args:
             since: Of the series, return what has changed after this revision, which an earlier call returned.
+            digits: Round the values of series to so many; None leaves them as they are.
         """
         for each in self.ranks.values():
             each.fit()
@@ -97,7 +120,7 @@ class RunView:
             "ranks": [_rank(each) for _, each in sorted(self.ranks.items())],
             "step_time": [{"attempt": attempt, **merged(each.heat for each in ranks).to_dict()}
                           for attempt, ranks in self._by_attempt()],
-            "series": [each for _, rank in sorted(self.ranks.items()) for each in _series(rank, since)],
+            "series": [each for _, rank in sorted(self.ranks.items()) for each in _series(rank, since, digits)],
             "telemetry": [{"name": name, "attributes": dict(attributes), "value": value}
                           for (name, attributes), value in sorted(self.telemetry.items(), key=repr)],
         }  # fmt: skip
@@ -134,11 +157,11 @@ class RunView:
         return last
 
 
-def _series(rank: RankView, since: int) -> Iterable[dict[str, Any]]:
+def _series(rank: RankView, since: int, digits: int | None) -> Iterable[dict[str, Any]]:
     for (kind, key), series in rank.series.items():
         if series.revision > since:
             who = {"kind": kind, "key": key, "attempt": rank.member.attempt, "rank": rank.member.rank}
-            yield {**who, **series.to_dict(series.since(since))}
+            yield {**who, **series.to_dict(series.since(since), None if kind == "start" else digits)}
 
 
 def _rank(rank: RankView) -> dict[str, Any]:

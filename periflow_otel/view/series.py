@@ -57,6 +57,8 @@ class Series:
         if steps != (ordered := sorted(steps)):
             order = sorted(range(len(steps)), key=steps.__getitem__)
             steps, times, values = ordered, [times[i] for i in order], [values[i] for i in order]
+        if steps:
+            self._make_room(steps, max_rows)
         start = 0
         while start < len(steps):
             bucket = steps[start] // self.width
@@ -64,6 +66,15 @@ class Series:
             self._put(bucket, steps[end - 1], times[end - 1], values[start:end])
             start = end
             self.fit(max_rows, revision)
+
+    def _make_room(self, steps: Sequence[int], max_rows: int) -> None:
+        """Join rows at once, before there are too many: values need not be put into rows that are joined anyway."""
+        while len(self.step) + min(len(steps), steps[-1] // self.width - steps[0] // self.width + 1) > max_rows:
+            buckets = {step // self.width for step in steps}
+            buckets.update(int(step // self.width) for step in self.step)
+            if len(buckets) <= max_rows:
+                return
+            self._coarsen()
 
     def fit(self, max_rows: int, revision: int) -> None:
         """Join rows until there are no more than so many."""
@@ -85,21 +96,24 @@ class Series:
         """Return the index of the first row that has changed after a revision."""
         return 0 if revision < self.redrawn else bisect_right(self._revised, revision)
 
-    def to_dict(self, start: int = 0) -> dict[str, Any]:
-        """Return the rows from one on as columns; without a finite value in it, a row has None."""
+    def to_dict(self, start: int = 0, digits: int | None = None) -> dict[str, Any]:
+        """Return the rows from one on as columns; without a finite value in it, a row has None.
+
+        Args:
+            start: The first row.
+            digits: Round values to so many, which takes a while.
+        """
         columns: dict[str, Any] = {
             "width": self.width,
             "from": start,
             "step": list(map(int, self.step[start:])),
             "time": [round(each, 3) for each in self.time[start:]],
-            "last": _shown(self.last[start:]),
+            "last": _shown(self.last[start:], digits),
         }
         if any(count != 1 for count in self.count[start:]):
-            columns["min"], columns["max"] = _shown(self.low[start:]), _shown(self.high[start:])
-            columns["mean"] = [
-                _number(total / count) if count else None
-                for total, count in zip(self.total[start:], self.count[start:], strict=True)
-            ]
+            columns["min"], columns["max"] = (_shown(column[start:], digits) for column in (self.low, self.high))
+            sums = zip(self.total[start:], self.count[start:], strict=True)
+            columns["mean"] = _shown([total / count if count else _NAN for total, count in sums], digits)
             columns["count"] = list(self.count[start:])
         if any(self.nonfinite[start:]):
             columns["nonfinite"] = list(self.nonfinite[start:])
@@ -168,10 +182,8 @@ def _lower(value: float, other: float) -> float:
     return other if other < value or value != value else value  # noqa: PLR0124  # as above
 
 
-def _shown(values: Sequence[float]) -> list[float | None]:
-    return list(map(_number, values))
-
-
-def _number(value: float) -> float | None:
-    """Return a value with the digits that a curve can show; None for NaN."""
-    return float(f"{value:.7g}") if isfinite(value) else None
+def _shown(values: Sequence[float], digits: int | None) -> list[float | None]:
+    """Return values with None for NaN."""
+    if digits is not None:
+        values = [float(f"{value:.{digits}g}") for value in values]
+    return [value if value == value else None for value in values]  # noqa: PLR0124  # as above

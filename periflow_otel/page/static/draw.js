@@ -208,7 +208,8 @@ function positive(values) {
 
 function padded(min, max) {
   if (min === null || max === null) return [0, 1];
-  const pad = (max - min) * 0.06 || Math.abs(max) * 0.06 || 0.5;
+  const isFlat = max - min <= 1e-9 * Math.abs(max); // what smoothing leaves of a constant
+  const pad = isFlat ? Math.abs(max) * 0.06 || 0.5 : (max - min) * 0.06;
   return [min >= 0 && min - pad < 0 ? 0 : min - pad, max + pad];
 }
 

@@ -1,0 +1,152 @@
+"""Shows a run in a browser while it lasts: ``/run`` is its page, and ``/`` names all runs of the node.
+
+Nobody may be looking, so what comes in is put away in bounded space, many records at once, and made into a page only
+when somebody asks. What earlier attempts have left in files is read at the first such time, in a thread of its own.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.exporters import Outcome, taken
+from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.files import read_end
+from periflow_otel.journal.folders import PAGE_FILE, node_folders
+from periflow_otel.page.assets import asset
+from periflow_otel.page.live import index_html, live_html
+from periflow_otel.recordings import find_files, read_views
+from periflow_otel.records import RankRun
+from periflow_otel.translate.as_is import StepBegan
+from periflow_otel.translate.telemetry import Point
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
+from periflow_otel.web.http import Request, Response, refusal
+from periflow_otel.web.site import Site
+
+PATH: Final = "/run"
+_HTML: Final = "text/html; charset=utf-8"
+_MAX_URL_BYTES: Final = 300
+
+_log = logging.getLogger("periflow_otel")
+
+
+class LivePage:
+    """Takes the records of all ranks of a run on this node, and shows them under the address of the agent."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        """Begin to show.
+
+        Args:
+            site: Where the page is; closed in the end.
+            folder: Folder of the run. A file in it says where the page is as long as this lives.
+        """
+        self._site = site
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._view: RunView | None = None
+        self._feeds: dict[RankRun, RecordFeed] = {}
+        self._has_read_files = False
+        site.add("/", self._index)
+        site.add(PATH, lambda _: Response(live_html().encode(), _HTML))
+        site.add(f"{PATH}/data.json", self._data)
+        site.add("/static/*", _static)
+        if url := self.url:
+            with suppress(OSError):
+                replace_file(folder / PAGE_FILE, url.encode())
+
+    @property
+    def url(self) -> str | None:
+        """Where the page is; None if it is not served."""
+        return self._site.url(PATH)
+
+    def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
+        """Take records, steps that began, and points on the agent itself."""
+        with self._lock:
+            for run, group in groupby(items, lambda item: item[0]):
+                self._feed(run, [item for _, item in group])
+        return taken(len(items))
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._site.is_served:
+            self._site.close()
+        with suppress(OSError):
+            (self._folder / PAGE_FILE).unlink()
+
+    def _feed(self, run: RankRun, items: list[Any]) -> None:
+        if self._view is None:
+            self._view = RunView(run.run_id)
+        feed = self._feeds.get(run)
+        if feed is None:
+            feed = self._feeds[run] = RecordFeed(self._view, run)
+        for kind, group in groupby(items, type):
+            if kind is Point:
+                self._view.add_reports(group)
+            elif kind is StepBegan:
+                feed.step_began(*list(group)[-1])
+            else:
+                feed.feed(group)
+
+    def _data(self, request: Request) -> Response:
+        self._read_files()
+        with self._lock:
+            if self._view is None:
+                return refusal(HTTPStatus.NOT_FOUND, "nothing is recorded yet")
+            for feed in self._feeds.values():
+                feed.settle()
+            whole = self._view.to_dict(_revision(request))
+        return Response(msgspec.json.encode(whole), "application/json")
+
+    def _index(self, _: Request) -> Response:
+        state_dir = self._folder.parent.parent
+        pages = [(folder.parent.name, page_url(folder)) for folder in reversed(node_folders(state_dir))]
+        own = self._folder.parent.name
+        return Response(index_html([(name, url, name == own) for name, url in pages if url]).encode(), _HTML)
+
+    def _read_files(self) -> None:
+        """Have read what earlier attempts have left, once and without waiting for it."""
+        with self._lock:
+            runs = list(self._feeds)
+            if self._has_read_files or not runs:
+                return
+            self._has_read_files = True
+        if any(run.earlier for run in runs):
+            threading.Thread(target=self._take_files, args=(runs,), name="periflow-files", daemon=True).start()
+
+    def _take_files(self, runs: Sequence[RankRun]) -> None:
+        try:
+            logs = [Path(run.local_log) for run in runs if run.local_log]
+            earlier = read_views(find_files(logs)).get(runs[0].run_id)
+        except (OSError, ConfigurationError) as error:
+            _log.warning("what earlier attempts have left cannot be shown: %s", error)
+            return
+        with self._lock:
+            if earlier and self._view:
+                self._view.add_earlier(earlier)
+
+
+def page_url(folder: Path) -> str | None:
+    """Return where the page of the run in a folder is; None if none is served."""
+    try:
+        url = read_end(folder / PAGE_FILE, _MAX_URL_BYTES).decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return url if url.startswith("http://") else None
+
+
+def _revision(request: Request) -> int:
+    since = request.query.get("since", "")
+    return int(since) if since.isdecimal() and len(since) < 16 else 0
+
+
+def _static(request: Request) -> Response:
+    found = asset(request.path.removeprefix("/static/"))
+    return Response(found[0].encode(), found[1]) if found else refusal(HTTPStatus.NOT_FOUND)
