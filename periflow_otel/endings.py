@@ -1,10 +1,15 @@
 """How this process ends: what is called then, and by which exception."""
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
+
+from periflow_otel.records import RankRun
+from periflow_otel.terminal import is_screen, say
 
 
 def call_at_exit(call: Callable[[], None]) -> None:
@@ -27,6 +32,20 @@ def time_left_s(timeout_s: float) -> float:
 @lru_cache(maxsize=1)
 def _began_s() -> float:
     return time.monotonic()
+
+
+def say_what_is_recorded(run: RankRun, steps: int) -> None:
+    """Tell who sits before a screen what a run has left, and the command that shows it; the first rank does."""
+    if run.rank == 0 and steps and _has_files(run) and is_screen():
+        from shlex import quote  # noqa: PLC0415  # only where somebody may read it
+
+        log = str(run.local_log).removeprefix(f"{Path.cwd()}{os.sep}")
+        count = f"{steps} step{'' if steps == 1 else 's'}"
+        say(f"periflow_otel: {count} recorded beside {log}; to see them: periflow-otel report {quote(log)}")
+
+
+def _has_files(run: RankRun) -> bool:
+    return any(each.startswith("otlp_file.") for each in run.orders.consumers)
 
 
 def failure(error: BaseException | None) -> str | None:

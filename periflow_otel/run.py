@@ -15,7 +15,7 @@ from typing import Any, Final
 from periflow_otel import arguments, ids, names, startup
 from periflow_otel.clock import Clock, current_clock
 from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
-from periflow_otel.endings import call_at_exit, error_at_exit, failure, time_left_s
+from periflow_otel.endings import call_at_exit, error_at_exit, failure, say_what_is_recorded, time_left_s
 from periflow_otel.environ import Environ
 from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
 from periflow_otel.handover import Handover
@@ -473,6 +473,8 @@ class TrainingRun:
         self._place.leave(error)
         is_delivered = self._handover.wait_for_the_end(self._end_journal(error), timeout_s)
         self._handover.stop_agent()
+        if self._handover.may_be_late:
+            say_what_is_recorded(self.info, self._step - self.info.initial_step)
         return is_delivered
 
     def _give_way(self) -> None:

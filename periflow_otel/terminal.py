@@ -51,6 +51,13 @@ class Terminal(io.TextIOBase):
             os.close(descriptor)
 
 
+def is_screen() -> bool:
+    """Tell whether ``sys.stderr`` is a terminal, where somebody may sit."""
+    with suppress(OSError, ValueError):  # ValueError: it is closed
+        return sys.stderr is not None and sys.stderr.isatty()
+    return False
+
+
 def say(line: str) -> None:
     """Write a line to where ``sys.stderr`` goes, without waiting for it where it is the stderr of the process.
 
