@@ -157,6 +157,9 @@ CHECKPOINT_LAST_STEP: Final = Instrument(
 METRIC_NONFINITE: Final = Instrument(
     "periflow.step.nonfinite_values", "counter", "{value}", "Values of a user metric that were NaN or infinite, by key."
 )
+METRICS_STEP: Final = Instrument(
+    "periflow.metrics.step", "gauge", "{step}", "Step of the values from this time on. In files."
+)
 TELEMETRY_RECORDS: Final = Instrument(
     "periflow.telemetry.records", "counter", "{record}", "Journal records read, by consumer."
 )
@@ -184,7 +187,7 @@ TELEMETRY_CPU_TIME: Final = Instrument(
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
     STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE,
-    TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG,
+    METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG,
     TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
 )  # fmt: skip
 

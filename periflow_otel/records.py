@@ -12,6 +12,9 @@ import msgspec
 
 from periflow_otel.processes import Process
 
+_AGENT: Final = -1
+"""Stands where a rank has its number."""
+
 JSONValue = float | int | bool | str | None | list["JSONValue"] | dict[str, "JSONValue"]
 """What a metric value may be, besides a NumPy or tensor scalar."""
 
@@ -77,6 +80,14 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self, attempt=attempt, started_unix_ns=started_unix_ns, initial_step=initial_step, earlier=earlier
         )
+
+    def of_agent(self) -> "RankRun":
+        """Return what stands for the agent of this run on this node, which is no rank, in all attempts."""
+        return msgspec.structs.replace(self, rank=_AGENT, local_rank=_AGENT, attempt=0, earlier=None)
+
+    def is_of_agent(self) -> bool:
+        """Tell whether this stands for an agent."""
+        return self.rank == _AGENT
 
 
 class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -10,7 +10,7 @@ import platform
 import socket
 import sys
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from periflow_otel import arguments, names
 from periflow_otel.config import RunSettings, find_mode
@@ -24,6 +24,11 @@ from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
 from periflow_otel.records import Orders, RankRun
 from periflow_otel.unread import unread
 
+_ARCHITECTURES: Final = {
+    "x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "i386": "x86", "i686": "x86",
+    "armv6l": "arm32", "armv7l": "arm32", "ppc": "ppc32", "ppc64": "ppc64", "ppc64le": "ppc64",
+}  # fmt: skip
+"""What the semantic conventions call a machine's architecture."""
 _log = logging.getLogger("periflow_otel")
 
 
@@ -149,11 +154,10 @@ def resource(settings: RunSettings, run_name: str | None = None) -> tuple[tuple[
     attributes = {
         "service.name": settings.service_name,
         "host.name": socket.gethostname(),
-        "host.arch": platform.machine(),
+        "host.arch": _ARCHITECTURES.get(platform.machine().lower(), platform.machine()),
         "os.type": sys.platform,
         "process.runtime.name": sys.implementation.name,
         "process.runtime.version": platform.python_version(),
-        "telemetry.distro.name": names.SCOPE,
         **dict(settings.resource_attributes),
         **({names.RUN_NAME: run_name} if run_name else {}),
     }

@@ -92,21 +92,20 @@ def test_integers_of_64_bits_are_sent_exactly(value: int):
 
 
 def test_streams_stay_in_order_within_one_metric_per_instrument():
-    """Points of two ranks, interleaved, make one metric per instrument, in the order given."""
+    """Points of two instruments, interleaved, make one metric per instrument, in the order given."""
     lr = names.user_instrument("lr")
-    runs = make_run(), make_run(rank=1)
-    items = [(runs[i % 2], make_point(float(i), i, lr if i % 3 else LOSS)) for i in range(1, 9)]
+    items = [(make_run(), make_point(float(i), i, lr if i % 3 else LOSS)) for i in range(1, 9)]
     request = metrics_message(items)
     metrics = request.resource_metrics[0].scope_metrics[0].metrics
     times = {metric.name: [point.time_unix_nano for point in metric.gauge.data_points] for metric in metrics}
     assert times == {"periflow.metric.lr": [1, 2, 4, 5, 7, 8], "periflow.metric.loss": [3, 6]}
 
 
-def test_ranks_of_a_node_share_a_resource():
-    """Spans of two ranks stand under one resource, those of another run under another."""
+def test_each_rank_has_a_resource():
+    """Spans of a rank stand under one resource, those of another rank or run under another."""
     runs = [make_run(), make_run(rank=1), make_run(run_id="other")]
     request = traces_message([(run, make_span(span_id=n)) for n, run in enumerate([*runs, *runs], 1)])
-    assert [len(each.scope_spans[0].spans) for each in request.resource_spans] == [4, 2]
+    assert [len(each.scope_spans[0].spans) for each in request.resource_spans] == [2, 2, 2]
     assert [span.resource["periflow.run.id"] for span in read_spans(request)] == ["run"] * 4 + ["other"] * 2
 
 

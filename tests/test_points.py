@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.names import CONFIG_VALUE, METRIC_KEY, RUN_CONFIG, SECONDS_BOUNDS
-from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, decode, encode_metric
+from periflow_otel.names import CONFIG_VALUE, METRIC_KEY, METRICS_STEP, RUN_CONFIG, SECONDS_BOUNDS
+from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, StepEnded, decode, encode_metric
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
@@ -341,7 +341,7 @@ def test_settling_shows_only_what_is_new():
         settled.append(bool(translator.take()))
     assert settled == [True, False, True, False, False, True, False]
     translator.settle(STARTED_NS + 60 * S)
-    assert {point.time_unix_ns for point in translator.take()} == {(STARTED_NS + 60 * S) // MS * MS}
+    assert {point.time_unix_ns for point in translator.take()} == {-(-(STARTED_NS + 60 * S) // MS) * MS}
 
 
 def test_a_change_that_was_not_shown_is_shown_after_a_restart():
@@ -557,3 +557,43 @@ def test_a_state_of_a_thousand_keys_stays_small():
     translator = PointTranslator(make_run())
     translator.feed([Metric(1, STARTED_NS, {f"train/some/metric_{number}": 1.0 for number in range(MAX_KEYS)})])
     assert len(translator.encode_state()) < 50_000
+
+
+@given(SCRIPTS, st.integers(1, 9))
+def test_what_is_taken_later_is_not_of_an_earlier_time(script: Script, every: int):
+    """Receivers take the points of an instance in the order of their times, whatever the clock does."""
+    translator, latest_unix_ns = PointTranslator(make_run(), shows_steps=True), 0
+    recorder = Recorder()
+    play(script, recorder)
+    for start in range(0, len(recorder.inputs), every):
+        give(translator, recorder.inputs[start : start + every])
+        translator.settle(STARTED_NS + 5 * S if start % 2 else None)
+        times = [point.time_unix_ns for point in translator.take()]
+        assert not times or min(times) >= latest_unix_ns
+        latest_unix_ns = max([latest_unix_ns, *times])
+
+
+def test_every_value_can_be_placed_on_its_step():
+    """By the point of the step at or before it, however fast steps are, and wherever values were told to belong."""
+    calls = [
+        Metric(number // 3, STARTED_NS + number, {key: float(number // 3)}) for number, key in enumerate("aabbab" * 9)
+    ]
+    calls += [Metric(2, STARTED_NS + 100, {"a": 2.0, "b": 2}, during=18), Metric(18, STARTED_NS + 101, {"a": 18.0})]
+    points = translate(calls, shows_steps=True)
+    steps = {point.time_unix_ns: point.value for point in points if point.instrument is METRICS_STEP}
+    values = [point for key in "ab" for point in user_points(points, key)]
+    assert len(values) == len(calls) + 1
+    for point in values:
+        assert point.value == steps[max(time for time in steps if time <= point.time_unix_ns)]
+
+
+@pytest.mark.parametrize("is_delta", [False, True])
+def test_exemplars_are_within_their_points(is_delta: bool):  # noqa: FBT001  # a case
+    """A measurement is not older than what counts it, and not younger."""
+    translator = PointTranslator(make_run(), is_delta=is_delta)
+    for step in range(1, 9):
+        give(translator, [StepEnded(step, STARTED_NS + step * 999_999, 333_333)])
+        translator.settle(STARTED_NS + 5 * MS if step == 4 else None)
+    found = [(point, each) for point in translator.take() for each in point.exemplars]
+    assert found
+    assert all(point.start_unix_ns <= each.time_unix_ns <= point.time_unix_ns for point, each in found)

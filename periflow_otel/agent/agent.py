@@ -84,7 +84,7 @@ class Agent:
         self._live: list[Consumer] = []
         self._last_run: RankRun | None = None
         """A rank whose journal is gone: what there is to report belongs to its run."""
-        self._reporter = Reporter()
+        self._reporter = Reporter(folder)
         self._skew = StepSkew()
         self._skew_reader: SkewReader | None = None
         self._stopping = threading.Event()

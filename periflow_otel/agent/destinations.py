@@ -136,15 +136,12 @@ def _spans(*_: object) -> MakeTranslator:
     return SpanTranslator
 
 
-def _points(*_: object) -> MakeTranslator:
-    return PointTranslator
-
-
-def _points_as_set(settings: ExportSettings, _: object) -> MakeTranslator:
+def _points_as_set(settings: ExportSettings, _: object, *, shows_steps: bool = False) -> MakeTranslator:
     return partial(
         PointTranslator,
         is_delta=settings.temporality != "cumulative",
         is_exponential=settings.histogram != "explicit_bucket_histogram",
+        shows_steps=shows_steps,
     )
 
 
@@ -158,7 +155,10 @@ DESTINATIONS: Final[dict[str, Destination]] = {
         lambda *_: load("otlp_file.OtlpSpanFile"), _spans, FILE_INTERVAL_S, is_per_rank=True
     ),
     "otlp_file.metrics": Destination(
-        lambda *_: load("otlp_file.OtlpPointFile"), _points, FILE_INTERVAL_S, is_per_rank=True
+        lambda *_: load("otlp_file.OtlpPointFile"),
+        partial(_points_as_set, shows_steps=True),
+        FILE_INTERVAL_S,
+        is_per_rank=True,
     ),
     "otlp.traces": Destination(
         lambda settings, _: _otlp(settings.otlp_traces, settings.otlp_metrics), _spans, NETWORK_INTERVAL_S

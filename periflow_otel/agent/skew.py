@@ -53,7 +53,7 @@ class StepSkew:
         time_unix_ns = time.time_ns() // _MS * _MS
         node = (names.NODE_RANK, run.node_rank)
         return [
-            (run, Point(names.STEP_SKEW, ((names.LAST_RANK, rank), node), time_unix_ns, skew.snapshot(),
+            (run.of_agent(), Point(names.STEP_SKEW, ((names.LAST_RANK, rank), node), time_unix_ns, skew.snapshot(),
                         self._started_unix_ns))
             for rank, skew in self._skews.items()
         ]  # fmt: skip

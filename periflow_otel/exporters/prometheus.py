@@ -145,7 +145,7 @@ class LatestPoints(Collector):
                 families[name, kind] = Metric(name, point.instrument.meaning, kind, unit)
             families[name, kind].samples.extend(_samples(name, point))
         yield from families.values()
-        yield _target_info(dict.fromkeys(map(resource_of, runs)))
+        yield _target_info(resource_of(run) for run in runs if not run.is_of_agent())
 
     def _snapshot(self) -> tuple[list[RankRun], list[Point]]:
         """Return the runs and their points; where two attempts have the same series, only the later one's."""
@@ -209,9 +209,12 @@ def _exemplar(exemplar: Exemplar) -> PrometheusExemplar:
 
 
 def _target_info(resources: Iterable[Resource]) -> Metric:
-    """Describe who is seen here, once for each: Prometheus makes the same of the resource of OTLP."""
+    """Describe what is seen here, in one series as it is one target: by what all that is shown has in common."""
     family = GaugeMetricFamily("target_info", "Resource attributes of the run.")
-    family.samples.extend(Sample("target_info", _labels(resource.attributes), 1) for resource in resources)
+    every = [dict.fromkeys(resource.attributes) for resource in resources]
+    if every:
+        common = (each for each in every[0] if all(each in other for other in every))
+        family.samples.append(Sample("target_info", _labels(common), 1))
     return family
 
 

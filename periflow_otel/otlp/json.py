@@ -50,8 +50,8 @@ def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(_encode(value))
 
 
-# The resource comes last: ranks of a node share theirs, and the Collector takes files that begin with the same 1000
-# bytes for one.
+# The resource comes last: those of ranks differ in few places, and the Collector takes files that begin with the same
+# 1000 bytes for one.
 def _resource_spans(resource: Resource, spans: Iterable[Span]) -> Fields:
     scope_spans = {"scope": _SCOPE, "spans": [_raw(_span(span)) for span in spans], **_SCHEMA}
     return {"scopeSpans": [scope_spans], "resource": _resource(resource), **_SCHEMA}
@@ -62,7 +62,7 @@ def _resource_metrics(resource: Resource, points: Iterable[Point]) -> Fields:
     return {"scopeMetrics": [scope_metrics], "resource": _resource(resource), **_SCHEMA}
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _resource(resource: Resource) -> msgspec.Raw:
     return _raw({"attributes": _attributes(resource.attributes)})
 

@@ -46,7 +46,7 @@ def _of_resource(resource: Resource, content: Iterable[bytes]) -> bytes:
     return delimited(1, _resource(resource) + scope + _SCHEMA)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _resource(resource: Resource) -> bytes:
     return delimited(1, _attributes(1, resource.attributes))
 

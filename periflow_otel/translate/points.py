@@ -2,7 +2,8 @@
 
 Every call of ``pf.metric`` becomes points of its own time, NaN included. The built-in instruments add up, and show
 their state when a snapshot is taken. Times are whole milliseconds, and no two points of a stream share one: Prometheus
-refuses those.
+refuses those. What is taken later is not of an earlier time, and values of a step come after those of the step before:
+so a time places a value on its step.
 """
 
 import math
@@ -31,6 +32,12 @@ class PointState(msgspec.Struct, array_like=True):
 
     last_ms: dict[str, int] = {}
     """Time of the last point of each user metric."""
+    latest_ms: int = 0
+    """Time of the last point of all."""
+    values_step: int | None = None
+    """The step of the last values."""
+    values_from_ms: int = 0
+    """Before this no value has its time any more."""
     dropped_values: int = 0
     is_changed: bool = True
     """The built-in instruments have not been shown as they are."""
@@ -63,7 +70,13 @@ class PointTranslator:
     """Turns the records of one rank, in order, into metric points."""
 
     def __init__(
-        self, run: RankRun, state: bytes = b"", *, is_delta: bool = False, is_exponential: bool = False
+        self,
+        run: RankRun,
+        state: bytes = b"",
+        *,
+        is_delta: bool = False,
+        is_exponential: bool = False,
+        shows_steps: bool = False,
     ) -> None:
         """Begin, or go on from an encoded ``state``.
 
@@ -72,9 +85,11 @@ class PointTranslator:
             state: What ``encode_state`` returned.
             is_delta: Counters and histograms count since the last snapshot, not since the run began.
             is_exponential: Histograms have exponential buckets.
+            shows_steps: Whenever the step of the values is another one, a point says which.
         """
         self._run = run
         self._is_delta = is_delta
+        self._shows_steps = shows_steps
         self._rank = ((names.RANK, run.rank),)
         self._points: list[Point] = []
         self._streams: dict[str, tuple[Instrument, tuple[tuple[str, str | int], ...]]] = {}
@@ -116,6 +131,7 @@ class PointTranslator:
         """Take a snapshot if something has changed since the last one, or if a time is given."""
         if self.state.is_changed or now_unix_ns is not None:
             self.snapshot(now_unix_ns)
+        self.state.values_from_ms = max(self.state.values_from_ms, self.state.latest_ms)
 
     def dropped(self) -> dict[str, int]:
         """Return how many values had too many other keys beside them."""
@@ -157,7 +173,8 @@ class PointTranslator:
         """
         state = self.state
         state.is_changed = False
-        state.snapshot_ms = max((now_unix_ns or state.last_unix_ns) // _MS, state.snapshot_ms + 1)
+        time_ms = -(-(now_unix_ns or state.last_unix_ns) // _MS)  # rounded up: what it shows has happened by then
+        state.latest_ms = state.snapshot_ms = max(time_ms, state.snapshot_ms + 1, state.latest_ms)
         self._snapshot_gauges()
         self._snapshot_config()
         self._snapshot_sums()
@@ -166,7 +183,10 @@ class PointTranslator:
             self._start_over()
 
     def _add_values(self, record: Metric) -> None:
-        time_ms = record.time_unix_ns // _MS
+        state = self.state
+        if record.step != state.values_step:
+            self._begin_values(record.step, record.time_unix_ns // _MS)
+        time_ms = max(record.time_unix_ns // _MS, state.values_from_ms)
         told_step = None if record.during is None else record.step
         for key, value in record.values.items():
             if isinstance(value, dict):
@@ -174,8 +194,16 @@ class PointTranslator:
                     self._add_number(inner, each, time_ms, told_step)
             else:
                 self._add_number(key, value, time_ms, told_step)
-        self.state.wall_time.note(record.time_unix_ns)
-        self.state.last_unix_ns = max(self.state.last_unix_ns, record.time_unix_ns)
+        state.wall_time.note(record.time_unix_ns)
+        state.last_unix_ns = max(state.last_unix_ns, record.time_unix_ns)
+
+    def _begin_values(self, step: int, time_ms: int) -> None:
+        """Go on with the values of another step, which come after all values before."""
+        state = self.state
+        state.values_step, state.values_from_ms = step, max(time_ms, state.latest_ms + 1)
+        state.latest_ms = state.values_from_ms
+        if self._shows_steps:
+            self._points.append(Point(names.METRICS_STEP, self._rank, state.values_from_ms * _MS, step))
 
     def _add_number(self, key: str, value: object, time_ms: int, told_step: int | None) -> None:
         if isinstance(value, float):
@@ -193,10 +221,11 @@ class PointTranslator:
             state.nonfinite[key] = state.nonfinite.get(key, 0) + 1
             state.is_changed = True
         state.last_ms[key] = time_ms = max(time_ms, previous_ms + 1)
+        state.latest_ms = max(state.latest_ms, time_ms)
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = (names.user_instrument(key), ((names.METRIC_KEY, key), *self._rank))
-        # The time places a value on the step that was going on; where it is of another one, an exemplar does.
+        # The time places a value on the step that was going on; where it is of another one, an exemplar leads there.
         exemplars = () if told_step is None else (self._exemplar(told_step, time_ms * _MS, value),)
         self._points.append(Point(stream[0], stream[1], time_ms * _MS, value, exemplars=exemplars))
 
@@ -210,7 +239,7 @@ class PointTranslator:
             state.redone += 1
         bucket = state.duration.record(duration_s)
         if self._has_span(record, duration_s):
-            state.examples[bucket] = (record.step, end_unix_ns, duration_s)
+            state.examples[bucket] = (record.step, max(end_unix_ns, state.delta_start_unix_ns), duration_s)
         if record.gap_ns is not None:
             state.gap.record(record.gap_ns / 1e9)
         self.step_began(record.step, record.start_unix_ns)
