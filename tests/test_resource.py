@@ -31,6 +31,8 @@ def test_a_resource_says_which_run_and_rank():
         "telemetry.sdk.name": "periflow_otel",
         "telemetry.sdk.language": "python",
         "telemetry.sdk.version": VERSION,
+        "telemetry.distro.name": "periflow_otel",
+        "telemetry.distro.version": VERSION,
         "periflow.run.id": "abc",
         "periflow.run.attempt": 2,
         "periflow.node_rank": 3,

@@ -24,6 +24,8 @@ def resource_of(run: RankRun) -> Resource:
         "telemetry.sdk.name": names.SCOPE,
         "telemetry.sdk.language": "python",
         "telemetry.sdk.version": names.VERSION,
+        "telemetry.distro.name": names.SCOPE,
+        "telemetry.distro.version": names.VERSION,
         _INSTANCE_ID: _instance_id(run, given.get(_INSTANCE_ID)),
         names.RUN_ID: run.run_id,
         names.NODE_RANK: run.node_rank,
