@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from recorder import make_run
 
-from periflow_otel.records import RankRun
 from periflow_otel.names import VERSION
+from periflow_otel.records import RankRun
 from periflow_otel.translate.resource import resource_of
 
 
