@@ -66,9 +66,14 @@ def _status(error: SystemExit) -> object:
 def error_at_exit(old: BaseException | None) -> str | None:
     """Name the type of the exception that ends this process; ``old`` was there before."""
     error = sys.exc_info()[1] or _Name.error or getattr(sys, "last_value", None)
-    if error is None or error is old or isinstance(error, SystemExit) or hasattr(sys, "ps1"):
+    if error is None or error is old or hasattr(sys, "ps1"):
         return None
-    return type(error).__name__
+    return _given_up(error) if isinstance(error, SystemExit) else type(error).__name__
+
+
+def _given_up(error: SystemExit) -> str | None:
+    """Name what a child has ended of that writes its failure down and exits with a status, as PyTorch's ranks do."""
+    return type(error.__context__ or error).__name__ if _status(error) else None
 
 
 class _Name(str):
