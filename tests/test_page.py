@@ -1,0 +1,270 @@
+"""The page and the report in a real browser: right points, working controls, no harm, for everybody."""
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Tab, chromium, needs_browser, tab
+from recorder import STARTED_NS, Recorder, S, make_run
+from test_live_page import items
+from test_report import HOSTILE, hostile_recorder
+
+from periflow_otel.exporters.live_page import LivePage
+from periflow_otel.journal.folders import node_folder
+from periflow_otel.page.report import report_html
+from periflow_otel.records import Config, Earlier, Metric, RankRun
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
+from periflow_otel.web.site import Site
+
+pytestmark = needs_browser
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a browser for all tests of this file."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Tab]:
+    """Return a tab for a file."""
+    with tab(browser, "file://") as opened:
+        yield opened
+
+
+def trained(rank: int = 0, slow_s: float = 0.0, nan_at: int = 0, first: int = 1) -> Recorder:
+    """Return what a rank records in some steps of a tenth of a second."""
+    recorder = Recorder(first - 1)
+    for step in range(first, STEPS + 1):
+        with recorder.step():
+            recorder.work(int((0.1 + slow_s) * S))
+            recorder.metric({"loss": math.nan if step == nan_at else 1 / step, "lr": 0.001, "rank": float(rank)})
+        if step % 20 == 0:
+            recorder.checkpoint()
+    return recorder
+
+
+def view_of(*ranks: tuple[RankRun, Recorder]) -> RunView:
+    """Return the view of a run."""
+    view = RunView(ranks[0][0].run_id)
+    for run, recorder in ranks:
+        feed = RecordFeed(view, run)
+        feed.feed(each for each in recorder.inputs if not isinstance(each, tuple))
+        feed.settle()
+    return view
+
+
+def saved(folder: Path, *views: RunView) -> str:
+    """Write a report and return where it is."""
+    path = folder / "report.html"
+    path.write_text(report_html([view.to_dict(digits=7) for view in views]), "utf-8")
+    return path.as_uri()
+
+
+def report_of_one(folder: Path) -> str:
+    """Write a report on a run of one rank."""
+    return saved(folder, view_of((make_run(total_steps=STEPS, world_size=1), trained())))
+
+
+def test_every_value_is_drawn_where_it_belongs(tmp_path: Path, opened: Tab):
+    """In the data that is drawn, and in the picture itself."""
+    opened.open(report_of_one(tmp_path))
+    drawn = opened.chart("loss")
+    assert drawn["x"] == list(range(1, STEPS + 1))
+    assert drawn["ys"][0] == [pytest.approx(1 / step, rel=1e-6) for step in range(1, STEPS + 1)]
+    assert opened.ink("loss", 10, 0.1) > 100
+    assert opened.ink("loss", 30.5, 0.7) == 0
+
+
+def test_a_report_needs_nothing_but_itself(tmp_path: Path, opened: Tab):
+    """One file, one request: its own."""
+    opened.open(report_of_one(tmp_path))
+    assert [url for url in opened.asked if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
+
+
+def test_smoothing_leaves_the_raw_curve_visible(tmp_path: Path, opened: Tab):
+    """The raw values are a curve of their own; without smoothing they are the only one."""
+    opened.open(report_of_one(tmp_path))
+    raw, smooth = opened.chart("loss")["ys"]
+    assert raw[0] == smooth[0] == 1.0
+    assert smooth[5] > raw[5]
+    opened.page.locator("#smoothing").fill("0")
+    assert opened.chart("loss")["ys"] == [raw]
+
+
+def test_x_is_steps_or_time(tmp_path: Path, opened: Tab):
+    """By time each value is at the seconds since the start."""
+    opened.open(report_of_one(tmp_path))
+    opened.page.get_by_role("button", name="time", exact=True).click()
+    assert opened.chart("loss")["x"] == [pytest.approx(step / 10, abs=0.01) for step in range(1, STEPS + 1)]
+
+
+def test_y_is_linear_or_logarithmic(tmp_path: Path, opened: Tab):
+    """A loss over several powers of ten is seen in both."""
+    opened.open(report_of_one(tmp_path))
+    assert not opened.chart("loss")["isLog"]
+    opened.page.get_by_role("button", name="log", exact=True).click()
+    assert opened.chart("loss")["isLog"]
+
+
+def test_a_range_that_is_selected_is_shown_by_all(tmp_path: Path, opened: Tab):
+    """Zoom is shared; one button, or a double click, shows everything again."""
+    opened.open(report_of_one(tmp_path))
+    opened.see("loss")
+    box = opened.page.locator(".u-over").first.bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 50)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 60, steps=4)
+    opened.page.mouse.up()
+    for title in ("loss", "lr"):
+        drawn = opened.chart(title)
+        assert (drawn["from"], drawn["to"]) == (pytest.approx(10.75, abs=0.5), pytest.approx(20.5, abs=0.5))
+    opened.page.get_by_role("button", name="Show all steps").click()
+    assert opened.chart("lr")["to"] == STEPS
+
+
+def test_the_keyboard_reaches_and_moves_along_a_chart(tmp_path: Path, opened: Tab):
+    """What the cursor is at is said; plus and zero zoom."""
+    opened.open(report_of_one(tmp_path))
+    opened.see("loss")
+    for _ in range(40):
+        opened.page.keyboard.press("Tab")
+        if opened.page.evaluate("document.activeElement.className") == "plot":
+            break
+    opened.page.keyboard.press("Home")
+    opened.page.keyboard.press("ArrowRight")
+    assert opened.chart("loss")["said"] == "step 2 · 0.5"
+    opened.page.keyboard.press("+")
+    assert opened.chart("loss")["to"] < STEPS
+    opened.page.keyboard.press("0")
+    assert opened.chart("loss")["to"] == STEPS
+
+
+def test_every_chart_has_a_table(tmp_path: Path, opened: Tab):
+    """For who cannot see it, or wants the number."""
+    opened.open(report_of_one(tmp_path))
+    opened.see("loss")
+    opened.page.get_by_role("button", name="Table of loss").click()
+    rows = opened.page.get_by_role("region", name="loss: table").locator("tbody tr").all_inner_texts()
+    assert len(rows) == STEPS
+    assert rows[1].split("\t")[1:4] == ["2", "200 ms", "0.5"]
+
+
+def test_metrics_are_found_by_their_name(tmp_path: Path, opened: Tab):
+    """Among hundreds nobody scrolls."""
+    opened.open(report_of_one(tmp_path))
+    opened.page.locator("#filter").fill("LOS")
+    titles = opened.page.locator("#metrics-0 h3").all_inner_texts()
+    assert titles == ["loss"]
+
+
+def test_a_slow_rank_a_nan_and_a_restart_are_said(tmp_path: Path, opened: Tab):
+    """In words, before anybody looks for them."""
+    ranks = [
+        (make_run(rank=rank, world_size=3), trained(rank, slow_s, nan_at))
+        for rank, slow_s, nan_at in ((0, 0, 0), (1, 0, 7), (2, 0.05, 0))
+    ]
+    for _, recorder in ranks:
+        recorder.be_killed()
+    earlier = Earlier(1, last_step=STEPS, last_checkpoint=20, last_seen_unix_ns=STARTED_NS + 10 * S)
+    again = make_run(attempt=2, world_size=3, initial_step=20, earlier=earlier, started_unix_ns=STARTED_NS + 70 * S)
+    opened.open(saved(tmp_path, view_of(*ranks)))
+    said = opened.page.locator(".alert").all_inner_texts()
+    assert "loss was NaN at step 7, rank 1." in said
+    assert any(re.fullmatch(r"Rank 2 is slow: half of its steps take 1[45].* ms or more, .*", each) for each in said)
+    assert any("were killed in step 40" in each for each in said)
+    opened.open(saved(tmp_path, view_of(*ranks, (again, trained(first=21)))))
+    said = opened.page.locator(".alert").all_inner_texts()
+    assert "Attempt 2 went on from step 20 after 1 m 0 s and did 20 steps again." in said
+
+
+def test_one_spike_among_many_steps_is_painted(tmp_path: Path, opened: Tab):
+    """Fifty thousand values in five hundred rows: the spike is part of the picture."""
+    view = RunView("run")
+    feed = RecordFeed(view, make_run())
+    feed.feed(
+        Metric(step, STARTED_NS + step * S, {"loss": 9.0 if step == 23_456 else 1.0}) for step in range(1, 50_001)
+    )
+    feed.settle()
+    opened.open(saved(tmp_path, view))
+    assert opened.ink("loss", 23_456, 7) > 0
+    assert opened.ink("loss", 30_000, 7) == 0
+
+
+def test_runs_are_drawn_over_one_another(tmp_path: Path, opened: Tab):
+    """With a line for each, and their configuration side by side."""
+    views = []
+    for name, rate in (("first", 0.1), ("second", 0.2)):
+        recorder = trained()
+        recorder.inputs.insert(0, Config({"lr": rate, "model.layers": 4}))
+        views.append(view_of((make_run(run_id=name), recorder)))
+    opened.open(saved(tmp_path, *views))
+    assert opened.chart("loss")["labels"] == ["first", "second"]
+    cells = opened.page.locator("#config tbody tr").all_inner_texts()
+    assert [each.split("\t") for each in cells] == [["lr", "0.1", "0.2"], ["model.layers", "4", "4"]]
+    assert opened.page.locator("#config td.differs").all_inner_texts() == ["0.1", "0.2"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_is_wrong_for_people_with_disabilities(tmp_path: Path, browser: Any, scheme: str):
+    """In both themes, with all sections there are."""
+    ranks = [(make_run(rank=rank, world_size=2, total_steps=90), trained(rank, 0.1 * rank, 7)) for rank in range(2)]
+    ranks[0][1].inputs.insert(0, Config({"lr": 0.1}))
+    with tab(browser, "file://", color_scheme=scheme) as opened:
+        opened.open(saved(tmp_path, view_of(*ranks)))
+        assert opened.page.evaluate("document.documentElement.dataset.theme") == scheme
+        assert opened.violations() == []
+
+
+def test_without_scripts_pictures_are_shown(tmp_path: Path, browser: Any):
+    """As in a mail, or where a viewer of attachments runs nothing."""
+    with tab(browser, "file://", java_script_enabled=False) as opened:
+        opened.page.goto(report_of_one(tmp_path))
+        assert opened.page.get_by_role("img", name="loss by step").is_visible()
+        assert not opened.page.locator("#bar").is_visible()
+
+
+def test_what_users_call_things_runs_nothing(tmp_path: Path, opened: Tab):
+    """Ids, keys, text, phases and errors that would be scripts are shown as they are; a dialog would fail this."""
+    recorder = hostile_recorder()
+    recorder.inputs.insert(0, Config({HOSTILE: HOSTILE}))
+    run = make_run(run_id=HOSTILE, resource=(("host.name", HOSTILE),), world_size=1)
+    opened.open(saved(tmp_path, view_of((run, recorder))))
+    opened.page.get_by_role("button", name="Table of").first.click()
+    assert opened.page.locator("img, h1 *").count() == 0
+    assert opened.page.locator("h1").inner_text().startswith("</script><script>alert(1)</script><img src=x")
+
+
+def test_a_live_page_grows_without_being_asked(tmp_path: Path, browser: Any):
+    """New values come by themselves; when the agent has ended, the page keeps what it knows and says so."""
+    folder = node_folder(tmp_path / "job")
+    folder.mkdir(parents=True)
+    page = LivePage(Site("127.0.0.1", 0), folder)
+    run = make_run(world_size=1, total_steps=100, mode="local")
+    try:
+        page.export(items(trained(), run))
+        assert page.url
+        with tab(browser, page.url) as opened:
+            opened.open(page.url)
+            assert opened.chart("loss")["x"] == list(range(1, STEPS + 1))
+            more = Recorder(STEPS)
+            more.now_ns += 10 * S
+            with more.step():
+                more.work(S)
+                more.metric({"loss": 0.25, "late": 1.0})
+            page.export(items(more, run))
+            opened.page.get_by_role("heading", name="late").wait_for()
+            drawn = opened.chart("loss")
+            assert (drawn["x"][-1], drawn["ys"][0][-1]) == (STEPS + 1, 0.25)
+            assert opened.page.title() == "41 % run"
+            page.close()
+            opened.page.get_by_text("the agent has ended").wait_for()
+            opened.faults = [fault for fault in opened.faults if "ERR_CONNECTION_REFUSED" not in fault]
+    finally:
+        page.close()
