@@ -2,11 +2,13 @@
 
 import gzip
 import pickle
+import re
 import runpy
 import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import metadata
 from pathlib import Path
 
 import numpy as np
@@ -143,14 +145,53 @@ def test_cifar_reads_cifar_10(tmp_path: Path):
     assert image[1, 0, 1] == pytest.approx(pixels[1, 1025] / 255)
 
 
+def test_cifar_reads_cifar_100(tmp_path: Path):
+    """With its hundred fine labels."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    pixels = np.zeros((2, 3072), dtype=np.uint8)
+    for name in ("train", "test", "meta"):
+        (folder / name).write_bytes(pickle.dumps({b"data": pixels, b"fine_labels": [3, 99], b"coarse_labels": [0, 1]}))
+    train, test = runpy.run_path(str(CIFAR))["load_data"](tmp_path, "cifar100")
+    assert (len(train), len(test), int(train[1][1])) == (2, 2, 99)
+
+
+@pytest.mark.parametrize(("model", "parameters"), [("resnet18", 11.2), ("resnet50", 23.7)])
+def test_cifar_takes_larger_models(model: str, parameters: float):
+    """About as large as those of the same name elsewhere, in millions of parameters."""
+    network = runpy.run_path(str(CIFAR))["make_network"](model, 100)
+    assert sum(each.numel() for each in network.parameters()) / 1e6 == pytest.approx(parameters, rel=0.05)
+
+
 def test_huggingface_reads_sst_2(tmp_path: Path):
     """As GLUE has it, if it is on disk."""
     (tmp_path / "SST-2").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "SST-2" / name).write_text('sentence\tlabel\nso "kind\t1\n' + name + "\t0\n")
     train, evaluation = runpy.run_path(str(GLUE))["load_data"](tmp_path)
-    assert train == [('so "kind', 1), ("train.tsv", 0)]
-    assert evaluation[1] == ("dev.tsv", 0)
+    assert train == [(('so "kind',), 1), (("train.tsv",), 0)]
+    assert evaluation[1] == (("dev.tsv",), 0)
+
+
+def test_huggingface_reads_mnli(tmp_path: Path):
+    """Two sentences and one of three labels; without those that nobody agreed on."""
+    (tmp_path / "MNLI").mkdir()
+    for name in ("train.tsv", "dev_matched.tsv"):
+        lines = ["sentence1\tsentence2\tgold_label", "a\tb\tneutral", "c\td\t-"]
+        (tmp_path / "MNLI" / name).write_text("\n".join(lines))
+    train, _ = runpy.run_path(str(GLUE))["load_data"](tmp_path, "MNLI")
+    assert train == [(("a", "b"), 1)]
+
+
+def test_huggingface_takes_a_model_from_disk(tmp_path: Path):
+    """In the place of the tiny one that is made on the spot, as the command of the template does."""
+    first = [sys.executable, GLUE, "--use_cpu", "--max_steps", "1", "--report_to", "none"]
+    subprocess.run([*first, "--output_dir", "first"], check=True, timeout=120)
+    again = ["--model_name_or_path", "first/checkpoint-1", "--task_name", "MNLI", "--max_seq_length", "32"]
+    subprocess.run(
+        [*first, "--output_dir", "second", *again, "--do_train", "--cache_dir", str(tmp_path)], check=True, timeout=120
+    )
+    assert (Path("second") / "checkpoint-1" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "MNIST/raw/train-images-idx3-ubyte.gz"])
@@ -173,8 +214,22 @@ def test_the_template_fits_the_example(script: Path, monkeypatch: pytest.MonkeyP
     """It says where telemetry goes, saves where PeriFlow looks, and gives arguments that the script takes."""
     template = yaml.safe_load((script.parent / "pf-template.yml").read_text())
     command = shlex.split(template["job_setting"]["docker"]["command"])
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in {word.partition("=")[0] for word in command}
+    variables = template["job_setting"]["docker"]["env_var"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in variables
     assert template["checkpoint"]["output_checkpoint_dir"] in command
     arguments = command[command.index(script.name) :]
     monkeypatch.setattr(sys, "argv", arguments)
     assert runpy.run_path(str(script))["parse_args"]()
+    assert "PERIFLOW_RUN_ID" in variables  # or a job that starts again on another machine is another run
+
+
+@pytest.mark.parametrize("script", [CIFAR, GLUE, AUTOENCODER], ids=lambda path: path.parent.name)
+def test_what_an_example_needs_is_this_clone_and_what_others_publish(script: Path):
+    """A name that is on no index yet could be registered by anyone."""
+    lines = (script.parent / "requirements.txt").read_text().splitlines()
+    needed = [line for line in lines if not line.startswith("#")]
+    assert not [line for line in needed if line.startswith("periflow")]
+    root = script.parent / needed[0].partition("[")[0]
+    assert (root / "pyproject.toml").samefile(EXAMPLES.parent / "pyproject.toml")
+    extras = re.findall(r"\[(\w+)\]", needed[0])
+    assert set(extras) <= set(metadata("periflow_otel").get_all("Provides-Extra") or [])

@@ -1,9 +1,9 @@
-"""Train a small residual network on CIFAR-10, on any number of processes (DistributedDataParallel).
+"""Train a residual network on CIFAR-10 or CIFAR-100, on any number of processes (DistributedDataParallel).
 
     python main.py --use-cpu
     torchrun --nproc_per_node 2 main.py --use-cpu --save checkpoints --load checkpoints
 
-Without CIFAR-10 in ``--data``, scikit-learn's handwritten digits take its place.
+Without it in ``--data-path``, scikit-learn's handwritten digits take its place.
 """
 
 import argparse
@@ -24,10 +24,19 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import periflow_otel as pf
 
+MODELS = {
+    "small": ((16, 32, 64), (1, 1, 1), 1),
+    "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2), 1),
+    "resnet50": ((64, 128, 256, 512), (3, 4, 6, 3), 4),
+}
+"""Channels and blocks of each stage, and by how much a block widens its output."""
+
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default="data", help="folder that holds cifar-10-batches-py")
+    parser.add_argument("--model", choices=MODELS, default="small")
+    parser.add_argument("--dataset", choices=["cifar10", "cifar100"], default="cifar10")
+    parser.add_argument("--data-path", type=Path, default="data", help="holds cifar-10-batches-py or cifar-100-python")
     parser.add_argument("--batch-size", type=int, default=64, help="images per step and process")
     parser.add_argument("--total-epochs", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=0.05)
@@ -41,15 +50,19 @@ def parse_args():
     return parser.parse_args()
 
 
-def load_data(folder):
-    """Return the images and labels of CIFAR-10, to train and to test on."""
-    cifar = folder / "cifar-10-batches-py"
+def load_data(folder, dataset="cifar10"):
+    """Return the images and labels of a dataset, to train and to test on."""
+    name, train, test = {
+        "cifar10": ("cifar-10-batches-py", "data_batch_*", "test_batch"),
+        "cifar100": ("cifar-100-python", "train", "test"),
+    }[dataset]
+    cifar = folder / name
     if cifar.is_dir():
-        train = [read_batch(path) for path in sorted(cifar.glob("data_batch_*"))]
-        images, labels = (torch.cat(parts) for parts in zip(*train, strict=True))
-        return TensorDataset(images, labels), TensorDataset(*read_batch(cifar / "test_batch"))
+        batches = [read_batch(path) for path in sorted(cifar.glob(train))]
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return TensorDataset(images, labels), TensorDataset(*read_batch(cifar / test))
     if is_first():
-        print(f"no cifar-10-batches-py in {folder}; training on scikit-learn's digits")
+        print(f"no {name} in {folder}; training on scikit-learn's digits")
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     images = F.interpolate(images, size=32).expand(-1, 3, -1, -1)
@@ -58,33 +71,40 @@ def load_data(folder):
 
 
 def read_batch(path):
-    """Read one file of CIFAR-10 in its Python version."""
+    """Read one file of CIFAR in its Python version."""
     with path.open("rb") as file:
         batch = pickle.load(file, encoding="bytes")  # noqa: S301  # this is how CIFAR-10 comes
     images = np.asarray(batch[b"data"], dtype=np.float32).reshape(-1, 3, 32, 32) / 255
-    return torch.from_numpy(images), torch.tensor(batch[b"labels"])
+    return torch.from_numpy(images), torch.tensor(batch[b"fine_labels" if b"fine_labels" in batch else b"labels"])
 
 
 class Block(nn.Module):
-    """Two convolutions and a way around them."""
+    """Two convolutions, or a wide one between two of single pixels, and a way around them."""
 
-    def __init__(self, inputs, outputs, stride):
+    def __init__(self, inputs, width, outputs, stride):
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.around = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(outputs) for _ in range(2))
+        sizes = [(1, 1), (3, stride), (1, 1)] if outputs > width else [(3, stride), (3, 1)]
+        channels = [inputs, *[width] * (len(sizes) - 1), outputs]
+        layers = []
+        for (size, step), before, after in zip(sizes, channels, channels[1:], strict=False):
+            convolution = nn.Conv2d(before, after, size, step, padding=size // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.around = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x):
-        y = F.relu(self.norms[0](self.first(x)))
-        return F.relu(self.norms[1](self.second(y)) + self.around(x))
+        return F.relu(self.layers(x) + self.around(x))
 
 
-def make_network():
-    blocks = [Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2)]
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
-    )
+def make_network(model="small", classes=10):
+    widths, depths, expansion = MODELS[model]
+    layers, channels = [nn.Conv2d(3, widths[0], 3, stride=2, padding=1)], widths[0]
+    for width, depth in zip(widths, depths, strict=True):
+        for number in range(depth):
+            stride = 2 if number == 0 and width > widths[0] else 1
+            layers.append(Block(channels, width, width * expansion, stride))
+            channels = width * expansion
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
 def train_step(inputs, labels, model, loss_function, optimizer, lr_scheduler):
@@ -129,14 +149,14 @@ def main(args):
     if not args.use_cpu:
         device = torch.device("cuda", torch_ddp.get_node_local_rank(0))
         torch.cuda.set_device(device)
-    train_set, test_set = load_data(args.data)
+    train_set, test_set = load_data(args.data_path, args.dataset)
     sampler = DistributedSampler(train_set)
     workers = {"batch_size": args.batch_size, "num_workers": args.num_dataloader_workers}
     train_loader = DataLoader(train_set, sampler=sampler, **workers)
     test_loader = DataLoader(test_set, sampler=DistributedSampler(test_set, shuffle=False), **workers)
     total_steps = args.total_epochs * len(train_loader)
 
-    net = DistributedDataParallel(make_network().to(device))
+    net = DistributedDataParallel(make_network(args.model, 100 if args.dataset == "cifar100" else 10).to(device))
     loss_function = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(net.parameters(), lr=args.learning_rate, momentum=0.9, weight_decay=5e-4)
     lr_scheduler = CosineAnnealingLR(optimizer, T_max=total_steps)
@@ -149,7 +169,7 @@ def main(args):
         optimizer.load_state_dict(checkpoint["optimizer"])
         lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
 
-    pf.init(total_train_steps=total_steps, initial_step=latest_step)
+    pf.init(total_train_steps=total_steps, initial_step=latest_step, config=vars(args))
     step = latest_step
     for epoch in range(latest_step // len(train_loader), args.total_epochs):
         sampler.set_epoch(epoch)
