@@ -1,7 +1,7 @@
 """The files that local mode has left: which belong together, and what they tell of."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -29,14 +29,18 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     return sorted(found, key=_order)
 
 
-def read_views(files: Iterable[Path]) -> dict[str, RunView]:
+def read_views(files: Iterable[Path], make_view: Callable[[str], RunView] = RunView) -> dict[str, RunView]:
     """Return a view of each run that files tell of, by its id. A line that is damaged is left out.
+
+    Args:
+        files: In the order of ``find_files``.
+        make_view: Makes the view of a run from its id.
 
     Raises:
         OSError: A file cannot be read.
     """
     files = list(files)
-    feed = OtlpFeed(takes_span_metrics=not any(_signal(file) == "metrics" for file in files))
+    feed = OtlpFeed(takes_span_metrics=not any(_signal(file) == "metrics" for file in files), make_view=make_view)
     for file in files:
         with file.open("rb") as lines:
             for line in lines:

@@ -52,6 +52,8 @@ FOREIGN = {
     "exporters.otlp": {"grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},
     "exporters.sdk": {"opentelemetry"},
     "exporters.prometheus": {"prometheus_client"},
+    "cli.sources": {"msgspec"},
+    "cli.export": {"pyarrow"},
     "context": {"opentelemetry.context", "opentelemetry.trace"},
 }
 """What modules whose names begin so may import besides our own and the standard library; others may import nothing."""
@@ -66,6 +68,7 @@ DISTRIBUTIONS = {
     "opentelemetry.proto": "opentelemetry-proto",
     "opentelemetry.sdk": "opentelemetry-sdk",
     "prometheus_client": "prometheus-client",
+    "pyarrow": "pyarrow",
 }
 """Which package brings what is imported."""
 

@@ -15,6 +15,7 @@ from test_recordings import record
 from training import Training
 
 from periflow_otel import names
+from periflow_otel.cli.sources import word_left
 from periflow_otel.exporters.live_page import LivePage, page_url
 from periflow_otel.journal.folders import node_folder, run_folder
 from periflow_otel.records import Earlier, Metric
@@ -198,3 +199,26 @@ def test_what_earlier_attempts_have_left_is_read_when_somebody_looks(page: LiveP
     assert [each["ended_step"] for each in whole["attempts"]] == [5, 6]
     assert [each["redone_steps"] for each in whole["attempts"]] == [0, 3]
     assert len([each for each in whole["series"] if each["key"] == "loss"]) == 2
+
+
+def test_at_the_end_word_is_left_of_how_the_run_was(page: LivePage, tmp_path: Path):
+    """With its metric logs, so that a command finds its files by its id, wherever that is typed."""
+    folder = node_folder(tmp_path / "state" / "job")
+    assert word_left(folder) is None
+    recorder, run = trained(3), make_run(run_id="job", local_log="/data/train.log")
+    recorder.finish()
+    page.export(items(recorder, run))
+    page.close()
+    word = word_left(folder)
+    assert word is not None
+    shown = {name: word[name] for name in ("id", "state", "step", "logs")}
+    assert shown == {"id": "job", "state": "finished", "step": 3, "logs": ["/data/train.log"]}
+    assert word["last"]["loss"] == pytest.approx(1 / 3)
+    assert (folder / "summary.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"id": 1}', b'{"id": "a", "logs": 1}', b"x" * (2 << 20)])
+def test_word_that_makes_no_sense_is_none(left: bytes, tmp_path: Path):
+    """Whatever is there."""
+    (tmp_path / "summary.json").write_bytes(left)
+    assert word_left(tmp_path) is None

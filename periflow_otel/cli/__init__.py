@@ -25,10 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limit_repeats()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
     try:
-        return int(options.run(options))
+        status = int(options.run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ConfigurationError as error:
         print(f"periflow-otel: {error}", file=sys.stderr)
         return 2
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="OUT", help="(report.html)")
     command.add_argument("--open", action="store_true", help="show it in a browser")
     command.set_defaults(run=lambda options: report(options.sources, options.output, opens=options.open))
+    command = commands.add_parser(
+        "export",
+        help="write every value of every metric as a row, with its step, time and rank",
+        description="Write every value that runs gave to pf.metric as a row: run, attempt, rank, step, time (seconds "
+        "since 1970), metric, value. pandas.read_csv and pandas.read_parquet read it.",
+    )
+    command.add_argument(
+        "sources", nargs="*", metavar="RUN|FILE",
+        help="id of a run, a metric log, an OTLP JSON file, or a folder (default: this one)",
+    )  # fmt: skip
+    command.add_argument("-o", "--output", type=Path, metavar="OUT", help="file to write (default: stdout)")
+    kind = command.add_mutually_exclusive_group()
+    kind.add_argument("--csv", dest="kind", action="store_const", const="csv", help="(default)")
+    kind.add_argument("--parquet", dest="kind", action="store_const", const="parquet", help="needs pyarrow")
+    command.set_defaults(run=_export)
     command = commands.add_parser("ranks", help="show who this process is among the ranks of a run, and what said so")
     command.set_defaults(run=lambda _: show_identity())
     return parser
@@ -100,6 +120,14 @@ def report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
     from periflow_otel.cli.reports import write_report  # noqa: PLC0415  # takes a while
 
     return write_report(sources, out, opens=opens)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from periflow_otel.cli.export import export  # noqa: PLC0415  # takes a while
+
+    is_named_so = options.output is not None and options.output.suffix == ".parquet"
+    is_parquet = is_named_so if options.kind is None else options.kind == "parquet"
+    return export(options.sources, options.output, is_parquet=is_parquet)
 
 
 def emergency_save(run_id: str | None, step: int | None) -> int:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.errors import ConfigurationError
+from periflow_otel.cli.sources import find_views
 from periflow_otel.page.report import report_html
 from periflow_otel.page.words import describe_run
-from periflow_otel.recordings import find_files, read_views
-from periflow_otel.view.run_view import RunView
 
 _DIGITS: Final = 7
 """Of the values in a report: far more than a curve can show."""
@@ -41,21 +39,3 @@ def write_report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
     if opens:
         webbrowser.open(out.absolute().as_uri())
     return 0
-
-
-def find_views(sources: Sequence[str]) -> list[RunView]:
-    """Return the views of runs; no source: all of the working folder."""
-    found: dict[str, RunView] = {}
-    for source in sources or ["."]:
-        found |= _views_of(source)
-    return list(found.values())
-
-
-def _views_of(source: str) -> dict[str, RunView]:
-    try:
-        return read_views(find_files([Path(source)]))
-    except ConfigurationError:
-        here = read_views(find_files([Path()]))
-        if source not in here:
-            raise
-        return {source: here[source]}

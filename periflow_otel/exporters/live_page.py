@@ -19,7 +19,7 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, taken
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.journal.files import read_end
-from periflow_otel.journal.folders import PAGE_FILE, node_folders
+from periflow_otel.journal.folders import PAGE_FILE, SUMMARY_FILE, node_folders
 from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
 from periflow_otel.recordings import find_files, read_views
@@ -75,11 +75,21 @@ class LivePage:
         return taken(len(items))
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and leave word of how the run was."""
         if self._site.is_served:
             self._site.close()
         with suppress(OSError):
             (self._folder / PAGE_FILE).unlink()
+        with suppress(OSError):
+            self._leave_word()
+
+    def _leave_word(self) -> None:
+        if self._view is None:
+            return
+        for feed in self._feeds.values():
+            feed.settle()
+        logs = sorted({run.local_log for run in self._feeds if run.local_log})
+        replace_file(self._folder / SUMMARY_FILE, msgspec.json.encode({**self._view.summary(), "logs": logs}))
 
     def _feed(self, run: RankRun, items: list[Any]) -> None:
         if self._view is None:

@@ -5,7 +5,7 @@ later time shows; where there are none, as of what came over the network, the ti
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby
@@ -106,12 +106,14 @@ _NAN: Final = float("nan")
 class OtlpFeed:
     """Makes a view of each run that lines tell of."""
 
-    def __init__(self, *, takes_span_metrics: bool = False) -> None:
+    def __init__(self, *, takes_span_metrics: bool = False, make_view: Callable[[str], RunView] = RunView) -> None:
         """Begin with no runs.
 
         Args:
             takes_span_metrics: Take the values of metrics from the spans of steps: where there are no points.
+            make_view: Makes the view of a run from its id.
         """
+        self._make_view = make_view
         self.views: dict[str, RunView] = {}
         """By the id of the run."""
         self._takes_span_metrics = takes_span_metrics
@@ -134,7 +136,7 @@ class OtlpFeed:
     def _view(self, who: "_Who") -> RunView:
         view = self.views.get(who.run_id)
         if view is None:
-            view = self.views[who.run_id] = RunView(who.run_id)
+            view = self.views[who.run_id] = self._make_view(who.run_id)
         view.mode, view.world_size = who.mode or view.mode, who.world_size or view.world_size
         view.name = who.name or view.name
         return view

@@ -36,8 +36,12 @@ class RunView:
         """Return a rank, which may be a new one."""
         key = (member.attempt, member.rank)
         if key not in self.ranks:
-            self.ranks[key] = RankView(member, self._limits)
+            self.ranks[key] = self.make_rank(member, self._limits)
         return self.ranks[key]
+
+    def make_rank(self, member: Member, limits: Limits) -> RankView:
+        """Return a new rank; for those who want more of it."""
+        return RankView(member, limits)
 
     def add_reports(self, points: Iterable[Point]) -> None:
         """Take what agents say of their own work, and of the ranks of their node."""

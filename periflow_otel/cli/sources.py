@@ -1,0 +1,82 @@
+"""What commands are pointed at: runs by their id, files, folders."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from periflow_otel.config import find_state_dirs
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.journal.files import read_own
+from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
+from periflow_otel.recordings import find_files, read_views
+from periflow_otel.view.run_view import RunView
+
+_MAX_BYTES = 1 << 20
+
+
+class Source(NamedTuple):
+    """Files, and which run of theirs is meant."""
+
+    files: list[Path]
+    run_id: str | None = None
+    """None: all."""
+
+
+def find_source(source: str) -> Source:
+    """Return the files that a command is pointed at.
+
+    Args:
+        source: A folder, a metric log, an OTLP JSON file, or the id of a run on this machine or in the working folder.
+
+    Raises:
+        ConfigurationError: There is no such thing.
+    """
+    try:
+        return Source(find_files([Path(source)]))
+    except ConfigurationError:
+        logs = [Path(log) for word in words_left(source) for log in word["logs"] if Path(log).exists()]
+        files = find_files(logs or [Path()])
+        if not logs and source not in read_views(files):
+            raise
+        return Source(files, source)
+
+
+def find_views(sources: Sequence[str], make_view: Callable[[str], RunView] = RunView) -> list[RunView]:
+    """Return the views of runs; no source: all of the working folder.
+
+    Args:
+        sources: As for ``find_source``.
+        make_view: Makes the view of a run that is meant from its id.
+
+    Raises:
+        ConfigurationError: A source is neither a file nor a run.
+    """
+    found: dict[str, RunView] = {}
+    for source in map(find_source, sources or ["."]):
+        views = read_views(source.files, partial(_view, source.run_id, make_view))
+        found |= {run_id: view for run_id, view in views.items() if source.run_id in (None, run_id)}
+    return list(found.values())
+
+
+def _view(wanted: str | None, make_view: Callable[[str], RunView], run_id: str) -> RunView:
+    return make_view(run_id) if wanted in (None, run_id) else RunView(run_id)
+
+
+def words_left(run_id: str) -> Iterator[dict[str, Any]]:
+    """Yield what agents have left word of a run: its summary, and the paths of its metric logs as ``logs``."""
+    folders = (folder for state_dir in find_state_dirs(os.environ) for folder in node_folders(state_dir))
+    words = (word_left(folder) for folder in folders)
+    yield from (word for word in words if word and word["id"] == run_id)
+
+
+def word_left(folder: Path) -> dict[str, Any] | None:
+    """Return the word that the agent of a run has left in its folder; None if there is none."""
+    with suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
+        word = msgspec.json.decode(read_own(folder / SUMMARY_FILE, _MAX_BYTES) or b"", type=dict[str, Any])
+        return word if "id" in word and isinstance(word.get("logs"), list) else None
+    return None
