@@ -23,7 +23,7 @@ from periflow_otel.view.run_view import RunView
 def record(folder: Path, recorder: Recorder, max_file_bytes: int = 1 << 20, **fields: Any) -> RankRun:
     """Write the files of a rank, a few records at a time."""
     run = make_run(mode="local", local_log=str(folder / "train.log"), **fields)
-    spans, points = SpanTranslator(run), PointTranslator(run)
+    spans, points = SpanTranslator(run), PointTranslator(run, shows_steps=True)
     span_file, point_file = OtlpSpanFile(max_file_bytes), OtlpPointFile(max_file_bytes)
     for i in range(0, len(recorder.inputs), 7):
         give(spans, recorder.inputs[i : i + 7])
@@ -89,6 +89,7 @@ def test_files_tell_what_the_records_do(tmp_path_factory: pytest.TempPathFactory
     assert found["run"] == wanted["run"]
     assert found["ranks"] == wanted["ranks"]
     assert found["step_time"] == wanted["step_time"]
+    assert series(found) == series(wanted)
 
 
 def test_values_and_times_come_back(tmp_path: Path):
@@ -110,7 +111,6 @@ def test_a_value_that_is_not_finite_is_a_gap(tmp_path: Path):
         with recorder.step():
             recorder.work(S)
             recorder.metric({"loss": value})
-    recorder.finish()
     record(tmp_path, recorder)
     (view,) = read_views(find_files([tmp_path])).values()
     assert series(view.to_dict())["loss"] == [(1, 1.0), (2, None), (3, None), (4, 2.0)]

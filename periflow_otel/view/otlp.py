@@ -199,7 +199,7 @@ class OtlpFeed:
             rank.add_phase(span.name, _elapsed_s(span))
 
     def _add_points(self, who: "_Who", metrics: Sequence[_Metric]) -> None:
-        for metric in sorted(metrics, key=lambda metric: metric.name != _STEP_OF_METRICS):
+        for metric in sorted(metrics, key=lambda metric: metric.name != names.METRICS_STEP.name):
             points = [*metric.gauge.dataPoints, *metric.sum.dataPoints, *metric.histogram.dataPoints]
             for raw, group in groupby(points, key=attrgetter("attributes")):
                 attributes = _point_attributes(bytes(raw))
@@ -223,7 +223,7 @@ class OtlpFeed:
 
     def _add_of_rank(self, rank: RankView, name: str, attributes: dict[str, Any], points: list[_Point]) -> None:
         times_s = _times_s(points)
-        if name == _STEP_OF_METRICS:
+        if name == names.METRICS_STEP.name:
             self._places_of(rank).add(times_s, list(map(int, _numbers(points))))
         elif name.startswith(names.METRIC_PREFIX) and name != names.METRIC_NONFINITE.name:
             steps = self._places_of(rank).steps(times_s)
@@ -336,7 +336,6 @@ def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: flo
         rank.end(str(attributes.get(names.OUTCOME, "finished")), rank.seen_s)
 
 
-_STEP_OF_METRICS: Final = "periflow.metrics.step"
 _TELEMETRY: Final = frozenset(each.name for each in names.INSTRUMENTS if each.name.startswith("periflow.telemetry."))
 _KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS)
 _ERRORS: Final = (2, "STATUS_CODE_ERROR")
