@@ -51,6 +51,7 @@ __all__ = [
     "is_initialized",
     "metric",
     "periflow",
+    "show",
     "shutdown",
     "span",
     "start_step",
@@ -64,6 +65,8 @@ periflow = sys.modules[__name__]
 """This module, under the name that ``periflow_sdk`` gives to the object behind its functions."""
 
 _default: TrainingRun | None = None
+_latest: TrainingRun | None = None
+"""The last default run, also when it is over."""
 
 
 def init(
@@ -96,11 +99,11 @@ def init(
         PeriFlowInternalError: Cloud mode lacks a variable that PeriFlow sets.
         PeriFlowError: Cloud mode, and ``total_train_steps`` is not an integer or not beyond the steps already done.
     """
-    global _default  # noqa: PLW0603  # the one default run, as in periflow_sdk
+    global _default, _latest  # noqa: PLW0603  # the one default run, as in periflow_sdk
     if _default is not None:
         _default._give_way()  # noqa: SLF001  # only the default run gives way to another
         _default = None
-    _default = TrainingRun(
+    _default = _latest = TrainingRun(
         total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step, config=config, name=name
     )
 
@@ -250,6 +253,25 @@ def shutdown(timeout_s: float | None = None, *, error: BaseException | None = No
     global _default  # the one default run
     run, _default = _default or _uninitialized("shutdown"), None
     return run.shutdown(timeout_s, error=error)
+
+
+def show(height: int = 720, *, live: bool = True) -> None:
+    """Show the run in a notebook: its live page while it lasts, its report afterwards.
+
+    Outside of a notebook the address of the page, or the report in a few words, is printed.
+
+    Args:
+        height: Of the frame, in pixels.
+        live: False shows the report in any case, up to what is recorded now: for a notebook whose browser is on another
+            machine and does not reach the page of this one.
+
+    Raises:
+        NotInitializedError: ``init`` was not called.
+        ConfigurationError: There is no page, and no files from which a report could be made.
+    """
+    from periflow_otel.notebook import show as show_run  # noqa: PLC0415  # few scripts need it
+
+    show_run(_latest or _uninitialized("show"), height, is_live=live)
 
 
 def _begin_step(step: int | None, context: "ref[StepContext]") -> EndStep:

@@ -28,6 +28,7 @@ LAYERS = [
     {"launcher", "startup", "saves", "stepping"},
     {"handover"},
     {"run"},
+    {"notebook"},
     {"__init__"},
     {"manager", "integrations", "cli", "testing"},
     {"__main__"},

@@ -18,8 +18,8 @@ import msgspec
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, taken
 from periflow_otel.journal.cursors import replace_file
-from periflow_otel.journal.files import read_end
-from periflow_otel.journal.folders import PAGE_FILE, SUMMARY_FILE, node_folders
+from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
+from periflow_otel.journal.pages import announce_page, forget_page, page_url
 from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
 from periflow_otel.recordings import find_files, read_views
@@ -33,7 +33,6 @@ from periflow_otel.web.site import Site
 
 PATH: Final = "/run"
 _HTML: Final = "text/html; charset=utf-8"
-_MAX_URL_BYTES: Final = 300
 
 _log = logging.getLogger("periflow_otel")
 
@@ -59,8 +58,7 @@ class LivePage:
         site.add(f"{PATH}/data.json", self._data)
         site.add("/static/*", _static)
         if url := self.url:
-            with suppress(OSError):
-                replace_file(folder / PAGE_FILE, url.encode())
+            announce_page(folder, url)
 
     @property
     def url(self) -> str | None:
@@ -78,8 +76,7 @@ class LivePage:
         """Stop serving, and leave word of how the run was."""
         if self._site.is_served:
             self._site.close()
-        with suppress(OSError):
-            (self._folder / PAGE_FILE).unlink()
+        forget_page(self._folder)
         with suppress(OSError):
             self._leave_word()
 
@@ -141,15 +138,6 @@ class LivePage:
         with self._lock:
             if earlier and self._view:
                 self._view.add_earlier(earlier)
-
-
-def page_url(folder: Path) -> str | None:
-    """Return where the page of the run in a folder is; None if none is served."""
-    try:
-        url = read_end(folder / PAGE_FILE, _MAX_URL_BYTES).decode()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return url if url.startswith("http://") else None
 
 
 def _revision(request: Request) -> int:

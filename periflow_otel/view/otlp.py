@@ -264,8 +264,8 @@ class _Places:
         """Return the step of each value."""
         if not self._times_s or times_s[0] < self._times_s[0]:
             return [self._rank.step_at(time_s) for time_s in times_s]
-        if times_s == self._times_s:
-            return self._steps
+        if times_s == self._times_s[-len(times_s) :]:  # a metric that is given in every step
+            return self._steps[-len(times_s) :]
         return [self._steps[bisect_right(self._times_s, time_s) - 1] for time_s in times_s]
 
 
