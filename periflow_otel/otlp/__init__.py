@@ -12,3 +12,5 @@ CUMULATIVE: Final = 2
 FLAGS: Final = 0x100
 """That it is known whether a parent is remote, and that none is: as the SDK has it, every parent counts as local. A
 rank does not tell whether its parent is another one."""
+SMALL: Final = 1024
+"""An attribute with an integer below this is written once and remembered: ranks are such."""

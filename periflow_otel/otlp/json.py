@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION
-from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
+from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.telemetry import (
@@ -67,8 +67,20 @@ def _resource(resource: Resource) -> msgspec.Raw:
     return _raw({"attributes": _attributes(resource.attributes)})
 
 
-def _attributes(attributes: Iterable[tuple[str, AttributeValue]]) -> list[Fields]:
-    return [{"key": _key(key), "value": _any_value(value)} for key, value in attributes]
+def _attributes(attributes: Iterable[tuple[str, AttributeValue]]) -> list[Fields | msgspec.Raw]:
+    return [_attribute(key, value) for key, value in attributes]
+
+
+def _attribute(key: str, value: AttributeValue) -> Fields | msgspec.Raw:
+    if type(value) is int and 0 <= value < SMALL:
+        return _small_attribute(key, value)
+    return {"key": _key(key), "value": _any_value(value)}
+
+
+@lru_cache(maxsize=8192)
+def _small_attribute(key: str, value: int) -> msgspec.Raw:
+    """Return an attribute such as the rank, which is the same for many."""
+    return _raw({"key": _key(key), "value": _any_value(value)})
 
 
 @lru_cache(maxsize=4096)

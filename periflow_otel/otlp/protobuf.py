@@ -11,7 +11,7 @@ from struct import Struct, pack
 from typing import Final
 
 from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION, Instrument
-from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
+from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.otlp.wire import FIXED32, FIXED64, VARINT, delimited, head, integer, signed, tag, varint
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
@@ -58,8 +58,16 @@ def _attributes(field: int, attributes: Iterable[tuple[str, AttributeValue]]) ->
 def _attribute(field: int, key: str, value: AttributeValue) -> bytes:
     if isinstance(value, float):
         return _attribute_head(field, key, 9) + _pack_double(_ANY_DOUBLE, value)
+    if type(value) is int and 0 <= value < SMALL:
+        return _small_attribute(field, key, value)
     content = _any_value(value)
     return _attribute_head(field, key, len(content)) + content
+
+
+@lru_cache(maxsize=8192)
+def _small_attribute(field: int, key: str, value: int) -> bytes:
+    """Return an attribute such as the rank, which is the same for many."""
+    return _attribute_head(field, key, 1 + len(varint(value))) + _ANY_INTEGER + varint(value)
 
 
 @lru_cache(maxsize=8192)
@@ -145,7 +153,7 @@ def _point(point: Point) -> bytes:
         return _data_point(point, _histogram(point.value), attributes=9, exemplars=8)
     if isinstance(point.value, ExponentialHistogram):
         return _data_point(point, _exponential_histogram(point.value), attributes=1, exemplars=11)
-    return _data_point(point, _number(point.value, 4), attributes=7, exemplars=5)
+    return _data_point(point, _number(_AS_DOUBLE, point.value), attributes=7, exemplars=5)
 
 
 def _data_point(point: Point, value: bytes, *, attributes: int, exemplars: int) -> bytes:
@@ -164,12 +172,12 @@ def _stream(field: int, attributes: tuple[tuple[str, str | int], ...]) -> bytes:
     return _attributes(field, attributes)
 
 
-def _number(value: float, double_field: int) -> bytes:
-    """Return a number as a double, or as an integer of 64 bits, whose field is 6 in all messages."""
+def _number(as_double: int, value: float) -> bytes:
+    """Return a number as a double, of which the tag is given, or as an integer of 64 bits."""
+    if isinstance(value, float):
+        return _pack_double(as_double, value)
     held = number(value)
-    if isinstance(held, float):
-        return _pack_double(tag(double_field, FIXED64), held)
-    return _pack_signed(_AS_INTEGER, held)
+    return _number(as_double, held) if isinstance(held, float) else _pack_signed(_AS_INTEGER, held)
 
 
 def _histogram(value: Histogram) -> bytes:
@@ -200,7 +208,7 @@ def _totals(value: Histogram | ExponentialHistogram, min_field: int, max_field: 
 def _exemplar(exemplar: Exemplar) -> bytes:
     span_id, trace_id = exemplar.span_id.to_bytes(8, "big"), exemplar.trace_id.to_bytes(16, "big")
     ids = delimited(4, span_id) + delimited(5, trace_id)
-    return _pack_fixed(_EXEMPLAR_TIME, exemplar.time_unix_ns) + _number(exemplar.value, 3) + ids
+    return _pack_fixed(_EXEMPLAR_TIME, exemplar.time_unix_ns) + _number(_EXEMPLAR_DOUBLE, exemplar.value) + ids
 
 
 _pack_fixed: Final = Struct("<BQ").pack
@@ -220,8 +228,8 @@ _EVENT_TIME: Final = tag(1, FIXED64)
 _LINK_FLAGS: Final = varint(tag(6, FIXED32)) + FLAGS.to_bytes(4, "little")
 # Of a data point and an exemplar
 _START_TIME, _TIME, _COUNT, _SUM, _ZERO_COUNT = (tag(field, FIXED64) for field in (2, 3, 4, 5, 7))
-_AS_INTEGER: Final = tag(6, FIXED64)
-_EXEMPLAR_TIME: Final = tag(2, FIXED64)
+_AS_DOUBLE, _AS_INTEGER = tag(4, FIXED64), tag(6, FIXED64)
+_EXEMPLAR_TIME, _EXEMPLAR_DOUBLE = tag(2, FIXED64), tag(3, FIXED64)
 _SCOPE: Final = delimited(1, _text(1, SCOPE) + _text(2, VERSION))
 _SCHEMA: Final = _text(3, SCHEMA_URL)
 """Of resources and scopes alike."""
