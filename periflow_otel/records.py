@@ -90,7 +90,7 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
         return self.rank == _AGENT
 
 
-class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
     """A step is over."""
 
     step: int
@@ -102,7 +102,7 @@ class StepEnded(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Time since the end of the step before it, by the clock that nobody sets; None for the first of an attempt."""
 
 
-class Metric(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Metric(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """One call of ``pf.metric``."""
 
     step: int
@@ -112,7 +112,7 @@ class Metric(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """The step that had begun last, where the values were told to be of another one."""
 
 
-class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
     """One call of ``pf.upload_checkpoint``."""
 
     step: int
@@ -125,7 +125,7 @@ class Checkpoint(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The step that had begun last, where the checkpoint was told to be of another one."""
 
 
-class Phase(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Phase(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     """A ``pf.span`` is over. Phases inside it come before it."""
 
     name: str
@@ -141,7 +141,7 @@ class Phase(msgspec.Struct, frozen=True, array_like=True, tag=4):
     attributes: dict[str, Any]
 
 
-class RunFinished(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class RunFinished(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """The run is over, and the process said so itself."""
 
     time_unix_ns: int
@@ -149,7 +149,7 @@ class RunFinished(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """Type of the exception that ended the run."""
 
 
-class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
     """The process is gone and did not say so: noted by the agent, never in the journal itself."""
 
     time_unix_ns: int
@@ -158,13 +158,13 @@ class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6):
     last_started_unix_ns: int
 
 
-class Missing(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Missing(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
     """Stands in the journal for records that the disk did not take."""
 
     records: int
 
 
-class Config(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Config(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
     """What tells a run from others, as its script says: all that is known by then. Every segment begins with it."""
 
     values: dict[str, Any]

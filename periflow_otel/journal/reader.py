@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,7 +26,7 @@ from periflow_otel.journal.segment import (
     segment_indices,
     segment_path,
     split_commit,
-    unframe,
+    whole_frames,
 )
 from periflow_otel.records import MAX_RECORD_BYTES, Missing, RankRun, Record, decode
 
@@ -37,6 +38,7 @@ leaves, unless it is ended at that very moment."""
 OPEN_SEGMENTS: Final = 8
 """How many segments of a rank are kept open, for consumers in different places."""
 
+_NO_RECORD: Final = (msgspec.DecodeError, ValueError, RecursionError)
 _LARGEST_FRAME_BYTES: Final = frame_head.size + MAX_RECORD_BYTES
 
 
@@ -272,22 +274,19 @@ def _whole_frames(data: bytes, position: Position, max_frames: int) -> Chunk:
     """Return the records of the whole frames at the beginning of ``data``, which was read at ``position``."""
     records: list[Record] = []
     offset = frames = 0
-    while frames < max_frames and (payload := unframe(data, offset)):
+    for payload in islice(whole_frames(data), max_frames):
         offset += frame_head.size + len(payload)
-        record = _decode(payload)
-        if record is not None and not isinstance(record, Missing):
+        frames += 1
+        try:
+            record = decode(payload)
+        except _NO_RECORD:  # one of another version, perhaps: it costs only itself
+            continue
+        if isinstance(record, Missing):
+            frames += record.records - 1
+        else:
             records.append(record)
-        frames += record.records if isinstance(record, Missing) else 1
     reached = Position(position.segment, position.offset + offset, position.sequence + frames)
     return Chunk(records, reached, frames - len(records), offset)
-
-
-def _decode(payload: bytes) -> Record | Missing | None:
-    """Return the record of a whole frame; None if there is none, as in one of another version: it costs only itself."""
-    try:
-        return decode(payload)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return None
 
 
 def _give_up(position: Position, end: int, last_sequence: int) -> Chunk:

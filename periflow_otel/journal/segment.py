@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +56,19 @@ def unframe(data: bytes, offset: int = 0) -> bytes | None:
     size, checksum = frame_head.unpack_from(data, offset)
     payload = data[offset + frame_head.size : offset + frame_head.size + size]
     return payload if size and len(payload) == size and zlib.crc32(payload) == checksum else None
+
+
+def whole_frames(data: bytes) -> Iterator[bytes]:
+    """Yield the payloads of the whole frames that data begins with, in one loop: there are very many."""
+    offset, end = 0, len(data) - frame_head.size
+    while offset <= end:
+        size, checksum = frame_head.unpack_from(data, offset)
+        start = offset + frame_head.size
+        offset = start + size
+        payload = data[start:offset]
+        if not size or len(payload) != size or zlib.crc32(payload) != checksum:
+            return
+        yield payload
 
 
 def split_commit(word: int) -> tuple[int, int]:

@@ -6,9 +6,9 @@ refuses those. What is taken later is not of an earlier time, and values of a st
 so a time places a value on its step.
 """
 
-import math
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
+from typing import Any, Final
 
 import msgspec
 
@@ -140,30 +140,7 @@ class PointTranslator:
     def feed(self, records: Iterable[Record]) -> None:
         """Translate some records."""
         for record in records:
-            self._translate(record)
-
-    def _translate(self, record: Record) -> None:
-        match record:
-            case Metric():
-                self._add_values(record)
-            case StepEnded():
-                self._end_step(record)
-            case Checkpoint():
-                self._add_checkpoint(record)
-            case Config():
-                self._set_config(record)
-            case Phase():
-                self.state.wall_time.end_phase(record)
-                self._seen(record.start_unix_ns + record.duration_ns)
-            case RunFinished():
-                self.state.wall_time.close(record.time_unix_ns)
-                self._end(record)
-            case RankLost():
-                if record.last_started_step > self.state.wall_time.ended_step:
-                    self.state.completed["error"] = self.state.completed.get("error", 0) + 1
-                self.step_began(record.last_started_step, record.last_started_unix_ns)
-                self.state.wall_time.lose(record)
-                self._end(record)
+            self._TRANSLATE[type(record)](self, record)
 
     def snapshot(self, now_unix_ns: int | None = None) -> None:
         """Make a point of every built-in instrument.
@@ -189,7 +166,9 @@ class PointTranslator:
         time_ms = max(record.time_unix_ns // _MS, state.values_from_ms)
         told_step = None if record.during is None else record.step
         for key, value in record.values.items():
-            if isinstance(value, dict):
+            if isinstance(value, float):
+                self._add_value(key, value, time_ms, told_step)
+            elif isinstance(value, dict):
                 for inner, each in flatten(key, value):
                     self._add_number(inner, each, time_ms, told_step)
             else:
@@ -206,28 +185,34 @@ class PointTranslator:
             self._points.append(Point(names.METRICS_STEP, self._rank, state.values_from_ms * _MS, step))
 
     def _add_number(self, key: str, value: object, time_ms: int, told_step: int | None) -> None:
-        if isinstance(value, float):
-            self._add_value(key, value, time_ms, told_step)
-        elif isinstance(value, int):
+        if isinstance(value, float | int):
             self._add_value(key, number(value), time_ms, told_step)
 
     def _add_value(self, key: str, value: float, time_ms: int, told_step: int | None) -> None:
-        state = self.state
-        previous_ms = state.last_ms.get(key, 0)
-        if not previous_ms and len(state.last_ms) >= MAX_KEYS:
-            state.dropped_values += 1
+        last_ms = self.state.last_ms
+        previous_ms = last_ms.get(key, 0)
+        if previous_ms >= time_ms:
+            time_ms = previous_ms + 1
+        elif not previous_ms and len(last_ms) >= MAX_KEYS:
+            self.state.dropped_values += 1
             return
-        if not math.isfinite(value):
-            state.nonfinite[key] = state.nonfinite.get(key, 0) + 1
-            state.is_changed = True
-        state.last_ms[key] = time_ms = max(time_ms, previous_ms + 1)
-        state.latest_ms = max(state.latest_ms, time_ms)
-        stream = self._streams.get(key)
-        if stream is None:
-            stream = self._streams[key] = (names.user_instrument(key), ((names.METRIC_KEY, key), *self._rank))
+        last_ms[key] = time_ms
+        self.state.latest_ms = max(self.state.latest_ms, time_ms)
+        if not isfinite(value):
+            self._count_nonfinite(key)
+        instrument, attributes = self._streams.get(key) or self._stream(key)
         # The time places a value on the step that was going on; where it is of another one, an exemplar leads there.
         exemplars = () if told_step is None else (self._exemplar(told_step, time_ms * _MS, value),)
-        self._points.append(Point(stream[0], stream[1], time_ms * _MS, value, exemplars=exemplars))
+        self._points.append(Point(instrument, attributes, time_ms * _MS, value, 0, exemplars))
+
+    def _count_nonfinite(self, key: str) -> None:
+        self.state.nonfinite[key] = self.state.nonfinite.get(key, 0) + 1
+        self.state.is_changed = True
+
+    def _stream(self, key: str) -> tuple[Instrument, tuple[tuple[str, str | int], ...]]:
+        """Return what all points of a user's metric share, and keep it."""
+        stream = self._streams[key] = (names.user_instrument(key), ((names.METRIC_KEY, key), *self._rank))
+        return stream
 
     def _end_step(self, record: StepEnded) -> None:
         state = self.state
@@ -269,6 +254,21 @@ class PointTranslator:
             self.state.replaced.update((key, before[key]) for key in before if before[key] != config.get(key))
             self.state.config, self._config_due_unix_ns = msgspec.msgpack.encode(config), 0
             self.state.is_changed = True
+
+    def _add_phase(self, record: Phase) -> None:
+        self.state.wall_time.end_phase(record)
+        self._seen(record.start_unix_ns + record.duration_ns)
+
+    def _finish(self, record: RunFinished) -> None:
+        self.state.wall_time.close(record.time_unix_ns)
+        self._end(record)
+
+    def _lose(self, record: RankLost) -> None:
+        if record.last_started_step > self.state.wall_time.ended_step:
+            self.state.completed["error"] = self.state.completed.get("error", 0) + 1
+        self.step_began(record.last_started_step, record.last_started_unix_ns)
+        self.state.wall_time.lose(record)
+        self._end(record)
 
     def _end(self, record: RunFinished | RankLost) -> None:
         self.state.ended[outcome_of(record)] = 1
@@ -378,3 +378,13 @@ class PointTranslator:
         state.examples.clear()
         state.duration.reset()
         state.gap.reset()
+
+    _TRANSLATE: Final[Mapping[type[Record], Callable[[Any, Any], None]]] = {
+        Metric: _add_values,
+        StepEnded: _end_step,
+        Checkpoint: _add_checkpoint,
+        Config: _set_config,
+        Phase: _add_phase,
+        RunFinished: _finish,
+        RankLost: _lose,
+    }

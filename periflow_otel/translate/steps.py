@@ -4,10 +4,10 @@ Checkpoints and metrics are often reported after ``end_step``, and OpenTelemetry
 step is held until the next one begins.
 """
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
+from math import isfinite
 from typing import Any, Final
 
 import msgspec
@@ -108,24 +108,10 @@ class SpanTranslator:
     def feed(self, records: Iterable[Record]) -> None:
         """Translate some records."""
         for record in records:
-            self._translate(record)
+            self._TRANSLATE[type(record)](self, record)
 
-    def _translate(self, record: Record) -> None:
-        match record:
-            case StepEnded():
-                self._end_step(record)
-            case Metric():
-                self._add_values(record)
-            case Checkpoint():
-                self._add_checkpoint(record)
-            case Phase():
-                self._add_phase(record)
-            case Config():
-                self.state.config = msgspec.msgpack.encode(_config_attributes(record))
-            case RunFinished():
-                self._finish(record, record.error)
-            case RankLost():
-                self._lose(record)
+    def _set_config(self, record: Config) -> None:
+        self.state.config = msgspec.msgpack.encode(_config_attributes(record))
 
     def _draft(self, step: int) -> StepDraft | None:
         """Return the draft of a step, or None if there is one of a later step."""
@@ -167,17 +153,21 @@ class SpanTranslator:
     def _put(self, values: dict[str, Any], draft: StepDraft) -> None:
         """Put the user's values where the span of a step is drafted."""
         for key, value in values.items():
-            if isinstance(value, dict):
+            if isinstance(value, float) and isfinite(value) and len(draft.values) < MAX_KEYS:  # as nearly all are
+                draft.values[_attribute_name(key)] = value
+            elif isinstance(value, dict):
                 self._put(dict(flatten(key, value)), draft)
-            if value is None or isinstance(value, list | dict):
-                continue
-            name = _attribute_name(key)
-            if len(draft.values) >= MAX_KEYS and name not in draft.values:
-                self._drop(TOO_MANY_KEYS, 1)
-                continue
-            draft.values[name] = to_attribute(value)
-            if isinstance(value, float) and not math.isfinite(value):
-                draft.nonfinite[key] = None
+            elif value is not None and not isinstance(value, list):
+                self._put_one(key, value, draft)
+
+    def _put_one(self, key: str, value: float | str, draft: StepDraft) -> None:
+        name = _attribute_name(key)
+        if len(draft.values) >= MAX_KEYS and name not in draft.values:
+            self._drop(TOO_MANY_KEYS, 1)
+            return
+        draft.values[name] = to_attribute(value)
+        if isinstance(value, float) and not isfinite(value):
+            draft.nonfinite[key] = None
 
     def _add_checkpoint(self, record: Checkpoint) -> None:
         self.state.last_checkpoint = max(record.step, self.state.last_checkpoint or 0)
@@ -229,11 +219,12 @@ class SpanTranslator:
         if record.last_started_step > self.state.ended_step:
             duration_ns = max(0, record.time_unix_ns - record.last_started_unix_ns)
             self._close(StepEnded(record.last_started_step, record.last_started_unix_ns, duration_ns, _KILLED))
-        self._finish(record, _KILLED)
+        self._finish(record)
 
-    def _finish(self, record: RunFinished | RankLost, error: str | None) -> None:
+    def _finish(self, record: RunFinished | RankLost) -> None:
         if self.state.draft:
             self._release(self.state.draft)
+        error = _KILLED if isinstance(record, RankLost) else record.error
         self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error))
 
     def _step_trace_id(self, step: int) -> ids.TraceId:
@@ -397,6 +388,16 @@ class SpanTranslator:
             events=_exceptions(error, end_unix_ns),
             error=error,
         )
+
+    _TRANSLATE: Final[Mapping[type[Record], Callable[[Any, Any], None]]] = {
+        StepEnded: _end_step,
+        Metric: _add_values,
+        Checkpoint: _add_checkpoint,
+        Config: _set_config,
+        Phase: _add_phase,
+        RunFinished: _finish,
+        RankLost: _lose,
+    }
 
 
 @lru_cache(maxsize=4096)
