@@ -21,7 +21,7 @@ import msgspec
 from periflow_otel import names
 from periflow_otel.endpoints import OtlpSettings, Signal, of_signal, resolve_otlp
 from periflow_otel.environ import Environ, Variables, bad_value, reject
-from periflow_otel.ids import is_unsampled
+from periflow_otel.ids import SAMPLE_NOTHING, is_unsampled, valid_tracestate
 from periflow_otel.journal.folders import private_inside
 
 AgentMode = Literal["process", "thread", "off"]
@@ -173,7 +173,9 @@ class RunSettings:
     service_name: str
     resource_attributes: tuple[tuple[str, str], ...]
     sampling_ratio: float
+    """0 to 1, or ``SAMPLE_NOTHING``."""
     traceparent: str | None
+    tracestate: str
     emergency_signals: tuple[signal.Signals, ...]
     consumers: tuple[str, ...]
     """Every one of these must have a record before the journal may forget it."""
@@ -209,6 +211,7 @@ class RunSettings:
             resource_attributes=tuple(sorted(attributes.items())),
             sampling_ratio=_sampling_ratio(variables),
             traceparent=variables.text("TRACEPARENT"),
+            tracestate=valid_tracestate(variables.text("TRACESTATE")),
             emergency_signals=tuple(_signals(variables)),
             consumers=export.consumers() if export else (),
             destination=export.destination() if export else "",
@@ -346,12 +349,12 @@ def _sampling_ratio(variables: Variables) -> float:
     sampler = variables.choice("OTEL_TRACES_SAMPLER", "parentbased_always_on", _SAMPLERS)
     ratio = variables.number("OTEL_TRACES_SAMPLER_ARG", 1, 0, 1)
     if sampler.startswith("parentbased_") and is_unsampled(variables.text("TRACEPARENT")):
-        return 0.0
+        return SAMPLE_NOTHING
     match sampler.removeprefix("parentbased_"):
         case "traceidratio":
             return ratio
         case "always_off":
-            return 0.0
+            return SAMPLE_NOTHING
         case _:
             return 1.0
 

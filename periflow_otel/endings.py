@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from periflow_otel.errors import full_type
 from periflow_otel.records import RankRun
 from periflow_otel.terminal import is_screen, say
 
@@ -52,7 +53,7 @@ def failure(error: BaseException | None) -> str | None:
     """Name the type of an exception; None for one by which code is left as its author wants it."""
     if error is None or isinstance(error, _WAYS_OUT) or (isinstance(error, SystemExit) and not _status(error)):
         return None
-    return type(error).__name__
+    return full_type(error)
 
 
 _WAYS_OUT = (GeneratorExit, StopIteration, StopAsyncIteration)

@@ -44,3 +44,9 @@ class ConfigurationError(PeriFlowError):
 
 class PeriFlowInternalError(PeriFlowError):
     """Cloud mode lacks something that PeriFlow itself should have set."""
+
+
+def full_type(error: BaseException) -> str:
+    """Return the type of an exception as the standard wants it: with its module, but for those of Python itself."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -14,11 +14,19 @@ TraceId = int
 SpanId = int
 """64 bits, not 0."""
 
+SAMPLE_NOTHING: Final = -1.0
+"""A ratio below all others: not even what is remarkable is kept."""
 _RATIO_BITS: Final = (1 << 64) - 1
 _TRACEPARENT: Final = re.compile(
     "(?!ff)(?!00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 """Version ff is forbidden, version 00 ends where it is known to end, and others may go on."""
+_MEMBER: Final = re.compile(
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[ -+\-.-<>-~]{0,255}[!-+\-.-<>-~]"
+)
+_MAX_MEMBERS: Final = 32
+_MAX_STATE_CHARS: Final = 512
 
 
 def step_trace_id(seed: str, attempt: int, step: int) -> TraceId:
@@ -75,6 +83,15 @@ def parse_traceparent(text: str | None) -> tuple[TraceId | None, SpanId | None]:
     """Return the trace and the span that a W3C ``traceparent`` names, or None for both if it names none."""
     match = _TRACEPARENT.fullmatch(text or "")
     return (int(match[1], 16), int(match[2], 16)) if match else (None, None)
+
+
+def valid_tracestate(text: str | None) -> str:
+    """Return a W3C ``tracestate`` as it is; nothing if it is none, or longer than everybody has to pass on."""
+    members = [member.strip() for member in (text or "").split(",") if member.strip()]
+    keys = {member.partition("=")[0] for member in members}
+    is_valid = len(keys) == len(members) <= _MAX_MEMBERS and all(map(_MEMBER.fullmatch, members))
+    state = ",".join(members)
+    return state if is_valid and len(state) <= _MAX_STATE_CHARS else ""
 
 
 def is_unsampled(traceparent: str | None) -> bool:

@@ -101,7 +101,9 @@ REDONE_STEPS: Final = "periflow.restart.redone_steps"
 LAST_RANK: Final = "periflow.last_rank"
 """The rank of the node that began a step last. Metric attribute."""
 EXCEPTION_TYPE: Final = "exception.type"
-"""Type of the exception; its message may hold secrets and stays out."""
+"""Type of the exception, with its module; its message may hold secrets and stays out."""
+ERROR_TYPE: Final = "error.type"
+"""Of what a step, phase or run has failed: the type of the exception, or killed. On spans with the status ERROR."""
 METRIC_KEY: Final = "periflow.key"
 """The user's spelling of a key, of a metric or of the configuration. Metric attribute."""
 TIME_KIND: Final = "periflow.kind"
@@ -115,8 +117,8 @@ CONSUMER: Final = "periflow.consumer"
 ATTRIBUTES: Final = (
     STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, RUN_NAME, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
     LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, CONFIG_PREFIX, CONFIG_VALUE, SAVE_TYPE, TRIGGER_TIME,
-    CHECKPOINT_ID, REQUEST_DELAY, RESTART_GAP, REDONE_STEPS, LAST_RANK, EXCEPTION_TYPE, METRIC_KEY, TIME_KIND,
-    STEP_OUTCOME, DROP_REASON, CONSUMER,
+    CHECKPOINT_ID, REQUEST_DELAY, RESTART_GAP, REDONE_STEPS, LAST_RANK, EXCEPTION_TYPE, ERROR_TYPE, METRIC_KEY,
+    TIME_KIND, STEP_OUTCOME, DROP_REASON, CONSUMER,
 )  # fmt: skip
 
 # Instruments

@@ -39,7 +39,7 @@ class Orders(msgspec.Struct, frozen=True):
     destination: str = ""
     """Where the network exporters are to send, by a name that does not tell; empty if there are none."""
     sampling_ratio: float = 1.0
-    """Share of step traces to keep, 0 to 1."""
+    """Share of step traces to keep, 0 to 1; below 0: not even what is remarkable."""
 
 
 class RankRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,8 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt before this one, if there was one."""
     traceparent: str | None = None
     """W3C trace context of the launcher: the parent of the run span."""
+    tracestate: str = ""
+    """What goes with it."""
     resource: tuple[tuple[str, str | int], ...] = ()
     """Resource attributes, sorted by key."""
     orders: Orders = Orders()
@@ -353,7 +355,12 @@ _decode_any = msgspec.msgpack.Decoder(ext_hook=_decode_extension).decode
 
 def encode_run(run: RankRun) -> bytes:
     """Encode the run for the header of a segment. A path in it need not be valid text."""
-    return _encode(_plain(msgspec.to_builtins(run), "run", 0))
+    fields = msgspec.to_builtins(run)
+    return _encode(_plain({name: fields[name] for name in fields if fields[name] or name not in _LATER}, "run", 0))
+
+
+_LATER: Final = frozenset({"tracestate"})
+"""Fields that came later are written only where they say something: the others are as they always were."""
 
 
 def decode_run(blob: bytes) -> RankRun:

@@ -17,7 +17,12 @@ from periflow_otel.clock import Clock, current_clock
 from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
 from periflow_otel.endings import call_at_exit, error_at_exit, failure, say_what_is_recorded, time_left_s
 from periflow_otel.environ import Environ
-from periflow_otel.errors import CheckpointAlreadyUploadedError, StepAlreadyStartedError, StepNotStartedError
+from periflow_otel.errors import (
+    CheckpointAlreadyUploadedError,
+    StepAlreadyStartedError,
+    StepNotStartedError,
+    full_type,
+)
 from periflow_otel.handover import Handover
 from periflow_otel.joining import next_attempt
 from periflow_otel.journal.ledger import find_earlier
@@ -186,11 +191,11 @@ class TrainingRun:
         self._context = context
         return self.end_step
 
-    def end_step(self, error: str | None = None) -> None:
+    def end_step(self, error: BaseException | str | None = None) -> None:
         """End the current step and record its duration. Waits for nobody.
 
         Args:
-            error: Type of the exception that ended it.
+            error: The exception that ended it, or its type.
 
         Raises:
             StepNotStartedError: No step is open.
@@ -206,6 +211,8 @@ class TrainingRun:
         if self._span is not None:
             self._span.leave()
             self._span = None
+        if error is not None and not isinstance(error, str):
+            error = full_type(error)
         gap_ns = None if self._ended_ns is None else started_ns - self._ended_ns
         self._ended_ns, self._step_error = now_ns, error
         ended = StepEnded(self._step, self._started_unix_ns, now_ns - started_ns, error, gap_ns)
@@ -230,7 +237,7 @@ class TrainingRun:
         Args:
             error: What went wrong though the script goes on; None takes it back.
         """
-        self._noted_error = None if error is None else type(error).__name__
+        self._noted_error = None if error is None else full_type(error)
 
     def train_step(self, step: int | None = None) -> "StepContext":
         """Return a context manager that starts a step and ends it, also when the body raises.
@@ -384,7 +391,8 @@ class TrainingRun:
         run = self.info
         if step is None:
             launcher_trace_id, _ = ids.parse_traceparent(run.traceparent)
-            trace_id, is_sampled = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt), True
+            trace_id = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt)
+            is_sampled = run.orders.sampling_ratio >= 0
         else:
             trace_id = ids.step_trace_id(run.seed, run.attempt, step)
             is_sampled = ids.is_sampled(trace_id, run.orders.sampling_ratio)

@@ -87,6 +87,7 @@ def settle(
         total_steps=target,
         local_world_size=identity.local_world_size,
         traceparent=settings.traceparent,
+        tracestate=settings.tracestate,
         resource=resource(settings, run_name),
         orders=Orders(_consumers(settings, log), settings.destination, settings.sampling_ratio),
         earlier=find_earlier(place.folder, identity.rank, place.number),

@@ -22,7 +22,7 @@ import periflow_otel as pf
 from periflow_otel import names
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.clock import SYSTEM, Clock, replaced_clock
-from periflow_otel.errors import PeriFlowError
+from periflow_otel.errors import PeriFlowError, full_type
 from periflow_otel.journal.control import ANY_STEP, Control
 from periflow_otel.journal.folders import node_folders
 from periflow_otel.journal.reader import Head, Position
@@ -213,7 +213,7 @@ def _default_run() -> Iterator[None]:
     try:
         yield
     except Exception as raised:
-        error = type(raised).__name__
+        error = full_type(raised)
         raise
     finally:
         inner, pf._default = pf._default, outer  # noqa: SLF001

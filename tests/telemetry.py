@@ -48,6 +48,12 @@ SPANS = st.builds(
     events=st.lists(st.builds(Event, ANY_TEXT, TIMES, ATTRIBUTES), max_size=2).map(tuple),
     links=st.lists(st.builds(Link, TRACE_IDS, SPAN_IDS), max_size=2).map(tuple),
     error=st.none() | ANY_TEXT,
+    trace_state=st.sampled_from(["", "ot=th:8,vendor=abc"]),
+    dropped_attributes=st.integers(0, 9),
+).flatmap(
+    lambda span: st.booleans().map(
+        lambda is_remote: msgspec.structs.replace(span, is_parent_remote=is_remote and span.parent_span_id is not None)
+    )
 )
 TOTALS = {"count": COUNTS, "sum": FLOATS, "min": FLOATS, "max": FLOATS}
 HISTOGRAMS = st.builds(Histogram, **TOTALS, bounds=st.just((0.5, 2.0)), bucket_counts=st.tuples(COUNTS, COUNTS, COUNTS))

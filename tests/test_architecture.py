@@ -64,6 +64,7 @@ DISTRIBUTIONS = {
     "grpc": "grpcio",
     "google.protobuf": "protobuf",
     "google.rpc": "googleapis-common-protos",
+    "opentelemetry.attributes": "opentelemetry-api",
     "opentelemetry.context": "opentelemetry-api",
     "opentelemetry.trace": "opentelemetry-api",
     "opentelemetry.proto": "opentelemetry-proto",

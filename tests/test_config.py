@@ -22,6 +22,7 @@ from periflow_otel.config import (
 from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.headers import Headers
+from periflow_otel.ids import SAMPLE_NOTHING
 
 SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 BOTH = "OTEL_EXPORTER_OTLP_"
@@ -710,9 +711,9 @@ def test_bytes_that_are_no_text_are_refused(name: str):
         ("", "", 1.0),
         ("", "0.5", 1.0),
         ("always_on", "", 1.0),
-        ("always_off", "", 0.0),
+        ("always_off", "", SAMPLE_NOTHING),
         ("parentbased_always_on", "", 1.0),
-        ("parentbased_always_off", "0.5", 0.0),
+        ("parentbased_always_off", "0.5", SAMPLE_NOTHING),
         ("traceidratio", "", 1.0),
         ("traceidratio", "0.25", 0.25),
         ("parentbased_traceidratio", "0", 0.0),
@@ -727,12 +728,12 @@ def test_samplers_are_those_of_the_specification(sampler: str, argument: str, ra
 @pytest.mark.parametrize(
     ("sampler", "flags", "ratio"),
     [
-        ("", "00", 0.0),
-        ("", "02", 0.0),
+        ("", "00", SAMPLE_NOTHING),
+        ("", "02", SAMPLE_NOTHING),
         ("", "01", 1.0),
         ("", "03", 1.0),
         ("", "zz", 1.0),
-        ("parentbased_traceidratio", "00", 0.0),
+        ("parentbased_traceidratio", "00", SAMPLE_NOTHING),
         ("parentbased_traceidratio", "01", 0.5),
         ("always_on", "00", 1.0),
         ("traceidratio", "00", 0.5),

@@ -194,7 +194,7 @@ def test_every_rank_says_how_it_ended(restarted: Delivered):
     assert ends[2] == dict.fromkeys(RANKS, "finished")
     assert len([span for span in restarted.spans if span.name == "periflow.run"]) == 8
     (step,) = [span for span in restarted.steps(1)[17] if rank_of(span) == KILLED]
-    assert (step.is_error, step.status_message) == (True, "killed")
+    assert (step.is_error, step.attributes["error.type"], step.status_message) == (True, "killed", "")
 
 
 def test_a_restart_says_what_it_costs(restarted: Delivered):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import TraceState, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from periflow_otel import ids
@@ -102,6 +102,31 @@ def test_what_names_no_span_gives_nothing(text: str | None):
 def test_a_later_version_is_read_as_far_as_it_is_known(more: str):
     """W3C lets later versions add fields at the end."""
     assert ids.parse_traceparent(f"cc-{TRACE}-{SPAN}-00{more}") == (int(TRACE, 16), int(SPAN, 16))
+
+
+MEMBERS = st.sampled_from(
+    ["ot=th:8", "vendor=abc", "a@b=c d", "Big=1", "a=", "=b", "a=b=c", "ot=2", " s=t ", "", "é=1"]
+)
+
+
+@given(st.lists(MEMBERS, max_size=5))
+def test_the_state_of_a_trace_is_passed_on_as_it_is_or_not_at_all(members: list[str]):
+    """OpenTelemetry's own propagator finds in it what is passed on."""
+    state = ids.valid_tracestate(",".join(members))
+    assert not state or TraceState.from_header([",".join(members)]).to_header() == state
+    is_valid = all(
+        "=" in each and each.strip()[0] in "otvas" and each not in ("a=", "a=b=c") for each in members if each
+    )
+    keys = [each.strip().partition("=")[0] for each in members if each]
+    assert bool(state) == (is_valid and bool(keys) and len(set(keys)) == len(keys))
+
+
+def test_an_endless_state_is_not_passed_on():
+    """Everybody has to pass on 512 characters, and 32 members."""
+    assert ids.valid_tracestate("a=" + "x" * 200 + ",b=" + "x" * 200)
+    assert not ids.valid_tracestate("a=" + "x" * 250 + ",b=" + "x" * 250 + ",c=" + "x" * 9)
+    assert not ids.valid_tracestate(",".join(f"a{number}=1" for number in range(33)))
+    assert not ids.valid_tracestate(None)
 
 
 HEX = st.text("0123456789abcdefAF", min_size=2, max_size=2)

@@ -55,7 +55,7 @@ def durations_s(run: pf.TrainingRun) -> list[float]:
     [
         (ValueError(), "ValueError"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (asyncio.CancelledError(), "CancelledError"),
+        (asyncio.CancelledError(), "asyncio.exceptions.CancelledError"),
         (SystemExit(1), "SystemExit"),
         (SystemExit("no data"), "SystemExit"),
         (SystemExit(""), "SystemExit"),

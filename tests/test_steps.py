@@ -13,7 +13,7 @@ from periflow_otel import ids
 from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, StepEnded, decode, encode_metric
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Link, Span
-from periflow_otel.translate.values import MAX_TEXT_CHARS
+from periflow_otel.translate.values import MAX_KEYS, MAX_TEXT_CHARS
 
 RANK_1 = make_run(rank=1, local_rank=1, node_rank=0)
 SAMPLED_OUT = make_run(sampling_ratio=0.0)
@@ -175,6 +175,14 @@ def test_long_text_does_not_fill_the_state():
     recorder = one_step()
     recorder.metric({"text": "x" * 10 * MAX_TEXT_CHARS})
     assert len(str(only_step(recorder).attributes["periflow.metric.text"])) < 2 * MAX_TEXT_CHARS
+
+
+def test_attributes_that_are_left_out_are_counted():
+    """As the standard wants it, so that nobody takes a step for whole."""
+    recorder = one_step()
+    recorder.metric({f"key {number}": number for number in range(MAX_KEYS + 7)})
+    assert only_step(recorder).dropped_attributes == 7
+    assert only_step(one_step()).dropped_attributes == 0
 
 
 def test_a_step_with_endless_keys_has_a_thousand():
@@ -417,10 +425,50 @@ def test_a_run_span_tells_the_outcome(error: str | None, outcome: str):
     assert span.attributes == {
         "periflow.rank": 0, "periflow.local_rank": 0, "periflow.node_rank": 0, "periflow.run.total_steps": 10,
         "periflow.run.outcome": outcome, "periflow.run.steps": 3, "periflow.run.last_step": 7,
-        "periflow.run.last_checkpoint": 7,
+        "periflow.run.last_checkpoint": 7, **({"error.type": error} if error else {}),
     }  # fmt: skip
     assert span.error == error
     assert [event.attributes for event in span.events] == ([{"exception.type": error}] if error else [])
+
+
+def test_a_parent_of_another_process_is_remote():
+    """The launcher, and rank 0 for all others; what a rank has itself is not."""
+    recorder = _finished(one_step())
+    (zero_step, zero), (mine_step, mine) = (
+        translate(recorder.inputs, make_run(rank=rank, traceparent=LAUNCHER)) for rank in (0, 1)
+    )
+    assert [each.is_parent_remote for each in (zero_step, zero, mine_step, mine)] == [False, True, True, True]
+    assert not translate(recorder.inputs)[-1].is_parent_remote
+
+
+def test_the_state_of_the_launchers_trace_goes_on():
+    """On the spans of that trace, and on no others; without a launcher there is none."""
+    recorder = Recorder()
+    with recorder.phase("load"):
+        recorder.checkpoint()
+    with recorder.step(), recorder.phase("forward"):
+        pass
+    inputs = _finished(recorder).inputs
+    found = translate(inputs, make_run(traceparent=LAUNCHER, tracestate="ot=th:8"))
+    assert {span.name: span.trace_state for span in found} == {
+        "load": "ot=th:8", "periflow.checkpoint": "ot=th:8", "periflow.run": "ot=th:8",
+        "forward": "", "periflow.step": "",
+    }  # fmt: skip
+    assert not any(span.trace_state for span in translate(inputs, make_run(tracestate="ot=th:8")))
+
+
+def test_where_nothing_is_sampled_only_the_run_and_checkpoints_are_told():
+    """No step leaves, however remarkable it is; a checkpoint is not waited for in vain."""
+    recorder = Recorder()
+    with recorder.phase("load"):
+        pass
+    with recorder.step("ValueError"), recorder.phase("forward"):
+        recorder.metric({"loss": math.nan})
+    recorder.checkpoint()
+    with recorder.step():
+        recorder.checkpoint()
+    found = translate(_finished(recorder).inputs, make_run(sampling_ratio=ids.SAMPLE_NOTHING))
+    assert [span.name for span in found] == ["periflow.checkpoint", "periflow.checkpoint", "periflow.run"]
 
 
 def test_the_runs_of_all_ranks_hang_below_that_of_rank_0():

@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any, Final, TypeVar
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import resources
 from opentelemetry.sdk.metrics import Counter
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
@@ -36,7 +37,7 @@ from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, TraceState
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict, taken
@@ -167,13 +168,13 @@ def sdk_metrics(items: Iterable[tuple[RankRun, Point]]) -> MetricsData:
 def _span(span: Span, resource: resources.Resource) -> ReadableSpan:
     return ReadableSpan(
         name=text(span.name),
-        context=_context(span.trace_id, span.span_id),
-        parent=None if span.parent_span_id is None else _context(span.trace_id, span.parent_span_id),
+        context=_context(span, span.span_id),
+        parent=None if span.parent_span_id is None else _context(span, span.parent_span_id, span.is_parent_remote),
         resource=resource,
-        attributes=_attributes(span.attributes.items()),
+        attributes=_span_attributes(span),
         events=[_event(event) for event in span.events],
-        links=[Link(_context(link.trace_id, link.span_id)) for link in span.links],
-        status=Status() if span.error is None else Status(StatusCode.ERROR, text(span.error)),
+        links=[Link(_link_context(link)) for link in span.links],
+        status=Status() if span.error is None else Status(StatusCode.ERROR),
         start_time=span.start_unix_ns,
         end_time=span.end_unix_ns,
         instrumentation_scope=_SCOPE,
@@ -184,8 +185,19 @@ def _event(event: telemetry.Event) -> Event:
     return Event(text(event.name), _attributes(event.attributes.items()), event.time_unix_ns)
 
 
-def _context(trace_id: int, span_id: int) -> SpanContext:
-    return SpanContext(trace_id, span_id, is_remote=False, trace_flags=_SAMPLED)
+def _context(span: Span, span_id: int, is_remote: bool = False) -> SpanContext:  # noqa: FBT001, FBT002  # private
+    state = TraceState.from_header([span.trace_state]) if span.trace_state else None
+    return SpanContext(span.trace_id, span_id, is_remote, _SAMPLED, state)
+
+
+def _link_context(link: telemetry.Link) -> SpanContext:
+    return SpanContext(link.trace_id, link.span_id, is_remote=False, trace_flags=_SAMPLED)
+
+
+def _span_attributes(span: Span) -> BoundedAttributes:
+    attributes = BoundedAttributes(attributes=_attributes(span.attributes.items()))
+    attributes.dropped = span.dropped_attributes
+    return attributes
 
 
 @lru_cache(maxsize=64)

@@ -70,7 +70,7 @@ class Training:
     def end_step(self, error: BaseException | None = None) -> None:
         """End the step that is open, if this training has opened it."""
         if (run := self._run_of_step()) is not None:
-            run.end_step(None if error is None else type(error).__name__)
+            run.end_step(error)
         self._open = None
 
     def abandon_step(self) -> None:

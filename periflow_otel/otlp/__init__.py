@@ -10,7 +10,8 @@ STATUS_CODE_ERROR: Final = 2
 DELTA: Final = 1
 CUMULATIVE: Final = 2
 FLAGS: Final = 0x100
-"""That it is known whether a parent is remote, and that none is: as the SDK has it, every parent counts as local. A
-rank does not tell whether its parent is another one."""
+"""That it is known whether the parent of a span, or the span that a link leads to, is of another process."""
+REMOTE: Final = 0x200
+"""That it is."""
 SMALL: Final = 1024
 """An attribute with an integer below this is written once and remembered: ranks are such."""

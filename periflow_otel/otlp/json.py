@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION
-from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
+from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, REMOTE, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
 from periflow_otel.translate.telemetry import (
@@ -116,11 +116,15 @@ def _span(span: Span) -> Fields:
         "startTimeUnixNano": str(span.start_unix_ns),
         "endTimeUnixNano": str(span.end_unix_ns),
         "attributes": _attributes(span.attributes.items()),
-        "flags": FLAGS,
-        "status": {} if span.error is None else {"code": STATUS_CODE_ERROR, "message": text(span.error)},
+        "flags": FLAGS | REMOTE if span.is_parent_remote else FLAGS,
+        "status": {} if span.error is None else {"code": STATUS_CODE_ERROR},
     }
     if span.parent_span_id is not None:
         fields["parentSpanId"] = _span_id(span.parent_span_id)
+    if span.trace_state:
+        fields["traceState"] = span.trace_state
+    if span.dropped_attributes:
+        fields["droppedAttributesCount"] = span.dropped_attributes
     if span.events:
         fields["events"] = [_event(event) for event in span.events]
     if span.links:

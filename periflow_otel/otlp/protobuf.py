@@ -11,7 +11,7 @@ from struct import Struct, pack
 from typing import Final
 
 from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION, Instrument
-from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
+from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, REMOTE, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.otlp.wire import FIXED32, FIXED64, VARINT, delimited, head, integer, signed, tag, varint
 from periflow_otel.records import RankRun
 from periflow_otel.translate.groups import by_metric, by_resource
@@ -106,9 +106,13 @@ def _span(span: Span) -> bytes:
         _attributes(9, span.attributes.items()),
         *map(_event, span.events),
         *map(_link, span.links),
-        _OK if span.error is None else delimited(15, _text(2, span.error) + _ERROR),
-        _SPAN_FLAGS,
+        _OK if span.error is None else _FAILED,
+        _REMOTE_FLAGS if span.is_parent_remote else _SPAN_FLAGS,
     ]
+    if span.trace_state:
+        parts.append(_text(3, span.trace_state))
+    if span.dropped_attributes:
+        parts.append(integer(10, span.dropped_attributes))
     return delimited(2, b"".join(parts))
 
 
@@ -222,8 +226,10 @@ _ANY_INTEGER: Final = varint(tag(3, VARINT))
 # Of a span, an event and a link
 _SPAN_TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID = head(1, 16), head(2, 8), head(4, 8)
 _STARTED, _ENDED = tag(7, FIXED64), tag(8, FIXED64)
-_OK, _ERROR = delimited(15, b""), integer(3, STATUS_CODE_ERROR)
-_SPAN_FLAGS: Final = varint(tag(16, FIXED32)) + FLAGS.to_bytes(4, "little")
+_OK, _FAILED = delimited(15, b""), delimited(15, integer(3, STATUS_CODE_ERROR))
+_SPAN_FLAGS, _REMOTE_FLAGS = (
+    varint(tag(16, FIXED32)) + flags.to_bytes(4, "little") for flags in (FLAGS, FLAGS | REMOTE)
+)
 _EVENT_TIME: Final = tag(1, FIXED64)
 _LINK_FLAGS: Final = varint(tag(6, FIXED32)) + FLAGS.to_bytes(4, "little")
 # Of a data point and an exemplar

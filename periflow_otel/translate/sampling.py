@@ -34,12 +34,12 @@ class StepSampler:
 
         Args:
             trace_id: The trace of the step; all ranks decide alike on it.
-            ratio: Share of traces to keep, 0 to 1; 1 keeps all, and looks at nothing else.
+            ratio: Share of traces to keep, 0 to 1; 1 keeps all, and one below 0 none.
             duration_s: Duration of the step in seconds.
-            is_marked: The step has a checkpoint, an error or a non-finite metric, and is kept whatever the ratio.
+            is_marked: The step has a checkpoint, an error or a non-finite metric, and is kept beside the share.
         """
-        if ratio >= 1:
-            return True
+        if ratio >= 1 or ratio < 0:
+            return ratio >= 1
         is_slow = self._is_slow(duration_s)
         self._remember(duration_s)
         return is_marked or is_slow or is_sampled(trace_id, ratio)

@@ -32,6 +32,8 @@ class StepDraft(msgspec.Struct, array_like=True):
     """Span attributes from the user's metrics."""
     nonfinite: dict[str, None] = {}
     """Keys, in the order in which they were so for the first time."""
+    dropped: int = 0
+    """How many attributes were too many."""
     has_checkpoint: bool = False
     phases: list[Phase] = []
     """Those that must not leave before it is known whether the sampler keeps the step."""
@@ -69,6 +71,7 @@ class SpanTranslator:
         if run.total_steps is not None:
             self._target[names.TARGET_STEP] = run.total_steps
         launcher_trace_id, self._launcher_span_id = ids.parse_traceparent(run.traceparent)
+        self._trace_state = run.tracestate if launcher_trace_id else ""
         self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt)
         self._run_span_id = ids.run_span_id(run.seed, run.attempt, run.rank)
         self._links = (Link(self._run_trace_id, self._run_span_id),)
@@ -164,6 +167,7 @@ class SpanTranslator:
         name = _attribute_name(key)
         if len(draft.values) >= MAX_KEYS and name not in draft.values:
             self._drop(TOO_MANY_KEYS, 1)
+            draft.dropped += 1
             return
         draft.values[name] = to_attribute(value)
         if isinstance(value, float) and not isfinite(value):
@@ -188,7 +192,7 @@ class SpanTranslator:
         draft = None if record.step is None else self._draft(record.step)
         if draft and self._run.orders.sampling_ratio < 1:
             draft.phases.append(phase)
-        elif record.step is None or ids.is_sampled(self._step_trace_id(record.step), self._run.orders.sampling_ratio):
+        elif self._is_sampled(record.step):
             self._spans.append(self._phase_span(phase))
         else:
             self._drop(SAMPLED_OUT, 1)
@@ -203,6 +207,13 @@ class SpanTranslator:
                 self._spans.append(self._step_span(draft, draft.ended, trace_id, checkpoint))
         else:
             self._drop(SAMPLED_OUT, len(draft.phases) + (draft.ended is not None))
+            if checkpoint:
+                self._spans.append(self._checkpoint_span(checkpoint))
+
+    def _is_sampled(self, step: int | None) -> bool:
+        """Tell whether a step is in the share that is kept; what is outside of steps is, if anything is."""
+        ratio = self._run.orders.sampling_ratio
+        return ratio >= 0 if step is None else ids.is_sampled(self._step_trace_id(step), ratio)
 
     def _is_kept(self, draft: StepDraft, trace_id: ids.TraceId, *, has_checkpoint: bool) -> bool:
         ratio = self._run.orders.sampling_ratio
@@ -237,6 +248,8 @@ class SpanTranslator:
         attributes = self._attributes_of(draft)
         if ended.gap_ns is not None:
             attributes[names.GAP] = ended.gap_ns / 1e9
+        if ended.error is not None:
+            attributes[names.ERROR_TYPE] = ended.error
         end_unix_ns = ended.start_unix_ns + ended.duration_ns
         return Span(
             name=names.STEP_SPAN,
@@ -250,6 +263,8 @@ class SpanTranslator:
             + ((self._checkpoint_event(checkpoint),) if checkpoint else ()),
             links=self._links,
             error=ended.error,
+            is_parent_remote=run.rank != 0,
+            dropped_attributes=draft.dropped,
         )
 
     def _attributes_of(self, draft: StepDraft) -> dict[str, AttributeValue]:
@@ -270,6 +285,7 @@ class SpanTranslator:
             start_unix_ns=time_unix_ns,
             end_unix_ns=time_unix_ns,
             attributes=self._attributes_of(draft),
+            dropped_attributes=draft.dropped,
         )
 
     def _phase_span(self, record: Phase) -> Span:
@@ -277,6 +293,8 @@ class SpanTranslator:
         attributes: dict[str, AttributeValue] = {**record.attributes, **self._who}
         if record.step is not None:
             attributes[names.STEP] = record.step
+        if record.error is not None:
+            attributes[names.ERROR_TYPE] = record.error
         trace_id, parent = self._owner(record.step)
         if record.parent:
             parent = ids.phase_span_id(run.seed, run.attempt, run.rank, record.parent)
@@ -291,6 +309,7 @@ class SpanTranslator:
             attributes=attributes,
             events=_exceptions(record.error, end_unix_ns),
             error=record.error,
+            trace_state="" if record.step else self._trace_state,
         )
 
     def _checkpoint_span(self, record: Checkpoint) -> Span:
@@ -306,6 +325,7 @@ class SpanTranslator:
             end_unix_ns=record.time_unix_ns,
             attributes={names.STEP: record.step, **self._who},
             events=(self._checkpoint_event(record),),
+            trace_state=self._trace_state if trace_id == self._run_trace_id else "",
         )
 
     def _owner(self, step: int | None) -> tuple[ids.TraceId, ids.SpanId]:
@@ -341,6 +361,7 @@ class SpanTranslator:
             end_unix_ns=run.started_unix_ns,
             attributes=self._config | self._who | self._target,
             events=self._restarts(),
+            trace_state=self._trace_state,
         )
 
     @property
@@ -377,6 +398,8 @@ class SpanTranslator:
         }
         if state.last_checkpoint is not None:
             attributes[names.LAST_CHECKPOINT] = state.last_checkpoint
+        if error is not None:
+            attributes[names.ERROR_TYPE] = error
         return Span(
             name=names.RUN_SPAN,
             trace_id=self._run_trace_id,
@@ -387,6 +410,8 @@ class SpanTranslator:
             attributes=attributes,
             events=_exceptions(error, end_unix_ns),
             error=error,
+            is_parent_remote=parent is not None,
+            trace_state=self._trace_state,
         )
 
     _TRANSLATE: Final[Mapping[type[Record], Callable[[Any, Any], None]]] = {
@@ -419,7 +444,7 @@ def outcome_of(record: RunFinished | RankLost) -> str:
         return _KILLED
     if record.error is None:
         return "finished"
-    return "interrupted" if record.error in _INTERRUPTIONS else "failed"
+    return "interrupted" if record.error.rpartition(".")[2] in _INTERRUPTIONS else "failed"
 
 
 def restart_gap_ns(run: RankRun) -> int:

@@ -42,7 +42,13 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     events: tuple[Event, ...] = ()
     links: tuple[Link, ...] = ()
     error: str | None = None
-    """Type of the exception, or another reason, when the status is ERROR."""
+    """Type of the exception, or another reason, when the status is ERROR. It is an attribute too."""
+    is_parent_remote: bool = False
+    """The parent is of another process."""
+    trace_state: str = ""
+    """W3C ``tracestate`` of the trace, where it began elsewhere."""
+    dropped_attributes: int = 0
+    """How many attributes were left out."""
 
 
 class Exemplar(msgspec.Struct, frozen=True, gc=False):

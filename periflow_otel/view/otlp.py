@@ -293,7 +293,8 @@ class _Step:
         self.start_s, self.duration_s = _seconds(span.startTimeUnixNano), _elapsed_s(span)
         gap_s = attributes.get(names.GAP, _NOTHING).doubleValue
         self.gap_s = _NAN if gap_s is None else float(gap_s)
-        self.error = (span.status.message or "error") if span.status.code in _ERRORS else ""
+        kind = attributes.get(names.ERROR_TYPE, _NOTHING).stringValue
+        self.error = (kind or "error") if span.status.code in _ERRORS else ""
         self.texts = [
             (key.removeprefix(names.METRIC_PREFIX), value.stringValue)
             for key, value in attributes.items()
