@@ -179,12 +179,15 @@ class Chart {
   }
 
   drawLegend() {
-    this.legend.hidden = this.shown.length < 2;
-    this.legend.replaceChildren(...(this.shown.length < 2 ? [] : this.shown.slice(0, 16).map((line) => {
+    const entries = new Map(this.shown.filter((line) => line.name).map((line) => [line.name, line.color]));
+    const items = [...entries].slice(0, 16).map(([name, shade]) => {
       const swatch = make("span", { class: "swatch" });
-      swatch.style.background = line.color;
-      return make("li", {}, swatch, line.label);
-    })));
+      swatch.style.background = shade;
+      return make("li", {}, swatch, name);
+    });
+    if (this.shown.some((line) => line.dash)) items.push(make("li", {}, "dashed: an earlier attempt"));
+    this.legend.hidden = !items.length;
+    this.legend.replaceChildren(...items);
   }
 
   fillTable() {
@@ -197,7 +200,7 @@ class Chart {
 function curvesOf(line) {
   const isSmoothed = settings.smoothing > 0 && !line.isExact;
   const curves = [{ values: line.raw, width: isSmoothed ? 1 : 1.6, alpha: isSmoothed ? 0.4 : 1, points: true }];
-  if (isSmoothed) curves.push({ values: smoothed(line.raw, settings.smoothing), width: 2, alpha: 1 });
+  if (isSmoothed) curves.push({ values: smoothed(line.raw, settings.smoothing, line.xs), width: 2, alpha: 1 });
   if (line.hasRange) curves.push({ values: line.low, width: 0, isLow: true }, { values: line.high, width: 0 });
   return curves;
 }
@@ -235,11 +238,11 @@ function drawMarks(curve, marked) {
   context.restore();
 }
 
-const LEFT = new Set(["what", "", "value"]);
+const LEFT = new Set(["what", "", "value", "host", "of"]);
 
-function table(heads, rows, caption = "") {
+function table(heads, rows, caption = "", isText = false) {
   return make("table", {}, caption ? make("caption", {}, caption) : null,
-    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: LEFT.has(head) ? "left" : null }, head)))),
+    make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: isText || LEFT.has(head) ? "left" : null }, head)))),
     make("tbody", {}, ...rows.map((row) => (row instanceof Node ? row : make("tr", {}, ...row.map((cell) => (cell instanceof Node ? cell : make("td", {}, cell ?? "–"))))))));
 }
 

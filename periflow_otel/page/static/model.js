@@ -27,13 +27,21 @@ function allColumns(part) {
   };
 }
 
-/** Return an average that forgets: without the pull to zero at the start, and with gaps where there are gaps. */
-function smoothed(values, weight) {
-  let sum = 0, norm = 0;
-  return values.map((value) => {
+const ROWS = 512;
+
+/**
+ * Return an average that forgets with the distance along x, as a share of the whole: few values far apart are hardly
+ * smoothed. It has no pull to zero at the start, and gaps where there are gaps.
+ */
+function smoothed(values, weight, xs) {
+  const range = xs[xs.length - 1] - xs[0] || 1;
+  let sum = 0, norm = 0, before = xs[0];
+  return values.map((value, i) => {
     if (value === null || weight === 0) return value;
-    sum = sum * weight + value * (1 - weight);
-    norm = norm * weight + (1 - weight);
+    const kept = weight ** Math.max(1e-9, ((xs[i] - before) / range) * ROWS);
+    before = xs[i];
+    sum = sum * kept + value * (1 - weight);
+    norm = norm * kept + (1 - weight);
     return sum / norm;
   });
 }

@@ -7,7 +7,12 @@ window.periflow = { page, charts, settings };
 
 const byId = (id) => document.getElementById(id);
 const now = () => Date.now() / 1000;
-const nameOf = (run) => run.run.name || run.run.id;
+
+/** Return what a run is called here: by its name, and by its id too where others have that name. */
+function nameOf(run) {
+  const { name, id } = run.run, isShared = page.runs.some((other) => other !== run && other.run.name === name);
+  return name && isShared ? `${name} (${id})` : name || id;
+}
 
 /** Return the lines of a chart over all runs. */
 function linesOf(kind, key, { isExact = false } = {}) {
@@ -16,8 +21,9 @@ function linesOf(kind, key, { isExact = false } = {}) {
     const found = shownSeries(run, kind, key, settings.ranks), isSplit = new Set(found.map((each) => each.rank)).size > 1;
     return found.map((each) => {
       const label = [several ? nameOf(run) : "", isSplit ? `rank ${each.rank}` : "", run.attempts.length > 1 && found.length > 1 ? `attempt ${each.attempt}` : ""].filter(Boolean).join(", ");
+      const name = [several ? nameOf(run) : "", isSplit ? `rank ${each.rank}` : ""].filter(Boolean).join(", ");
       const earlier = each.attempt < run.run.attempt ? [4, 3] : undefined;
-      return lineOf(run, each, { label, color: color(COLORS[(several ? number : isSplit ? each.rank : 0) % 8]), dash: earlier, isExact });
+      return lineOf(run, each, { label, name, color: color(COLORS[(several ? number : isSplit ? each.rank : 0) % 8]), dash: earlier, isExact });
     });
   });
 }
@@ -77,7 +83,7 @@ function tilesOf(run) {
     tile("Duration", shownSeconds(of.started ? until - of.started : null)),
     ...(key ? [tile(key, shownNumber(of.last[key]))] : []),
     tile("In steps", share === null ? "–" : `${(100 * share).toFixed(share > 0.995 ? 1 : 0)} %`, "of the time"),
-    tile("Checkpoint", last ? `step ${shownNumber(last.step)}` : "none", last ? `${shownSeconds(until - last.time)} ${isRunning ? "ago" : "before the end"}` : ""),
+    tile("Checkpoint", last ? shownNumber(last.step) : "none", last ? (isRunning ? `${shownSeconds(until - last.time)} ago` : last.step >= of.step ? "of the last step" : `${shownNumber(of.step - last.step)} steps before the end`) : ""),
     tile("Ranks", shownNumber(lastAttempt(run).length), of.world_size > lastAttempt(run).length ? `of ${of.world_size}` : ""),
     tile("Attempt", shownNumber(of.attempt)));
 }
@@ -109,7 +115,7 @@ function runsTable() {
   const keys = metricKeys(page.runs).slice(0, 4);
   const rows = page.runs.map((run, number) => {
     const swatch = make("span", { class: `swatch fill${number % 8}` });
-    return make("tr", {}, make("td", { class: "left legend" }, make("span", {}, swatch, nameOf(run))), ...[run.run.state, shownNumber(run.run.step), run.run.pace ? `${shownNumber(run.run.pace)} steps/s` : "–", shownSeconds(run.run.seen - run.run.started), shownNumber(run.run.attempt), ...keys.map((key) => shownNumber(run.run.last[key]))].map((cell) => make("td", {}, cell)));
+    return make("tr", {}, make("td", { class: "left" }, swatch, nameOf(run)), ...[run.run.state, shownNumber(run.run.step), run.run.pace ? `${shownNumber(run.run.pace)} steps/s` : "–", shownSeconds(run.run.seen - run.run.started), shownNumber(run.run.attempt), ...keys.map((key) => shownNumber(run.run.last[key]))].map((cell) => make("td", {}, cell)));
   });
   return make("div", { class: "card scroll", tabindex: 0, role: "region", "aria-label": "Runs" }, table(["run", "state", "step", "pace", "duration", "attempt", ...keys], rows));
 }
@@ -120,9 +126,22 @@ function card(name, makeIt) {
   return page.cards.get(name);
 }
 
+/** Return a section; the one that is there is kept, and of its cards those that are the same: a chart is not moved. */
 function section(id, title, cards) {
-  const shown = cards.filter(Boolean);
-  return shown.length ? make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), make("div", { class: "grid" }, ...shown)) : null;
+  const shown = cards.filter(Boolean), old = byId(id);
+  if (!shown.length) return null;
+  if (old && old.lastChild.children.length === shown.length) {
+    shown.forEach((each, i) => { if (old.lastChild.children[i] !== each) replaceCard(old.lastChild.children[i], each); });
+    return old;
+  }
+  return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), make("div", { class: "grid" }, ...shown));
+}
+
+function replaceCard(old, card) {
+  const { scrollTop, scrollLeft } = old, hadFocus = document.activeElement === old;
+  old.replaceWith(card);
+  card.scrollTo(scrollLeft, scrollTop);
+  if (hadFocus) card.focus({ preventScroll: true });
 }
 
 function metricCard(key, kind = "metric") {
@@ -144,9 +163,9 @@ function stepTimeLines() {
   return page.runs.flatMap((run, number) => run.step_time.flatMap((heat) => {
     const several = page.runs.length > 1, start = run.run.started || 0;
     const clock = [...run.series.values()].find((each) => each.kind === "step" && each.attempt === heat.attempt);
-    return ["p50", "p95", "max"].map((name, i) => {
+    return (several ? ["p50"] : ["p50", "p95", "max"]).map((name, i) => {
       const steps = heat.step.map((step) => step + (heat.width > 1 ? heat.width / 2 : 0)), times = steps.map((step) => timeAt(clock, step) - start);
-      return { label: [several ? nameOf(run) : "", name, run.attempts.length > 1 ? `attempt ${heat.attempt}` : ""].filter(Boolean).join(", "), color: color(COLORS[several ? number % 8 : [2, 0, 1][i]]), dash: several ? [[], [6, 3], [2, 3]][i] : heat.attempt < run.run.attempt ? [4, 3] : undefined, isExact: true, steps, times, xs: settings.x === "step" ? steps : times, raw: heat[name], low: heat[name], high: heat[name], nonfinite: steps.map(() => 0) };
+      return { label: [several ? nameOf(run) : "", name, run.attempts.length > 1 ? `attempt ${heat.attempt}` : ""].filter(Boolean).join(", "), name: several ? nameOf(run) : name, color: color(COLORS[several ? number % 8 : [2, 0, 1][i]]), dash: heat.attempt < run.run.attempt ? [4, 3] : undefined, isExact: true, steps, times, xs: settings.x === "step" ? steps : times, raw: heat[name], low: heat[name], high: heat[name], nonfinite: steps.map(() => 0) };
     });
   }));
 }
@@ -225,7 +244,7 @@ function timeSection() {
     if (!total) return null;
     const stack = make("div", { class: "stack", role: "img", "aria-label": kinds.map(([kind, s]) => `${kind} ${((100 * s) / total).toFixed(1)} %`).join(", ") });
     kinds.forEach(([kind, s], i) => { const part = make("div", { class: `fill${i % 8}`, title: kind }); part.style.width = `${(100 * s) / total}%`; stack.append(part); });
-    const rows = kinds.map(([kind, s], i) => make("tr", {}, make("td", { class: "left legend" }, make("span", {}, make("span", { class: `swatch fill${i % 8}` }), kind)), make("td", {}, shownSeconds(s)), make("td", {}, `${((100 * s) / total).toFixed(1)} %`)));
+    const rows = kinds.map(([kind, s], i) => make("tr", {}, make("td", { class: "left" }, make("span", { class: `swatch fill${i % 8}` }), kind), make("td", {}, shownSeconds(s)), make("td", {}, `${((100 * s) / total).toFixed(1)} %`)));
     return make("article", { class: "card" }, make("header", {}, make("h3", {}, page.runs.length > 1 ? nameOf(run) : "All ranks together"), make("span", { class: "value" }, `in steps: ${goodput(run) === null ? "–" : `${(100 * goodput(run)).toFixed(1)} %`}`)), stack, table(["kind", "time", "share"], rows));
   });
   return section("time", "Where the time went", cards);
@@ -267,7 +286,7 @@ function configSection() {
     const values = texts.map((each) => each[key]), differs = new Set(values.map(String)).size > 1;
     return make("tr", {}, make("td", { class: "left" }, key), ...values.map((value) => make("td", { class: differs ? "text differs" : "text" }, value === undefined ? "–" : String(value))));
   });
-  return section("config", "Configuration", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Configuration" }, table(["", ...page.runs.map((run) => (page.runs.length > 1 ? nameOf(run) : "value"))], rows))]);
+  return section("config", "Configuration", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Configuration" }, table(["", ...page.runs.map((run) => (page.runs.length > 1 ? nameOf(run) : "value"))], rows, "", true))]);
 }
 
 function flat(value, key = "") {
@@ -285,10 +304,9 @@ function telemetrySection() {
 function drawCharts() {
   const machine = metricKeys(page.runs, "machine");
   const sections = [...metricSections(), speedSection(), timeSection(), ranksSection(), eventsSection(), configSection(), section("machine", "Machine", machine.map((key) => metricCard(key, "machine"))), telemetrySection()].filter(Boolean);
-  const old = byId("charts"), focus = document.activeElement, scrolls = new Map([...old.querySelectorAll(".scroll")].map((each) => [each.getAttribute("aria-label"), each.scrollTop]));
-  old.replaceChildren(...(sections.length ? sections : [make("p", { class: "muted" }, "Nothing has been recorded yet. Curves appear with the first pf.metric call.")]));
-  for (const each of old.querySelectorAll(".scroll")) each.scrollTop = scrolls.get(each.getAttribute("aria-label")) || 0;
-  if (focus && focus !== document.activeElement && document.contains(focus)) focus.focus({ preventScroll: true });
+  const old = byId("charts");
+  if (!sections.length) sections.push(make("p", { class: "muted" }, "Nothing has been recorded yet. Curves appear with the first pf.metric call."));
+  if (sections.length !== old.children.length || sections.some((each, i) => each !== old.children[i])) old.replaceChildren(...sections);
   for (const chart of charts) chart.invalidate();
 }
 
