@@ -257,7 +257,8 @@ function drawHeat(canvas, columns, rows, cell, height, fill) {
       const share = cell(i, j);
       if (share === null) continue;
       context.fillStyle = fill(share);
-      context.fillRect(Math.floor(i * across), Math.floor(j * down), Math.ceil(across), Math.ceil(down) - (rows < 40 ? 1 : 0));
+      const left = Math.floor(i * across), top = Math.floor(j * down); // no gap, and no overlap
+      context.fillRect(left, top, Math.floor((i + 1) * across) - left, Math.floor((j + 1) * down) - top - (rows < 40 ? 1 : 0));
     }
   }
 }
