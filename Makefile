@@ -35,6 +35,7 @@ bench: $(VENV)/.has-package
 
 docs: $(VENV)/.has-package
 	$(BIN)/python scripts/telemetry_table > docs/telemetry.md
+	$(BIN)/python scripts/telemetry_table registry > docs/registry/periflow.yaml
 	$(BIN)/python scripts/dashboards
 
 stack:

@@ -114,12 +114,16 @@ DROP_REASON: Final = "periflow.reason"
 """Why something was dropped. Metric attribute."""
 CONSUMER: Final = "periflow.consumer"
 """Which exporter and signal. Metric attribute."""
-ATTRIBUTES: Final = (
-    STEP, RANK, LOCAL_RANK, NODE_RANK, WORLD_SIZE, RUN_ID, RUN_NAME, ATTEMPT, MODE, OUTCOME, RUN_STEPS, LAST_STEP,
-    LAST_CHECKPOINT, TARGET_STEP, GAP, NONFINITE, METRIC_PREFIX, CONFIG_PREFIX, CONFIG_VALUE, SAVE_TYPE, TRIGGER_TIME,
-    CHECKPOINT_ID, REQUEST_DELAY, RESTART_GAP, REDONE_STEPS, LAST_RANK, EXCEPTION_TYPE, ERROR_TYPE, METRIC_KEY,
-    TIME_KIND, STEP_OUTCOME, DROP_REASON, CONSUMER,
-)  # fmt: skip
+ATTRIBUTES: Final = {
+    STEP: "int", RANK: "int", LOCAL_RANK: "int", NODE_RANK: "int", WORLD_SIZE: "int", RUN_ID: "string",
+    RUN_NAME: "string", ATTEMPT: "int", MODE: "string", OUTCOME: "string", RUN_STEPS: "int", LAST_STEP: "int",
+    LAST_CHECKPOINT: "int", TARGET_STEP: "int", GAP: "double", NONFINITE: "string[]", METRIC_PREFIX: "template[any]",
+    CONFIG_PREFIX: "template[any]", CONFIG_VALUE: "string", SAVE_TYPE: "string", TRIGGER_TIME: "string",
+    CHECKPOINT_ID: "string", REQUEST_DELAY: "double", RESTART_GAP: "double", REDONE_STEPS: "int", LAST_RANK: "int",
+    EXCEPTION_TYPE: "string", ERROR_TYPE: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string",
+    DROP_REASON: "string", CONSUMER: "string",
+}  # fmt: skip
+"""With their types, in the words of the semantic conventions."""
 
 # Instruments
 STEP_DURATION: Final = Instrument("periflow.step.duration", "histogram", "s", "Duration of a step.")
@@ -192,6 +196,17 @@ INSTRUMENTS: Final = (
     METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG,
     TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
 )  # fmt: skip
+
+
+INSTRUMENT_ATTRIBUTES: Final = {
+    STEP_COMPLETED: (STEP_OUTCOME,), STEP_SKEW: (LAST_RANK,), TIME: (TIME_KIND,), RUN_ENDED: (OUTCOME,),
+    RUN_CONFIG: (METRIC_KEY, CONFIG_VALUE), CHECKPOINT_UPLOADS: (SAVE_TYPE,), METRIC_NONFINITE: (METRIC_KEY,),
+    TELEMETRY_RECORDS: (CONSUMER,), TELEMETRY_EXPORTED: (CONSUMER,), TELEMETRY_DROPPED: (CONSUMER, DROP_REASON),
+    TELEMETRY_SET_ASIDE: (CONSUMER, DROP_REASON), TELEMETRY_BACKLOG: (CONSUMER,), TELEMETRY_SINCE_SUCCESS: (CONSUMER,),
+}  # fmt: skip
+"""What the points of an instrument carry besides who they are from."""
+OF_AGENT: Final = frozenset({STEP_SKEW, *(each for each in INSTRUMENTS if each.name.startswith("periflow.telemetry."))})
+"""Instruments of an agent, whose points carry ``NODE_RANK``; those of a rank carry ``RANK``."""
 
 
 def user_instrument(key: str) -> Instrument:
