@@ -14,7 +14,8 @@ from periflow_otel.startup import Beginning
 if TYPE_CHECKING:
     from periflow_otel.launcher import AgentLauncher
 
-_POLL_INTERVAL_S: Final = 0.005
+_LEAST_PAUSE_S: Final = 0.005
+_LONGEST_PAUSE_S: Final = 0.1
 _DELETION_TIMEOUT_S: Final = 1.0
 _STOP_TIMEOUT_S: Final = 1.0
 
@@ -62,11 +63,12 @@ class Handover:
             return True
         if not self.may_be_late or not (self._is_delivered(records) or self.ensure_agent()):
             return False
-        deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
+        began_s = time.monotonic()
+        deadline_s = began_s + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
         while not self._is_delivered(records):
             if not time.monotonic() < deadline_s:
                 return False
-            time.sleep(_POLL_INTERVAL_S)
+            time.sleep(_pause_s(began_s))
         return True
 
     def wait_for_the_end(self, records: int, timeout_s: float | None) -> bool:
@@ -76,9 +78,10 @@ class Handover:
         """
         deadline_s = time.monotonic() + (self._settings.exit_timeout_s if timeout_s is None else timeout_s)
         is_delivered = self.wait(records, timeout_s)
-        deadline_s = min(deadline_s, time.monotonic() + _DELETION_TIMEOUT_S)
+        began_s = time.monotonic()
+        deadline_s = min(deadline_s, began_s + _DELETION_TIMEOUT_S)
         while is_delivered and self.may_be_late and _is_there(self._journal_folder) and time.monotonic() < deadline_s:
-            time.sleep(_POLL_INTERVAL_S)
+            time.sleep(_pause_s(began_s))
         return is_delivered
 
     def stop_agent(self) -> None:
@@ -89,6 +92,11 @@ class Handover:
     def _is_delivered(self, records: int) -> bool:
         journals = (*self._ended, (self._journal_folder, records))
         return all(is_delivered(folder, self._settings.awaited, count) for folder, count in journals)
+
+
+def _pause_s(began_s: float) -> float:
+    """Return how long to wait before the next look: a tenth of the wait so far, which is late by little."""
+    return min(max(_LEAST_PAUSE_S, (time.monotonic() - began_s) / 10), _LONGEST_PAUSE_S)
 
 
 def _is_there(folder: Path) -> bool:
