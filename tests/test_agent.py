@@ -40,7 +40,7 @@ from periflow_otel.journal.agent_lock import lock_folder, take_agent_lock
 from periflow_otel.journal.folders import LOCK_FILE, journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.writer import JournalWriter
 
-ROUND = 512
+ROUND = 2048
 
 
 class Served(NamedTuple):

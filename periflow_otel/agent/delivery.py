@@ -14,7 +14,8 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, takewhile
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from periflow_otel.agent.pace import MIN_BACKOFF_S, Backoff, Haste, Window
@@ -153,7 +154,8 @@ class Delivery:
         items = self._rest[: self._window.size(len(self._rest))]
         if self._mixes_ranks:
             return items
-        return list(takewhile(lambda item: item[0] is items[0][0], items))
+        first = items[0][0]
+        return items[: next((place for place, item in enumerate(items) if item[0] is not first), len(items))]
 
     def _attempt_suspect(self, suspect: _Suspect) -> None:
         outcome, done = self._try([suspect.item])
@@ -210,10 +212,10 @@ class Delivery:
             self._warn("%s: delivered, but the receiver says: %s", outcome)
         rejected = outcome.rejected
         self._was_rejected |= rejected > 0
-        for _, group in groupby(items, lambda item: id(item[0])):
-            of_rank = list(group)
-            account, refused = self._accounts[id(of_rank[0][0])], min(rejected, len(of_rank))
-            account.delivered += len(of_rank) - refused
+        for of_rank, group in groupby(map(id, map(itemgetter(0), items))):
+            count = len(list(group))
+            account, refused = self._accounts[of_rank], min(rejected, count)
+            account.delivered += count - refused
             if refused:
                 account.dropped["rejected"] += refused
             rejected -= refused

@@ -16,7 +16,7 @@ from periflow_otel.records import RankLost, RankRun, Record, RunFinished
 from periflow_otel.translate import MakeTranslator, Translator
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS
 
-RECORDS_PER_ROUND: Final = 512
+RECORDS_PER_ROUND: Final = 2048
 """Records that are read, delivered and committed together: what a dead agent may deliver twice."""
 RECORDS_PER_RANK: Final = 32
 """Where there are many ranks it is this for each, as every round costs something for each rank that it moves."""
