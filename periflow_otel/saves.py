@@ -38,7 +38,7 @@ class EmergencySaves:
         try:
             self._control = Control(self._folder)
         except OSError as error:
-            _log.warning("no emergency save can be asked for: %s (%s)", self._folder, error.strerror)
+            _log.warning("no emergency save can be asked for: %s (%s)", self._folder, error.strerror or error)
         else:
             self._answered = self._control.number() if before is None else 0
 

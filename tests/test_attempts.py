@@ -104,6 +104,26 @@ def test_a_run_that_has_not_finished_goes_on(node: Path, end: Callable[[Path], o
     assert finish(node) == 2
 
 
+def put_pipe(path: Path) -> None:
+    """Put a pipe, whose reader would wait."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def empty(path: Path) -> None:
+    """Leave nothing of a file, as a machine may that lost its power."""
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [put_pipe, empty])
+@pytest.mark.parametrize("name", ["made", "r00000"])
+def test_an_attempt_that_cannot_be_read_is_over(node: Path, damage: Callable[[Path], None], name: str):
+    """Whoever comes makes the next one, and waits for nobody."""
+    finish(node)
+    damage(node.parent / ATTEMPTS / "001" / name)
+    assert finish(node) == 2
+
+
 def test_a_run_that_has_finished_does_not_go_on(node: Path):
     """What comes now in the same place is another run."""
     finish(node)

@@ -125,8 +125,7 @@ def test_a_link_is_not_followed(tmp_path: Path):
     """Nobody can have another file written to."""
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / CONTROL_FILE).symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="symbolic links"):
-        Control(tmp_path)
+    assert Control(tmp_path).request()
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from journals import SMALL, numbered, read_all
 from recorder import make_run
 
 from periflow_otel.journal.cursors import Cursor, CursorFile, load_cursor
-from periflow_otel.journal.files import list_own, open_own, read_end, read_own
+from periflow_otel.journal.files import list_own, make_own, open_own, read_end, read_own
 from periflow_otel.journal.folders import (
     journal_folder,
     journal_folders,
@@ -72,6 +73,33 @@ def test_what_is_no_file_of_this_user_is_not_read(tmp_path: Path, put: Callable[
         assert read_end(tmp_path / "file", 100) == b""
         with pytest.raises(OSError, match=r"own|symbolic|No such device|directory"):
             open_own(tmp_path / "file", os.O_RDWR)
+
+
+@pytest.mark.parametrize("put", ODDITIES)
+def test_what_is_no_file_of_this_user_makes_room(tmp_path: Path, put: Callable[[Path], object]):
+    """It is moved aside as it is, for a file that must be there; a file of this user stays."""
+    path = tmp_path / "file"
+    put(path)
+    before = path.lstat()
+    os.close(make_own(path, os.O_RDWR))
+    inodes = [each.lstat().st_ino for each in tmp_path.iterdir()]
+    assert before.st_ino in inodes
+    assert (path.lstat().st_ino == before.st_ino) is (put is fill)
+    assert read_own(path, 100) == (None if put is fill else b"")
+
+
+@pytest.mark.parametrize("mask", [0o777, 0o277, 0o000])
+def test_what_is_made_can_be_used_whatever_the_umask_is(tmp_path: Path, mask: int):
+    """By this user, and by nobody else."""
+    before = os.umask(mask)
+    try:
+        leave(tmp_path / "state")
+        os.close(make_own(tmp_path / "lock", os.O_RDWR))
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "state", tmp_path / "lock"):
+        modes = {each: stat.S_IMODE(each.stat().st_mode) for each in (path, *path.rglob("*"))}
+        assert modes == {each: 0o700 if each.is_dir() else 0o600 for each in modes}
 
 
 def test_a_file_of_this_user_is_read(tmp_path: Path):

@@ -189,7 +189,7 @@ def test_a_link_to_a_folder_is_refused(tmp_path: Path):
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path):
     """What is no folder cannot be made private."""
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(PermissionError, match="not a folder of this user"):
         make_private(tmp_path / "file")
 
 

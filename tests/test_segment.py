@@ -84,8 +84,7 @@ def test_a_link_in_the_place_of_a_segment_is_not_followed(tmp_path: Path):
     target.write_bytes(b"precious")
     (tmp_path / "a.new").symlink_to(target)
     (tmp_path / "b.segment").symlink_to(target)
-    with pytest.raises(OSError, match="symbolic links"):
-        create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
+    create_segment(tmp_path / "a.segment", make_run(), 0, SMALL)
     with pytest.raises(OSError, match="symbolic links"):
         Segment(tmp_path / "b.segment")
     assert target.read_bytes() == b"precious"

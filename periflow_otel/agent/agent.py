@@ -223,7 +223,7 @@ class Agent:
         try:
             self._look_at_journals()
         except OSError as error:  # too many files are open: the next look may succeed
-            _log.warning("the agent cannot look at the journals in %s: %s", self.folder, error.strerror)
+            _log.warning("the agent cannot look at the journals in %s: %s", self.folder, error.strerror or error)
 
     def _look_at_journals(self) -> None:
         take_request_file(self.folder)

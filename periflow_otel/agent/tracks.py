@@ -121,7 +121,7 @@ class Track:
         try:
             self._file.save(cursor)
         except OSError as error:
-            _log.warning("%s: its cursor cannot be saved (%s)", self._consumer, error.strerror)
+            _log.warning("%s: its cursor cannot be saved (%s)", self._consumer, error.strerror or error)
         self.cursor = cursor  # last: a journal that everybody has had is deleted
 
     def _resume(self, make_translator: MakeTranslator) -> Translator:

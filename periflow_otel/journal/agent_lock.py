@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from periflow_otel.journal.files import is_at, open_own
+from periflow_otel.journal.files import is_at, make_own
 from periflow_otel.journal.folders import LOCK_FILE, NEXT_LOCK_FILE
 
 _LAST_STREAM = 2
@@ -76,7 +76,7 @@ def copy_lock(descriptor: int) -> int:
 
 
 def _open(path: Path) -> int:
-    return open_own(path, os.O_RDWR | os.O_CREAT)
+    return make_own(path, os.O_RDWR)
 
 
 def _take(path: Path) -> int | None:

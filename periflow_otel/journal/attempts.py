@@ -17,13 +17,15 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from periflow_otel.journal.files import open_own
+from periflow_otel.journal.files import load_own, open_own
 from periflow_otel.journal.folders import ATTEMPTS, make_private
 from periflow_otel.journal.life import holds
 from periflow_otel.processes import Process
 
 MADE_FILE: Final = "made"
 
+_MAX_BYTES: Final = 4 << 10
+"""More than any of the files takes."""
 _FINISHED: Final = b"finished\n"
 _FAILED: Final = b"failed\n"
 
@@ -162,8 +164,8 @@ def _choose(folder: Path, wish: Wish, known: int, *, has_successor: bool) -> int
     if newest < max(known, 1):
         return max(known + 1, told)
     there = _read(folder / f"{newest:03d}")
-    if there is None:  # somebody is making it right now
-        return newest
+    if there is None:  # somebody is making it right now, or it is damaged, as by a machine that lost its power
+        return newest + os.path.lexists(folder / f"{newest:03d}" / MADE_FILE)
     states = _states(folder / f"{newest:03d}")
     own = states.pop(wish.rank, "absent")
     has_finished = own in ("absent", "finished") and set(states.values()) <= {"finished"}
@@ -195,7 +197,7 @@ def _state(path: Path) -> State:
 
 
 def _look(path: Path) -> tuple[_Part, bytes]:
-    part, _, outcome = path.read_bytes().partition(b"\n")
+    part, _, outcome = load_own(path, _MAX_BYTES).partition(b"\n")
     return msgspec.json.decode(part, type=_Part), outcome
 
 
@@ -211,7 +213,7 @@ def _make(attempt: Path, made: Made) -> Made:
 
 def _read(attempt: Path) -> Made | None:
     try:
-        return msgspec.json.decode((attempt / MADE_FILE).read_bytes(), type=Made)
+        return msgspec.json.decode(load_own(attempt / MADE_FILE, _MAX_BYTES), type=Made)
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from periflow_otel.journal.files import open_own
+from periflow_otel.journal.files import make_own, open_own
 
 CONTROL_FILE: Final = "control"
 ANY_STEP: Final = -1
@@ -57,7 +57,7 @@ class Control:
             OSError: The file cannot be opened or mapped.
         """
         self._path = folder / CONTROL_FILE
-        descriptor = open_own(self._path, os.O_RDWR | os.O_CREAT)
+        descriptor = make_own(self._path, os.O_RDWR)
         try:
             os.pwrite(descriptor, b"\0", _BYTES - 1)
             self._words = memoryview(mmap.mmap(descriptor, _BYTES)).cast("q")

@@ -5,19 +5,26 @@ nothing is read that another user may have written, at whatever level it stands.
 """
 
 import errno
+import logging
 import os
+import secrets
 import stat
 from pathlib import Path
 from typing import Final
 
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that say nothing about a file: there were too many others."""
+_NO_FILE: Final = frozenset({None, errno.ELOOP, errno.EISDIR, errno.ENXIO})
+"""Errors by which something else is there: somebody else's, a pipe, a link, a folder, a socket."""
 _LAST_STREAM: Final = 2
 _FLAGS: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) if os.name == "posix" else 0
+_log = logging.getLogger("periflow_otel")
 
 
 def open_own(path: Path, flags: int) -> int:
     """Open a regular file of this user, mode 0600 if it is created; return its descriptor, never a standard stream's.
+
+    Whatever the umask is, this user can open it again.
 
     Raises:
         PermissionError: It is something else than a file, or somebody else's.
@@ -26,9 +33,30 @@ def open_own(path: Path, flags: int) -> int:
     descriptor = _beyond_streams(os.open(path, flags | _FLAGS, 0o600))
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+        if flags & os.O_CREAT and status.st_mode & 0o600 != 0o600:
+            os.fchmod(descriptor, 0o600)
         return descriptor
     os.close(descriptor)
     raise _not_own(path)
+
+
+def make_own(path: Path, flags: int) -> int:
+    """Open as :func:`open_own` does a file that is made if there is none, in a folder of this user.
+
+    Anything else that stands there is no part of a journal. It is moved aside, as training must go on.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    try:
+        return open_own(path, flags | os.O_CREAT)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside")
+    path.rename(aside)
+    _log.warning("%s was no file of this user, and is called %s now", path, aside.name)
+    return open_own(path, flags | os.O_CREAT)
 
 
 def read_own(path: Path, max_bytes: int) -> bytes | None:
@@ -38,18 +66,28 @@ def read_own(path: Path, max_bytes: int) -> bytes | None:
         OSError: This process has too many files open: that says nothing about the file.
     """
     try:
-        descriptor = open_own(path, os.O_RDONLY)
+        return load_own(path, max_bytes)
     except OSError as error:
         if error.errno in SCARCE:
             raise
         return None
+
+
+def load_own(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file of this user.
+
+    Raises:
+        FileNotFoundError: There is none.
+        OSError: It cannot be read, is longer, or is something else.
+    """
+    descriptor = open_own(path, os.O_RDONLY)
     try:
         content = os.pread(descriptor, max_bytes + 1, 0)
-        return content if len(content) <= max_bytes else None
-    except OSError:
-        return None
     finally:
         os.close(descriptor)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def read_end(path: Path, max_bytes: int) -> bytes:

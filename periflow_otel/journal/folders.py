@@ -136,7 +136,7 @@ def make_private(folder: Path) -> None:
     """
     if not folder.parent.exists():
         make_private(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    _create(folder)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         message = f"{folder} is not a folder of this user"
@@ -187,6 +187,7 @@ def _create(folder: Path) -> bool:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         return False
+    folder.chmod(0o700)  # whatever the umask is
     return True
 
 

@@ -119,8 +119,8 @@ def create_segment(
     """
     header = _header(run, first_sequence, progress, opening)
     draft = path.with_suffix(".new")
-    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(draft, flags, 0o600)
+    draft.unlink(missing_ok=True)
+    descriptor = open_own(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         reserve(descriptor, size_bytes)
         mapping = mmap.mmap(descriptor, size_bytes)
