@@ -29,7 +29,7 @@ Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramKind = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
 
 _PATHS: Final = re.compile(
-    r"PERIFLOW_(STATE_DIR|OTLP_HEADERS_FILE)|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
+    r"HOME|PERIFLOW_(STATE_DIR|OTLP_HEADERS_FILE)|TMPDIR|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
     r"|GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 )
 """Variables that name a file or a folder."""
@@ -240,7 +240,7 @@ def find_state_dir(environ: Environ) -> Path:
     if (xdg := variables.text("XDG_STATE_HOME")) and Path(xdg).is_absolute():  # its specification: ignore relative ones
         return Path(xdg) / "periflow"
     try:
-        return Path.home() / ".local" / "state" / "periflow"
+        return Path.home().absolute() / ".local" / "state" / "periflow"
     except RuntimeError:  # a user without a home
         return fallback_state_dir()
 

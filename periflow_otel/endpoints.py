@@ -3,6 +3,7 @@
 A certificate, a key or any other file has an absolute path from here on, since the agent runs in another folder.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -188,7 +189,7 @@ def _headers_file(variables: Variables, protocol: Protocol) -> str | None:
 def _file(variables: Variables, signal: Signal, setting: str) -> tuple[str, str | None]:
     """Return the variable that names a file, and the file's absolute path."""
     name, path = of_signal(variables, signal, setting)
-    if path is not None and not Path(path).is_file():
+    if path is not None and not os.path.isfile(path):  # noqa: PTH113  # Path raises where it may not look
         raise bad_value(name, path, "give the path of a PEM file that exists")
     return name, None if path is None else str(Path(path).absolute())
 

@@ -133,7 +133,7 @@ def test_an_agent_is_in_no_folder_that_somebody_may_want_to_unmount(strange: Str
 
 def test_an_agent_has_every_signal(strange: Strange):
     """Nothing is blocked, and only that is ignored which it ignores itself."""
-    own = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE}
+    own = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGXFSZ}
     world = World(strange.agent)
     assert world.signals("SigIgn") == own
     # The C library blocks all while a thread begins.

@@ -807,6 +807,7 @@ def test_cloud_mode_is_exactly_one(value: str, mode: str):
         ({"PERIFLOW_STATE_DIR": "a"}, "{cwd}/a"),
         ({"PERIFLOW_STATE_DIR": "~/a"}, "{home}/a"),
         ({"PERIFLOW_STATE_DIR": "", "XDG_STATE_HOME": "/b"}, "/b/periflow"),
+        ({"HOME": "home"}, "{home}/.local/state/periflow"),
         ({"XDG_STATE_HOME": "relative"}, "{home}/.local/state/periflow"),
         ({"XDG_STATE_HOME": ""}, "{home}/.local/state/periflow"),
         ({}, "{home}/.local/state/periflow"),
@@ -814,7 +815,7 @@ def test_cloud_mode_is_exactly_one(value: str, mode: str):
 )
 def test_the_state_folder(environ: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Ours, else that of the XDG specification, which takes absolute paths only, else its default."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", environ.get("HOME") or str(tmp_path / "home"))
     assert str(find_state_dir(environ)) == expected.format(cwd=tmp_path, home=tmp_path / "home")
 
 

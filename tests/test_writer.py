@@ -404,6 +404,14 @@ def test_a_full_disk_neither_raises_nor_loses(tmp_path: Path, caplog: pytest.Log
     assert warnings(caplog)[1:] == [f"the journal in {tmp_path} can be written again"]
 
 
+def test_segments_are_as_small_as_files_must_be(tmp_path: Path):
+    """``ulimit -f`` is what a cluster may set: there is room for more files, and for no larger ones."""
+    with file_size_limit(1_000_000):
+        writer = JournalWriter(tmp_path, make_run())
+        append_numbers(writer, 0, 50_000)
+    assert read_all(tmp_path).numbers == list(range(50_000))
+
+
 def test_a_disk_that_fills_up_again_while_it_takes_what_was_kept(tmp_path: Path):
     """Whatever comes between, the order holds and the counts are exact."""
     writer = small_writer(tmp_path)

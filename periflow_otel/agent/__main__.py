@@ -27,6 +27,9 @@ _LOOK_INTERVAL_S: Final = 0.1
 _MAX_PROCESSORS: Final = 8192
 """As many as a Linux kernel may be built for; it takes those that there are, and that the agent may use."""
 
+_ERRORS_INSTEAD: Final = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""What Python ignores, so that a closed pipe or a file beyond ``ulimit -f`` is an error of the call."""
+
 _log = logging.getLogger(LOGGER)
 
 
@@ -63,8 +66,9 @@ def main(folder: str, starter: int, lock: int, next_lock: int, out: int, err: in
 
 
 def _forget_the_starter() -> None:
-    """Take nothing over of what the starter does with signals and processors."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    """Take nothing over of what the starter does with signals, processors and the modes of files."""
+    os.umask(0o077)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *_ERRORS_INSTEAD}:
         with suppress(OSError):  # the C library keeps some for itself
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

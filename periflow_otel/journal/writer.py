@@ -59,7 +59,7 @@ TAIL_BYTES: Final = 256
 """Kept free in each segment: there it is told how a run ended for which the disk has no room any more."""
 MAX_RUN_BYTES: Final = 4 << 10
 """What the run takes in the header, or less."""
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _MISSING_BYTES: Final = 24
 _log = logging.getLogger("periflow_otel")
