@@ -53,7 +53,10 @@ FOREIGN = {
     "exporters.otlp": {"grpc", "opentelemetry.proto", "google.protobuf", "google.rpc"},
     "exporters.sdk": {"opentelemetry"},
     "exporters.prometheus": {"prometheus_client"},
+    "cli.known_runs": {"msgspec"},
     "cli.sources": {"msgspec"},
+    "cli.status": {"msgspec"},
+    "cli.tail": {"msgspec"},
     "cli.export": {"pyarrow"},
     "context": {"opentelemetry.context", "opentelemetry.trace"},
 }

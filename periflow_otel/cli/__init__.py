@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        return 130
     except ConfigurationError as error:
         print(f"periflow-otel: {error}", file=sys.stderr)
         return 2
@@ -88,6 +90,29 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="OUT", help="(report.html)")
     command.add_argument("--open", action="store_true", help="show it in a browser")
     command.set_defaults(run=lambda options: report(options.sources, options.output, opens=options.open))
+    command = commands.add_parser("runs", help="list the runs of this machine and this folder, the latest first")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_runs)
+    command = commands.add_parser(
+        "status",
+        help="show how a run is: pace, curves, ranks side by side",
+        description="Show how a run is, while it lasts and afterwards: how far, how fast, curves, ranks side by side. "
+        "The exit status is 1 if it has failed or was killed.",
+    )
+    command.add_argument(
+        "run_id", nargs="?", metavar="RUN", help="which, of this machine or folder (default: the latest that goes on)"
+    )
+    command.add_argument("--watch", action="store_true", help="show it again every 2 seconds, until it is over")
+    command.add_argument("--json", action="store_true", help="as JSON, which docs/view.md describes")
+    command.set_defaults(run=_status)
+    command = commands.add_parser(
+        "tail",
+        help="print what a run gives to pf.metric, as it does",
+        description="Print what a run that goes on gives to pf.metric, until it is over.",
+    )
+    command.add_argument("run_id", nargs="?", metavar="RUN", help="which (default: the latest that goes on)")
+    command.add_argument("--json", action="store_true", help="as JSON, an object a line")
+    command.set_defaults(run=_tail)
     command = commands.add_parser(
         "export",
         help="write every value of every metric as a row, with its step, time and rank",
@@ -120,6 +145,24 @@ def report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
     from periflow_otel.cli.reports import write_report  # noqa: PLC0415  # takes a while
 
     return write_report(sources, out, opens=opens)
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from periflow_otel.cli.status import show_runs  # noqa: PLC0415  # takes a while
+
+    return show_runs(is_json=options.json)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from periflow_otel.cli.status import show_status  # noqa: PLC0415  # takes a while
+
+    return show_status(options.run_id, is_watched=options.watch, is_json=options.json)
+
+
+def _tail(options: argparse.Namespace) -> int:
+    from periflow_otel.cli.tail import tail  # noqa: PLC0415  # takes a while
+
+    return tail(options.run_id, is_json=options.json)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -14,9 +14,9 @@ def describe_run(view: View) -> str:
     duration = duration_words(run["seen"] - run["started"]) if run["started"] else "–"
     attempts = f", attempt {run['attempt']}" if run["attempt"] > 1 else ""
     lines = [
-        f"{_one_line(run['name'] or run['id'])}: {run['state']} at step {run['step']}{target}, {duration}{attempts}"
+        f"{one_line(run['name'] or run['id'])}: {run['state']} at step {run['step']}{target}, {duration}{attempts}"
     ]
-    lines += [f"  {_one_line(key)} {value:.6g}" for key, value in run["last"].items() if value is not None]
+    lines += [f"  {one_line(key)} {value:.6g}" for key, value in run["last"].items() if value is not None]
     steps = [rank for rank in view["ranks"] if rank["attempt"] == run["attempt"] and rank["duration"]["p50"]]
     if steps:
         slowest = max(steps, key=lambda rank: rank["duration"]["p50"])
@@ -33,7 +33,7 @@ def _trouble(view: View) -> Iterator[str]:
     for rank in view["ranks"]:
         for key, count in rank["nonfinite"]["by_key"].items():
             step = next((mark["step"] for mark in rank["nonfinite"]["kept"] if mark["key"] == key), "?")
-            yield f"  ! {_one_line(key)} was not finite {count} times on rank {rank['rank']}, first at step {step}"
+            yield f"  ! {one_line(key)} was not finite {count} times on rank {rank['rank']}, first at step {step}"
     for attempt in view["attempts"][1:]:
         yield f"  ! attempt {attempt['attempt']} did {attempt['redone_steps']} steps again"
 
@@ -55,6 +55,6 @@ def _unit(seconds: float) -> tuple[float, str]:
     return (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return text that can neither end the line nor steer a terminal."""
     return "".join(each if each.isprintable() else "?" for each in text)

@@ -1,0 +1,94 @@
+"""``periflow-otel tail``: what a run records, as it records it."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from periflow_otel.cli.known_runs import find_run, known_runs, ranks_at_work
+from periflow_otel.config import find_state_dirs
+from periflow_otel.journal.reader import JournalReader, Position, Written, written_journals
+from periflow_otel.page.words import one_line
+from periflow_otel.records import Metric, RankRun
+
+INTERVAL_S: Final = 0.2
+_CHUNK: Final = 1000
+
+
+class Line(NamedTuple):
+    """What one call of ``pf.metric`` gave."""
+
+    run: RankRun
+    record: Metric
+
+    def as_json(self) -> str:
+        """Return it as a JSON object."""
+        return msgspec.json.encode(
+            {
+                "run": self.run.run_id,
+                "attempt": self.run.attempt,
+                "rank": self.run.rank,
+                "step": self.record.step,
+                "time": self.record.time_unix_ns / 1e9,
+                "values": self.record.values,
+            }
+        ).decode()
+
+    def as_text(self) -> str:
+        """Return it for people."""
+        rank = f"rank {self.run.rank}  " if self.run.world_size > 1 else ""
+        values = " ".join(f"{one_line(key)}={_shown(value)}" for key, value in self.record.values.items())
+        return f"{rank}step {self.record.step}  {values}"
+
+
+def tail(run_id: str | None, *, is_json: bool) -> int:
+    """Print what a run gives to ``pf.metric``, from what its journals still hold on, until it is over.
+
+    Args:
+        run_id: Which; None: the latest.
+        is_json: A JSON object a line.
+
+    Returns:
+        0 when it is over, 1 if it does not go on.
+    """
+    run = find_run(known_runs(find_state_dirs(os.environ), Path()), run_id)
+    if run is None or not run.is_live:
+        name = run_id or "here"
+        print(f"periflow-otel: {name}: no such run goes on; 'periflow-otel export' has what is over", file=sys.stderr)
+        return 1
+    for line in follow(run.folder):
+        print(line.as_json() if is_json else line.as_text(), flush=True)
+    return 0
+
+
+def follow(folder: Path) -> Iterator[Line]:
+    """Yield what the ranks of a run give, each in its order, until none of them lives."""
+    followers: dict[Path, _Follower] = {}
+    is_at_work = True
+    while is_at_work:
+        is_at_work = bool(ranks_at_work(folder))  # asked before reading: what came until then is read still
+        for written in written_journals(folder):
+            followers.setdefault(written.journal.folder, _Follower(written))
+        for follower in followers.values():  # also of journals that are delivered and gone: they are open here
+            yield from follower.read()
+        time.sleep(INTERVAL_S if is_at_work else 0)
+
+
+class _Follower:
+    def __init__(self, written: Written) -> None:
+        self._reader: JournalReader = written.journal
+        self._run = written.run
+        self._position = Position()
+
+    def read(self) -> Iterator[Line]:
+        while (chunk := self._reader.read(self._position, _CHUNK)).position != self._position:
+            self._position = chunk.position
+            yield from (Line(self._run, record) for record in chunk.records if isinstance(record, Metric))
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))

@@ -1,0 +1,188 @@
+"""Runs are found, shown and followed in a terminal, while they last and afterwards."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from programs import wait_until
+from training import Training, isolate
+
+import periflow_otel as pf
+from periflow_otel.cli import main
+from periflow_otel.cli.known_runs import ranks_at_work
+from periflow_otel.cli.tail import follow
+from periflow_otel.journal.folders import node_folder
+
+Begin = Callable[..., pf.TrainingRun]
+SCRIPT = """
+import sys, time
+import periflow_otel as pf
+pf.init(total_train_steps=40, local_log_name="train.log", run_id=sys.argv[1])
+for step in range(1, 41):
+    with pf.train_step():
+        time.sleep(0.02)
+    pf.metric({"acc": step, "eval_loss": 1 / step})
+if sys.argv[2] == "fails":
+    raise ValueError
+"""
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    isolate(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Return what begins runs that record without an agent and end with the test."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "off")
+    runs: list[pf.TrainingRun] = []
+
+    def begin(**named: str) -> pf.TrainingRun:
+        runs.append(pf.TrainingRun(10, **named))  # type: ignore[arg-type]  # only texts are given
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.shutdown()
+
+
+class Said:
+    """What a command printed, and its exit status."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
+        """Run the command."""
+        capsys.readouterr()
+        self.status = main(arguments)
+        self.output, self.errors = capsys.readouterr()
+
+
+def step(run: pf.TrainingRun, loss: float) -> None:
+    """Take a step."""
+    with run.train_step():
+        pass
+    run.metric({"loss": loss})
+
+
+def test_without_runs_it_is_said(capsys: pytest.CaptureFixture[str]):
+    """The list of nothing is no failure; the status of nothing is one."""
+    listed, shown, followed = (Said(capsys, command) for command in ("runs", "status", "tail"))
+    assert (listed.status, listed.output.count("no run is known")) == (0, 1)
+    assert (shown.status, shown.errors) == (1, "periflow-otel: no run is known here\n")
+    assert followed.status == 1
+    assert Said(capsys, "runs", "--json").output == "[]\n"
+
+
+def test_a_run_that_goes_on_is_shown_from_its_journal(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """No agent is asked, and none is needed."""
+    run = begin(run_id="job", name="try")
+    for loss in (3.0, 2.0, 1.0):
+        step(run, loss)
+    run.metric({"\x1b[2J": 0})
+    listed, shown = Said(capsys, "runs"), Said(capsys, "status")
+    assert listed.output.splitlines()[1].split()[:6] == ["job", "(try)", "running", "3/10", "loss", "1"]
+    assert shown.status == 0
+    assert "running at step 3/10" in shown.output
+    assert "loss  1 to 3" in shown.output
+    assert "\x1b" not in listed.output + shown.output
+    assert json.loads(Said(capsys, "status", "job", "--json").output)["run"]["last"] == {"loss": 1.0, "\x1b[2J": 0.0}
+
+
+def test_ranks_stand_side_by_side(begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Each with its own step."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        run = begin(run_id="job")
+        for _ in range(2 + int(rank)):
+            step(run, 1.0)
+    rows = Said(capsys, "status").output.partition("RANK")[2].splitlines()[1:3]
+    assert [row.split()[3] for row in rows] == ["2", "3"]
+
+
+def test_the_latest_run_that_goes_on_is_meant(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """Another one by its id; one that is not there is an error."""
+    for name in ("first", "second"):
+        step(begin(run_id=name), 1.0)
+    assert "second" in Said(capsys, "status").output.splitlines()[0]
+    assert "first" in Said(capsys, "status", "first").output.splitlines()[0]
+    missing = Said(capsys, "status", "third")
+    assert (missing.status, missing.errors) == (1, "periflow-otel: no run third is known here\n")
+
+
+@pytest.mark.parametrize("outcome", ["finished", "failed"])
+def test_a_run_that_is_over_is_known_by_the_word_of_its_agent(
+    outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Wherever it is asked from, and with the curves of its files."""
+    ending = "fails" if outcome == "failed" else "ends"
+    with Training("job", ending, code=SCRIPT, PERIFLOW_STATE_DIR=str(tmp_path), PERIFLOW_PAGE="1") as training:
+        training.process.wait(60)
+        word = tmp_path / "job"
+        wait_until(lambda: list(word.glob("*/summary.json")), 30, "the agent has left word")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    listed, shown = Said(capsys, "runs"), Said(capsys, "status", "job")
+    assert listed.output.splitlines()[1].split()[:5] == ["job", outcome, "40/40", "eval_loss", "0.025"]
+    assert shown.status == (outcome == "failed")
+    assert f"job: {outcome} at step 40/40" in shown.output
+    assert "acc  1 to 40" in shown.output
+    assert "live at" not in shown.output
+
+
+def test_files_in_this_folder_are_runs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Which another machine has left, perhaps."""
+    with Training("job", "ends", code=SCRIPT, PERIFLOW_STATE_DIR=str(tmp_path / "there")) as training:
+        training.wait()
+    monkeypatch.setenv("PERIFLOW_STATE_DIR", str(tmp_path / "here"))
+    (row,) = json.loads(Said(capsys, "runs", "--json").output)
+    assert (row["id"], row["state"], row["step"]) == ("job", "finished", 40)
+    assert "acc  1 to 40" in Said(capsys, "status", "job").output
+
+
+def test_a_status_that_is_watched_ends_with_the_run(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """And shows it at once; where it is over it is shown once."""
+    run = begin(run_id="job")
+    step(run, 1.0)
+    threading.Timer(0.5, run.shutdown).start()
+    shown = Said(capsys, "status", "--watch", "--json")
+    assert shown.output.count('"version":1') >= 1
+
+
+def test_what_a_run_gives_is_followed_to_its_end(begin: Begin):
+    """From what is there to the last value before the end."""
+    run = begin(run_id="job")
+    step(run, 1.0)
+    lines = follow(run.folder)
+    assert next(lines).as_text() == "step 1  loss=1"
+    run.metric({"text": "a\x1bb", "nested": {"x": 1}})
+    shown = json.loads(next(lines).as_json())
+    assert (shown["run"], shown["rank"], shown["step"]) == ("job", 0, 1)
+    assert shown["values"] == {"text": "a\x1bb", "nested": {"x": 1}}
+    run.metric({"text": "a\x1bb"})
+    assert next(lines).as_text() == "step 1  text=a?b"
+    step(run, 2.0)
+    run.shutdown()
+    assert [line.as_text() for line in lines] == ["step 2  loss=2"]
+
+
+def test_tail_prints_lines(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """Until the run is over."""
+    run = begin(run_id="job")
+    step(run, 1.0)
+    threading.Timer(0.5, run.shutdown).start()
+    said = Said(capsys, "tail", "job")
+    assert (said.status, said.output) == (0, "step 1  loss=1\n")
+
+
+def test_the_last_values_come_though_the_journal_is_gone(tmp_path: Path):
+    """An agent deletes it as soon as all is delivered."""
+    with Training("job", "ends", code=SCRIPT, PERIFLOW_STATE_DIR=str(tmp_path)) as training:
+        folder = node_folder(tmp_path / "job")
+        wait_until(lambda: ranks_at_work(folder), 30, "it records")
+        assert [line.record.step for line in follow(folder)][-1] == 40
+        training.wait()
