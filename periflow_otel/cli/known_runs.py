@@ -11,8 +11,8 @@ import msgspec
 
 from periflow_otel.cli.sources import word_left
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.exporters.live_page import page_url
 from periflow_otel.journal.folders import node_folders
+from periflow_otel.journal.pages import page_url
 from periflow_otel.journal.reader import JournalReader, Position, written_journals
 from periflow_otel.recordings import find_files, read_views
 from periflow_otel.records import RankRun

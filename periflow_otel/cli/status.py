@@ -12,7 +12,7 @@ import msgspec
 
 from periflow_otel.cli.known_runs import KnownRun, View, find_run, known_runs, view_of
 from periflow_otel.config import find_state_dirs
-from periflow_otel.exporters.live_page import page_url
+from periflow_otel.journal.pages import page_url
 from periflow_otel.page.braille import curve
 from periflow_otel.page.words import describe_run, duration_words, one_line
 
