@@ -301,7 +301,8 @@ def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool) -> tuple
     asked = variables.text(variable)
     if asked is None:
         return ("otlp",) if is_cloud or of_signal(variables, signal, "ENDPOINT")[1] else ()
-    exporters = tuple(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+    given = (name.strip() for name in asked.split(",") if name.strip())
+    exporters = tuple(dict.fromkeys(name.lower() if name.lower() in OWN_EXPORTERS[signal] else name for name in given))
     _check_installed(variable, signal, set(exporters) - OWN_EXPORTERS[signal])
     return exporters
 

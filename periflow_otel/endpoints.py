@@ -97,13 +97,17 @@ def resolve_otlp(variables: Variables, signal: Signal) -> OtlpSettings:
         headers=_headers(variables, signal, protocol),
         headers_file=_headers_file(variables, protocol),
         compression=variables.choice(compression_name, "none", get_args(Compression)),
-        timeout_s=variables.number(timeout_name, 10_000, 1, 3_600_000) / 1000,
+        timeout_s=(variables.number(timeout_name, 10_000, 0, MAX_TIMEOUT_MS) or MAX_TIMEOUT_MS) / 1000,
         certificate=_certificate(variables, signal),
         client_certificate=client_certificate,
         client_key=client_key,
         insecure=is_plain,
         proxy=None if is_plain else _proxy(variables, endpoint),
     )
+
+
+MAX_TIMEOUT_MS: Final = 3_600_000
+"""What 0 stands for, too, which is the standard's word for no limit: a connection that is dead is noticed some time."""
 
 
 def of_signal(variables: Variables, signal: Signal, setting: str) -> tuple[str, str | None]:

@@ -365,12 +365,12 @@ def test_headers_show_names_only(entries: list[tuple[str, str]]):
     assert repr(Headers(entries)) == f"<headers {names}>"
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "-inf", "ten", "10s", "1e99"])
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "-inf", "ten", "10s", "1e99"])
 @pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"])
 def test_a_time_out_that_is_none_is_ignored(caplog: pytest.LogCaptureFixture, name: str, value: str):
     """A warning names the variable, shows the value, and says what is allowed."""
     message = complaint(caplog, name, value)
-    assert message == f"{name} is {value!r}, which is ignored: give a number from 1 to 3600000"
+    assert message == f"{name} is {value!r}, which is ignored: give a number from 0 to 3600000"
 
 
 @pytest.mark.parametrize(
@@ -594,10 +594,25 @@ def test_cloud_mode_serves_prometheus_where_asked():
 
 
 @pytest.mark.parametrize(
+    ("value", "consumers"), [("OTLP", ("otlp.traces",)), ("otlp, OTlp", ("otlp.traces",)), ("None", ())]
+)
+def test_exporters_have_no_case(value: str, consumers: tuple[str, ...]):
+    """The specification wants its own values taken in any."""
+    settings = export(PERIFLOW_ENABLED="1", OTEL_TRACES_EXPORTER=value, OTEL_METRICS_EXPORTER="NONE")
+    assert settings.consumers() == consumers
+
+
+def test_no_time_out_is_an_hour():
+    """0 is the standard's word for no limit; a connection that is dead is noticed some time."""
+    settings = export(OTEL_EXPORTER_OTLP_ENDPOINT="http://x", OTEL_EXPORTER_OTLP_TIMEOUT="0")
+    assert settings.otlp_traces
+    assert settings.otlp_traces.timeout_s == 3600
+
+
+@pytest.mark.parametrize(
     ("name", "value", "unknown"),
     [
         ("OTEL_TRACES_EXPORTER", "jaegerr", "jaegerr"),
-        ("OTEL_TRACES_EXPORTER", "otlp,OTLP", "OTLP"),
         ("OTEL_TRACES_EXPORTER", "prometheus", "prometheus"),
         ("OTEL_METRICS_EXPORTER", "none,consol,console", "consol"),
     ],

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from periflow_otel import names
+from periflow_otel.config import RunSettings
+from periflow_otel.unread import UNREAD
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -54,12 +57,38 @@ def test_the_table_of_telemetry_is_up_to_date():
     assert _run(sys.executable, ROOT / "scripts" / "telemetry_table") == (ROOT / "docs/telemetry.md").read_text("utf-8")
 
 
-def test_every_variable_is_documented():
-    """The configuration page names every variable that the package reads."""
-    source = (ROOT / "periflow_otel" / "config.py").read_text("utf-8")
-    read = {*names.VARIABLES, *re.findall(r'"(OTEL_[A-Z_]+[A-Z])"', source)}
+class Watched(dict[str, str]):
+    """An environment that notes what is looked up."""
+
+    def __init__(self, **variables: str) -> None:
+        """Note nothing yet."""
+        super().__init__(variables)
+        self.read: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Look a variable up."""
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def test_the_standard_variables_that_are_read_are_documented_and_no_others():
+    """The configuration page names each, also in the form per signal; what is not read stands in a table of its own."""
+    text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    table = text[text.index("## OpenTelemetry") :].partition("\n## ")[0].partition("not read")[0]
+    documented = set(re.findall(r"`((?:OTEL|TRACE)[A-Z_]+[A-Z])`", table))
+    read: set[str] = set()
+    for more in ({"PERIFLOW_ENABLED": "1"}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "https://x"}):
+        watched = Watched(**more)
+        RunSettings.from_environ(watched)
+        read |= {name for name in watched.read if name.startswith(("OTEL_", "TRACE"))}
+    general = {re.sub("OTLP_(TRACES|METRICS)_(?!TEMPORALITY|DEFAULT)", "OTLP_", name) for name in read}
+    assert general == documented - UNREAD.keys()
+
+
+def test_every_variable_of_ours_is_documented():
+    """On the same page."""
     page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-    assert not {name for name in read if f"`{name}`" not in page}
+    assert not {name for name in names.VARIABLES if f"`{name}`" not in page}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from periflow_otel.agent.delivery import Batch, Delivery, SetAside
+from periflow_otel.agent.deltas import deltas_for
 from periflow_otel.agent.pace import MAX_BACKOFF_S
 from periflow_otel.agent.tracks import Budget, Track
 from periflow_otel.agent.watch import RankJournal
@@ -118,6 +119,7 @@ class Consumer:
         self._refresh_s = refresh_s
         self._report_s = min(refresh_s, REPORT_EVERY * interval_s)
         self._is_per_rank = is_per_rank
+        self._deltas = deltas_for(translator)
         self._journals: list[RankJournal] = []
         self._tracks: dict[Path, Track] = {}
         self._lanes: dict[Path | None, Lane] = {}
@@ -235,5 +237,7 @@ class Consumer:
     def _report(self) -> None:
         """Deliver what there is to say of the agent itself."""
         reports, self._reports = self._reports, ()
-        if reports:
-            self._exporter.export(reports)
+        if self._deltas:
+            reports = self._deltas.since_delivery(reports)
+        if reports and self._exporter.export(reports).done and self._deltas:
+            self._deltas.note_delivery()

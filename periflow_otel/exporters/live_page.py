@@ -25,7 +25,6 @@ from periflow_otel.page.live import index_html, live_html
 from periflow_otel.recordings import find_files, read_views
 from periflow_otel.records import RankRun
 from periflow_otel.translate.as_is import StepBegan
-from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 from periflow_otel.web.http import Request, Response, refusal
@@ -91,13 +90,14 @@ class LivePage:
     def _feed(self, run: RankRun, items: list[Any]) -> None:
         if self._view is None:
             self._view = RunView(run.run_id)
+        if run.is_of_agent():
+            self._view.add_reports(items)
+            return
         feed = self._feeds.get(run)
         if feed is None:
             feed = self._feeds[run] = RecordFeed(self._view, run)
         for kind, group in groupby(items, type):
-            if kind is Point:
-                self._view.add_reports(group)
-            elif kind is StepBegan:
+            if kind is StepBegan:
                 feed.step_began(*list(group)[-1])
             else:
                 feed.feed(group)

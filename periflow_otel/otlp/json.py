@@ -189,7 +189,8 @@ def _value(value: float | Histogram | ExponentialHistogram) -> Fields:
 
 
 def _totals(value: Histogram | ExponentialHistogram) -> Fields:
-    totals = {"sum": _double(value.sum), "min": _double(value.min), "max": _double(value.max)}
+    known = {"sum": value.sum, "min": value.min, "max": value.max}
+    totals = {name: _double(each) for name, each in known.items() if each is not None}
     return {"count": str(value.count), **totals}
 
 

@@ -205,6 +205,8 @@ def _buckets(value: ExponentialHistogram) -> bytes:
 
 
 def _totals(value: Histogram | ExponentialHistogram, min_field: int, max_field: int) -> bytes:
+    if value.min is None or value.max is None:
+        return _pack_fixed(_COUNT, value.count) + _pack_double(_SUM, value.sum)
     least, most = tag(min_field, FIXED64), tag(max_field, FIXED64)
     return _pack_totals(_COUNT, value.count, _SUM, value.sum, least, value.min, most, value.max)
 

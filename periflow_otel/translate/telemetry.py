@@ -65,12 +65,13 @@ class Histogram:
     """A histogram with explicit bounds.
 
     ``bucket_counts`` has one more entry than ``bounds``; bucket ``i`` holds values <= ``bounds[i]``.
+    ``min`` and ``max`` are None where nobody knows them.
     """
 
     count: int
     sum: float
-    min: float
-    max: float
+    min: float | None
+    max: float | None
     bounds: tuple[float, ...]
     bucket_counts: tuple[int, ...]
 

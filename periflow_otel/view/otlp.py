@@ -68,6 +68,7 @@ class _Point(msgspec.Struct, frozen=True, gc=False):
 
 class _Data(msgspec.Struct, frozen=True):
     dataPoints: list[_Point] = []  # noqa: N815
+    aggregationTemporality: int = 0  # noqa: N815
 
 
 class _Metric(msgspec.Struct, frozen=True):
@@ -118,6 +119,8 @@ class OtlpFeed:
         """By the id of the run."""
         self._takes_span_metrics = takes_span_metrics
         self._places: dict[RankView, _Places] = {}
+        self._totals: dict[tuple[Any, ...], _Point] = {}
+        """By stream, of those that tell of the time since their last point."""
 
     def feed(self, line: bytes) -> None:
         """Take a line.
@@ -142,7 +145,9 @@ class OtlpFeed:
         return view
 
     def _rank(self, who: "_Who", rank: int) -> RankView:
-        return self._view(who).rank(Member(who.attempt, rank, node_rank=who.node_rank, host=who.host))
+        view = self._view(who)
+        attempt = who.attempt or max((each for each, _ in view.ranks), default=1)  # an agent is there for all of them
+        return view.rank(Member(attempt, rank, node_rank=who.node_rank, host=who.host))
 
     def _add_spans(self, who: "_Who", spans: Sequence[_Span]) -> None:
         steps: dict[int, list[_Step]] = {}
@@ -203,7 +208,16 @@ class OtlpFeed:
             points = [*metric.gauge.dataPoints, *metric.sum.dataPoints, *metric.histogram.dataPoints]
             for raw, group in groupby(points, key=attrgetter("attributes")):
                 attributes = _point_attributes(bytes(raw))
-                self._add_stream(who, metric.name, attributes, list(group))
+                key = who.run_id, who.attempt, metric.name, attributes
+                is_delta = _DELTA in (metric.sum.aggregationTemporality, metric.histogram.aggregationTemporality)
+                taken = list(group)
+                self._add_stream(who, metric.name, attributes, self._since_start(key, taken) if is_delta else taken)
+
+    def _since_start(self, key: tuple[Any, ...], points: Iterable[_Point]) -> list[_Point]:
+        """Return the last of points that each tell of the time since the one before, as one that tells of all."""
+        for each in points:
+            self._totals[key] = _plus(self._totals.get(key), each)
+        return [self._totals[key]]
 
     def _add_stream(
         self, who: "_Who", name: str, attributes: tuple[tuple[str, Any], ...], points: list[_Point]
@@ -274,7 +288,7 @@ class _Who:
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.run_id = str(attributes.get(names.RUN_ID, attributes.get("service.name", "")))
-        self.attempt = _integer(attributes.get(names.ATTEMPT), 1)
+        self.attempt = _integer(attributes.get(names.ATTEMPT), 0)
         self.node_rank = _integer(attributes.get(names.NODE_RANK), 0)
         self.world_size = _integer(attributes.get(names.WORLD_SIZE), 0)
         self.mode = str(attributes.get(names.MODE, ""))
@@ -323,6 +337,19 @@ def _add_events(rank: RankView, span: _Span) -> None:
             rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
 
 
+def _plus(before: _Point | None, point: _Point) -> _Point:
+    if before is None:
+        return point
+    return msgspec.structs.replace(
+        point,
+        asDouble=_number(before) + _number(point),
+        asInt=None,
+        count=_float(before.count) + _float(point.count),
+        sum=_float(before.sum) + _float(point.sum),
+        max=max(_float(before.max), _float(point.max)),
+    )
+
+
 def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: float) -> None:
     """Take the latest of a built-in instrument."""
     if name == names.TIME.name:
@@ -339,6 +366,7 @@ def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: flo
 
 _TELEMETRY: Final = frozenset(each.name for each in names.INSTRUMENTS if each.name.startswith("periflow.telemetry."))
 _KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS)
+_DELTA: Final = 1
 _ERRORS: Final = (2, "STATUS_CODE_ERROR")
 _NOT_FINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})
 

@@ -61,7 +61,7 @@ class RunView:
     def _add_lateness(self, attributes: Mapping[str, Any], late: Histogram | ExponentialHistogram) -> None:
         attempt = max((attempt for attempt, _ in self.ranks), default=0)
         if rank := self.ranks.get((attempt, int(attributes.get(names.LAST_RANK, -1)))):
-            rank.set_late(late.count, late.sum, late.max)
+            rank.set_late(late.count, late.sum, late.max or 0.0)
 
     @property
     def is_going_on(self) -> bool:

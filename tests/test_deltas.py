@@ -1,0 +1,59 @@
+"""Reports for receivers that add up."""
+
+from recorder import make_run
+
+from periflow_otel import names
+from periflow_otel.agent.deltas import Deltas
+from periflow_otel.names import Instrument
+from periflow_otel.translate.histograms import ExplicitBuckets
+from periflow_otel.translate.telemetry import Histogram, Point
+
+RUN = make_run().of_agent()
+
+
+def point(value: float | Histogram, time_unix_ns: int, instrument: Instrument = names.TELEMETRY_EXPORTED) -> Point:
+    """Return a point that counts since the beginning."""
+    return Point(instrument, (("periflow.node_rank", 0),), time_unix_ns, value, 1)
+
+
+def sent(deltas: Deltas, *points: Point) -> list[Point]:
+    """Return what is sent of points."""
+    return [each for _, each in deltas.since_delivery([(RUN, each) for each in points])]
+
+
+def test_a_receiver_gets_what_has_come_since_it_took_something():
+    """What it did not take comes again with the next; in all it adds up to the whole, without a gap in time."""
+    deltas = Deltas()
+    (first,) = sent(deltas, point(5, 10))
+    deltas.note_delivery()
+    (lost,) = sent(deltas, point(7, 20))
+    (second,) = sent(deltas, point(9, 30))
+    deltas.note_delivery()
+    assert [(each.value, each.start_unix_ns, each.time_unix_ns) for each in (first, lost, second)] == [
+        (5, 1, 10),
+        (2, 10, 20),
+        (4, 10, 30),
+    ]
+    assert all(each.is_delta for each in (first, lost, second))
+    assert not sent(deltas, point(9, 40))
+
+
+def test_gauges_are_as_they_are():
+    """They do not add up."""
+    deltas, gauge = Deltas(), point(3, 10, names.TELEMETRY_BACKLOG)
+    for _ in range(2):
+        assert sent(deltas, gauge) == [gauge]
+        deltas.note_delivery()
+
+
+def test_histograms_are_subtracted_too():
+    """Bucket by bucket; the least and the most since the last time are not known."""
+    deltas, buckets = Deltas(), ExplicitBuckets()
+    buckets.record(0.002)
+    sent(deltas, point(buckets.snapshot(), 10, names.STEP_SKEW))
+    deltas.note_delivery()
+    buckets.record(7.0)
+    (found,) = sent(deltas, point(buckets.snapshot(), 20, names.STEP_SKEW))
+    assert isinstance(found.value, Histogram)
+    assert (found.value.count, found.value.sum, found.value.min, found.value.max) == (1, 7.0, None, None)
+    assert sum(found.value.bucket_counts) == 1
