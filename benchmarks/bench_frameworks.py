@@ -24,9 +24,15 @@ from typing import Any, NamedTuple
 PR_SET_CHILD_SUBREAPER = 36
 NOTHING = "nothing"
 PERIFLOW = "periflow_otel"
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 """By the name of its package, what a tracker is called in ``report_to``."""
-OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+OFFLINE = {
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
+    "TRACKIO_DIR": "trackio",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 class Result(NamedTuple):

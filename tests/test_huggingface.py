@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import runpy
 import signal
 import sys
@@ -302,6 +303,9 @@ def test_what_predict_returns_is_recorded(captured: testing.Captured, make_train
     assert len(captured.metrics("test_loss")) == 1
 
 
+@pytest.mark.skipif(
+    "enable_jit_checkpoint" not in inspect.signature(TrainingArguments).parameters, reason="transformers is too old"
+)
 def test_a_checkpoint_that_sigterm_asks_for(captured: testing.Captured, make_trainer: MakeTrainer):
     """It is announced, and the run is not finished."""
     before = signal.getsignal(signal.SIGTERM)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import periflow_otel as pf
-from periflow_otel import testing
+from periflow_otel import names, testing
 from periflow_otel.integrations.training import Training, begin_training, harmless
 from periflow_otel.integrations.watching import watch
 
@@ -79,6 +79,37 @@ def test_a_run_that_the_script_has_ended():
         training.start_step(2)
         training.end()
     assert len(captured.runs) == len(captured.steps) == 1
+
+
+def test_a_run_that_begins_in_the_middle_is_taken():
+    """What is left of the training is its own, and so is how it ends."""
+    with testing.capture() as captured:
+        training = begin(Trainer())
+        assert training
+        pf.init()
+        training.start_step(5)
+        training.end_step()
+        training.end()
+        pf.shutdown()
+    assert [(step.number, step.error) for step in captured.steps] == [(5, None)]
+    assert [span.attributes[names.OUTCOME] for span in captured.spans if span.name == names.RUN_SPAN][-1] == "finished"
+
+
+def test_a_run_that_another_training_has_is_left_to_it():
+    """Until that is over."""
+    with testing.capture() as captured:
+        outer = begin(Trainer())
+        pf.init()
+        inner = begin(Trainer())
+        assert outer
+        assert inner
+        outer.start_step(1)
+        inner.start_step(2)
+        inner.end_step()
+        inner.end()
+        outer.start_step(3)
+        outer.end_step()
+    assert [step.number for step in captured.steps] == [2, 3]
 
 
 def test_a_step_that_the_script_has_opened_is_left_alone():

@@ -47,6 +47,7 @@ class Training:
         self._trainer = weakref.ref(trainer)
         self._session = weakref.ref(session)
         self._has_begun_run = has_begun_run
+        self._run: weakref.ref[pf.TrainingRun] | None = None
         self._open: tuple[weakref.ref[pf.TrainingRun], int] | None = None
         self._is_over = False
         self._last_error = id(_last_error())
@@ -58,11 +59,13 @@ class Training:
     def start_step(self, step: int) -> None:
         """Begin a step, unless one is open; one that the script has opened is left alone.
 
+        A run that the script has begun meanwhile is used, unless another training has it for itself.
+
         Args:
             step: Its number, as the framework counts.
         """
         run = pf.current_run()
-        if run is not None and not run.is_step_open:
+        if run is not None and not run.is_step_open and self._has(run):
             run.start_step(step=step)
             run.note_error(_UNFINISHED)  # until it says otherwise
             self._open = weakref.ref(run), step
@@ -111,6 +114,16 @@ class Training:
         if self._is_over or own is None:
             return False
         return self.is_of(session) if own is trainer else _is_at_work(own)
+
+    def _has(self, run: pf.TrainingRun) -> bool:
+        """Tell whether a run is for this training; one that no other has that goes on, it takes."""
+        if self._run is not None and self._run() is run:
+            return True
+        other = _last.get(run)
+        if other is not None and not other._is_over:  # noqa: SLF001  # one of the same class
+            return False
+        _last[run], self._run = self, weakref.ref(run)
+        return True
 
     def _run_of_step(self) -> pf.TrainingRun | None:
         """Return the run in which the step of this training is open; None if it is over, or the step is."""
@@ -163,7 +176,7 @@ def begin_training(
         add_config(config or {})
         training = Training(trainer, session, has_begun_run=has_begun_run)
         if (run := pf.current_run()) is not None:
-            _last[run] = training
+            training._has(run)  # noqa: SLF001  # the one before is over
         return training
 
 
