@@ -31,7 +31,7 @@ class OtlpSettings:
 
     signal: Signal
     endpoint: str = field(repr=False)
-    """Complete URL over HTTP; scheme, host and port over gRPC. A query in it may be a secret."""
+    """Complete URL over HTTP; over gRPC scheme, host and port, or a socket. A query in it may be a secret."""
     protocol: Protocol = "http/protobuf"
     headers: Headers = field(default=Headers())
     headers_file: str | None = None
@@ -88,7 +88,7 @@ def resolve_otlp(variables: Variables, signal: Signal) -> OtlpSettings:
     compression_name, _ = of_signal(variables, signal, "COMPRESSION")
     timeout_name, _ = of_signal(variables, signal, "TIMEOUT")
     endpoint = _endpoint(variables, signal, protocol)
-    is_plain = endpoint.startswith("http://")
+    is_plain = endpoint.startswith(("http://", "unix"))
     client_certificate, client_key = _client_files(variables, signal)
     return OtlpSettings(
         signal=signal,
@@ -125,8 +125,10 @@ def _endpoint(variables: Variables, signal: Signal, protocol: Protocol) -> str:
     is_insecure = variables.boolean(insecure_name)
     if given is None:
         return _DEFAULT_GRPC if protocol == "grpc" else f"{_DEFAULT_HTTP}/v1/{signal}"
-    if protocol == "grpc" and "://" not in given:
-        given = f"{'http' if is_insecure else 'https'}://{given}"
+    if protocol == "grpc" and _SOCKET.fullmatch(given):
+        return given
+    if protocol == "grpc" and ("://" not in given or given.startswith("dns:")):
+        given = f"{'http' if is_insecure else 'https'}://{_DNS.sub('', given)}"
     url = _endpoint_url(name, given)
     if protocol != "grpc" and name == "OTEL_EXPORTER_OTLP_ENDPOINT":
         url = url._replace(path=f"{url.path.rstrip('/')}/v1/{signal}")
@@ -234,3 +236,7 @@ def _try_tls(name: str, path: str, kind: str, load: "Callable[[ssl.SSLContext], 
 _DEFAULT_HTTP: Final = "http://localhost:4318"
 _DEFAULT_GRPC: Final = "http://localhost:4317"
 _URL_CHARACTERS: Final = re.compile(r"[!-~]+")
+_DNS: Final = re.compile(r"^dns:(///)?")
+"""What gRPC thinks of a name without it, too."""
+_SOCKET: Final = re.compile(r"unix:(//)?/[!-~]+|unix-abstract:[!-~]+")
+"""Sockets of this machine, as gRPC writes them; a relative path would be another one for the agent."""

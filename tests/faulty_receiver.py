@@ -436,9 +436,10 @@ class FaultyGrpcReceiver(_Receiver):
         *,
         port: int = 0,
         tls: grpc.ServerCredentials | None = None,
+        socket_target: str = "",
         max_body_bytes: int = 4 << 20,
     ) -> None:
-        """Listen on a loopback port; take everything unless ``behaviour`` says otherwise."""
+        """Listen on a loopback port, and on a socket if one is given; take everything unless told otherwise."""
         super().__init__()
         self.behaviour = behaviour or (lambda _: None)
         self._executor = ThreadPoolExecutor(4)
@@ -452,6 +453,8 @@ class FaultyGrpcReceiver(_Receiver):
         address = f"127.0.0.1:{port}"
         self.port = self._server.add_secure_port(address, tls) if tls else self._server.add_insecure_port(address)
         self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        if socket_target:
+            self._server.add_insecure_port(socket_target)
         self._server.start()
 
     def close(self) -> None:

@@ -241,7 +241,39 @@ def test_an_endpoint_that_cannot_be_reached_by_http_is_refused(name: str, endpoi
     assert "http://localhost:4318" in message
 
 
-@pytest.mark.parametrize("endpoint", ["host:0", "host:99999", "host name:1", "unix:///socket", "ho\nst:1", ":4317"])
+@pytest.mark.parametrize(
+    ("endpoint", "insecure", "expected", "is_plain"),
+    [
+        ("unix:///run/otel.sock", "", "unix:///run/otel.sock", True),
+        ("unix:/run/otel.sock", "", "unix:/run/otel.sock", True),
+        ("unix-abstract:otel", "", "unix-abstract:otel", True),
+        ("dns:host:4317", "", "https://host:4317", False),
+        ("dns:///host:4317", "true", "http://host:4317", True),
+    ],
+)
+def test_other_targets_of_grpc_are_known(endpoint: str, insecure: str, expected: str, is_plain: object):
+    """A socket of this machine needs no TLS; a name is one, with ``dns:`` or without."""
+    settings = otlp(
+        "traces", OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+        OTEL_EXPORTER_OTLP_INSECURE=insecure, https_proxy="http://proxy:3128",
+    )  # fmt: skip
+    assert (settings.endpoint, settings.insecure, settings.proxy is None) == (expected, is_plain, is_plain)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "host:0",
+        "host:99999",
+        "host name:1",
+        "unix:",
+        "unix:otel.sock",
+        "ho\nst:1",
+        "dns:",
+        "dns://8.8.8.8/host:1",
+        ":4317",
+    ],
+)
 def test_an_endpoint_that_cannot_be_reached_by_grpc_is_refused(endpoint: str):
     """The same holds where no scheme is needed."""
     message = refusal(OTEL_EXPORTER_OTLP_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)

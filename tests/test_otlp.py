@@ -1034,6 +1034,16 @@ def test_plain_text_goes_past_every_proxy(protocol: Protocol, monkeypatch: pytes
         assert proxy.connections == 0
 
 
+@pytest.mark.parametrize("target", ["unix://{}/otel.sock", "unix:{}/otel.sock", "unix-abstract:{}"])
+def test_grpc_reaches_a_socket_of_this_machine(target: str, tmp_path: Path):
+    """As a Collector of the pod may offer it, with no network at all."""
+    target = target.format(tmp_path)
+    with FaultyGrpcReceiver(socket_target=target) as receiver:
+        with closing(OtlpExporter(OtlpSettings("traces", target, "grpc", insecure=True))) as exporter:
+            assert exporter.export(items("traces", 2)) == taken(2)
+        assert received(receiver) == item_names("traces", 0, 1)
+
+
 # Secrets
 
 

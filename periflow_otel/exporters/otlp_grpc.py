@@ -30,7 +30,7 @@ class GrpcTransport:
     def __init__(self, settings: OtlpSettings) -> None:
         """Prepare; the first ``send`` connects."""
         self._settings = settings
-        self._target = urlsplit(settings.endpoint).netloc
+        self._target = urlsplit(settings.endpoint).netloc or settings.endpoint
         self._headers = settings.header_source()
         self._secrets = Headers()
         self._channel: grpc.Channel | None = None
