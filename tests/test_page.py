@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from browser import Tab, chromium, needs_browser, tab
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 from recorder import STARTED_NS, Recorder, S, make_run
 from test_live_page import items
 from test_report import HOSTILE, hostile_recorder
@@ -239,6 +241,47 @@ def test_what_users_call_things_runs_nothing(tmp_path: Path, opened: Tab):
     opened.page.get_by_role("button", name="Table of").first.click()
     assert opened.page.locator("img, h1 *").count() == 0
     assert opened.page.locator("h1").inner_text().startswith("</script><script>alert(1)</script><img src=x")
+
+
+INJECTIONS = (
+    "<img src=x onerror=alert(1)>",
+    "'><svg/onload=alert(1)>",
+    '"><script>alert(1)</script>',
+    "</title><script>alert(1)</script>",
+    "</textarea><iframe srcdoc='<script>parent.alert(1)</script>'>",
+    "javascript:alert(1)",
+    "<!--<script>alert(1)//-->",
+    "]]><script>alert(1)</script>",
+    "<a href=javascript:alert(1) autofocus onfocus=alert(1)>",
+    "${alert(1)}{{constructor.constructor('alert(1)')()}}",
+    "__proto__",
+    "constructor",
+    "toString",
+    "\u202e\u0000\x1b]0;x\x07",
+    "<style>*{display:none}</style>",
+    "a/b/<b>c</b>",
+)
+
+
+@given(st.lists(st.sampled_from(INJECTIONS) | st.text(max_size=12), min_size=3, max_size=6))
+@settings(max_examples=8, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_name_is_code(tmp_path: Path, browser: Any, given_names: list[str]):
+    """Whatever runs, keys, phases, errors, hosts and settings are called, the page is drawn whole."""
+    recorder = Recorder()
+    for step in range(1, 4):
+        with recorder.phase(given_names[0]), recorder.step(error=given_names[1]):
+            recorder.work(S)
+            recorder.metric(dict.fromkeys(given_names, 1 / step) | {f"{name} said": name for name in given_names})
+            recorder.metric({given_names[2]: math.nan, "loss": 1 / step})
+    recorder.inputs.insert(0, Config(dict.fromkeys(given_names, given_names[0])))
+    resource = (("host.name", given_names[1]), ("periflow.run.name", given_names[2]))
+    run = make_run(run_id=given_names[0], resource=resource, world_size=2)
+    with tab(browser, "file://") as opened:
+        opened.open(saved(tmp_path, view_of((run, recorder))))
+        assert opened.chart("loss")["x"] == [1, 2, 3]
+        assert opened.page.locator("#charts").locator("img, svg, iframe, a, script, style").count() == 0
+        titles = opened.page.locator("#charts h3").all_text_contents()
+        assert set(given_names) <= set(titles)
 
 
 def test_a_live_page_grows_without_being_asked(tmp_path: Path, browser: Any):

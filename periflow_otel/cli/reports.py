@@ -5,13 +5,17 @@ import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from periflow_otel.cli.sources import find_views
 from periflow_otel.page.report import report_html
 from periflow_otel.page.words import describe_run
+from periflow_otel.view.run_view import RunView
 
+_MAX_ROWS: Final = 30_000
+"""Of all series of a run together: somewhat below 2 MB."""
 _DIGITS: Final = 7
 """Of the values in a report: far more than a curve can show."""
 
@@ -31,7 +35,7 @@ def write_report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
         ConfigurationError: A source is neither a file nor a run.
     """
     with _no_collection():
-        views = find_views(sources)
+        views = find_views(sources, partial(RunView, max_total_rows=_MAX_ROWS))
     if not views:
         print("periflow-otel: nothing is recorded there", file=sys.stderr)
         return 1

@@ -22,7 +22,6 @@ from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
 from periflow_otel.journal.pages import announce_page, forget_page, page_url
 from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
-from periflow_otel.recordings import find_files, read_views
 from periflow_otel.records import RankRun
 from periflow_otel.translate.as_is import StepBegan
 from periflow_otel.view.records import RecordFeed
@@ -31,6 +30,8 @@ from periflow_otel.web.http import Request, Response, refusal
 from periflow_otel.web.site import Site
 
 PATH: Final = "/run"
+_MAX_WAITING: Final = 4096
+"""Records of all ranks that may wait to be put away: some megabytes, and a fraction of the work of few at a time."""
 _HTML: Final = "text/html; charset=utf-8"
 
 _log = logging.getLogger("periflow_otel")
@@ -51,6 +52,8 @@ class LivePage:
         self._lock = threading.Lock()
         self._view: RunView | None = None
         self._feeds: dict[RankRun, RecordFeed] = {}
+        self._waiting = 0
+        """Records that were fed since all was put away."""
         self._has_read_files = False
         site.add("/", self._index)
         site.add(PATH, lambda _: Response(live_html().encode(), _HTML))
@@ -82,8 +85,7 @@ class LivePage:
     def _leave_word(self) -> None:
         if self._view is None:
             return
-        for feed in self._feeds.values():
-            feed.settle()
+        self._settle()
         logs = sorted({run.local_log for run in self._feeds if run.local_log})
         replace_file(self._folder / SUMMARY_FILE, msgspec.json.encode({**self._view.summary(), "logs": logs}))
 
@@ -96,19 +98,26 @@ class LivePage:
         feed = self._feeds.get(run)
         if feed is None:
             feed = self._feeds[run] = RecordFeed(self._view, run)
-        for kind, group in groupby(items, type):
-            if kind is StepBegan:
-                feed.step_began(*list(group)[-1])
-            else:
-                feed.feed(group)
+        feed.feed([each for each in items if type(each) is not StepBegan])
+        for each in items:
+            if type(each) is StepBegan:
+                feed.step_began(*each)
+        self._waiting += len(items)
+        if self._waiting >= _MAX_WAITING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put away what was fed."""
+        self._waiting = 0
+        for feed in self._feeds.values():
+            feed.settle()
 
     def _data(self, request: Request) -> Response:
         self._read_files()
         with self._lock:
             if self._view is None:
                 return refusal(HTTPStatus.NOT_FOUND, "nothing is recorded yet")
-            for feed in self._feeds.values():
-                feed.settle()
+            self._settle()
             whole = self._view.to_dict(_revision(request))
         return Response(msgspec.json.encode(whole), "application/json")
 
@@ -129,6 +138,8 @@ class LivePage:
             threading.Thread(target=self._take_files, args=(runs,), name="periflow-files", daemon=True).start()
 
     def _take_files(self, runs: Sequence[RankRun]) -> None:
+        from periflow_otel.recordings import find_files, read_views  # noqa: PLC0415  # few agents need it
+
         try:
             logs = [Path(run.local_log) for run in runs if run.local_log]
             earlier = read_views(find_files(logs)).get(runs[0].run_id)

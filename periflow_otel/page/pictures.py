@@ -26,7 +26,7 @@ def _of_run(view: View) -> str:
     cards = "\n".join(map(_card, curves[:MAX_CURVES]))
     return (
         f"<main><section><h2>{escape(str(run['name'] or run['id']))}</h2>{_table('Run', facts)}</section>"
-        f'<section><h2>Metrics</h2><div class="grid">{cards}</div>{_table("Last values", run["last"])}</section></main>'
+        f'<section><h2>Metrics</h2><div class="grid">{cards}</div>{_table("Last values", run["last"])}</section></div>'
     )
 
 

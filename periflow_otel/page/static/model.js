@@ -65,9 +65,9 @@ function shownSeries(run, kind, key, ranks) {
 
 /** Return how the seconds of a run were spent, by kind, over all ranks and attempts; the most first. */
 function timeByKind(run) {
-  const kinds = {};
-  for (const rank of run.ranks) for (const [kind, s] of Object.entries(rank.time)) kinds[kind] = (kinds[kind] || 0) + s;
-  return Object.entries(kinds).filter(([, s]) => s > 0).sort((a, b) => b[1] - a[1]);
+  const kinds = new Map(); // a phase may be called constructor
+  for (const rank of run.ranks) for (const [kind, s] of Object.entries(rank.time)) kinds.set(kind, (kinds.get(kind) || 0) + s);
+  return [...kinds].filter(([, s]) => s > 0).sort((a, b) => b[1] - a[1]);
 }
 
 /** Return the share of time in steps that were not done again later; null where nothing is known. */

@@ -74,7 +74,7 @@ function progressOf(run) {
 
 function tilesOf(run) {
   const { run: of } = run, isRunning = of.state === "running", share = goodput(run);
-  const key = metricKeys([run]).find((each) => each in of.last), checkpoints = marks(run, "checkpoints"), last = checkpoints[checkpoints.length - 1];
+  const key = metricKeys([run]).find((each) => Object.hasOwn(of.last, each)), checkpoints = marks(run, "checkpoints"), last = checkpoints[checkpoints.length - 1];
   const until = isRunning && page.isLive && !page.lost ? now() : of.seen;
   return make("dl", { class: "tiles" },
     tile("Step", shownNumber(of.step), of.target_step ? `of ${shownNumber(of.target_step)}` : ""),
@@ -115,7 +115,7 @@ function runsTable() {
   const keys = metricKeys(page.runs).slice(0, 4);
   const rows = page.runs.map((run, number) => {
     const swatch = make("span", { class: `swatch fill${number % 8}` });
-    return make("tr", {}, make("td", { class: "left" }, swatch, nameOf(run)), ...[run.run.state, shownNumber(run.run.step), run.run.pace ? `${shownNumber(run.run.pace)} steps/s` : "–", shownSeconds(run.run.seen - run.run.started), shownNumber(run.run.attempt), ...keys.map((key) => shownNumber(run.run.last[key]))].map((cell) => make("td", {}, cell)));
+    return make("tr", {}, make("td", { class: "left" }, swatch, nameOf(run)), ...[run.run.state, shownNumber(run.run.step), run.run.pace ? `${shownNumber(run.run.pace)} steps/s` : "–", shownSeconds(run.run.seen - run.run.started), shownNumber(run.run.attempt), ...keys.map((key) => shownNumber(Object.hasOwn(run.run.last, key) ? run.run.last[key] : null))].map((cell) => make("td", {}, cell)));
   });
   return make("div", { class: "card scroll", tabindex: 0, role: "region", "aria-label": "Runs" }, table(["run", "state", "step", "pace", "duration", "attempt", ...keys], rows));
 }
@@ -279,19 +279,20 @@ function eventsSection() {
 }
 
 function configSection() {
-  const texts = page.runs.map((run) => Object.assign({}, ...run.ranks.map((rank) => rank.text).reverse(), flat(run.run.config)));
-  const keys = [...new Set(texts.flatMap(Object.keys))].sort();
+  const texts = page.runs.map((run) => new Map([...run.ranks.flatMap((rank) => Object.entries(rank.text)).reverse(), ...flat(run.run.config)]));
+  const keys = [...new Set(texts.flatMap((each) => [...each.keys()]))].sort();
   if (!keys.length) return null;
   const rows = keys.map((key) => {
-    const values = texts.map((each) => each[key]), differs = new Set(values.map(String)).size > 1;
+    const values = texts.map((each) => each.get(key)), differs = new Set(values.map(String)).size > 1;
     return make("tr", {}, make("td", { class: "left" }, key), ...values.map((value) => make("td", { class: differs ? "text differs" : "text" }, value === undefined ? "–" : String(value))));
   });
   return section("config", "Configuration", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Configuration" }, table(["", ...page.runs.map((run) => (page.runs.length > 1 ? nameOf(run) : "value"))], rows, "", true))]);
 }
 
+/** Return the scalars in a mapping as pairs, those of inner mappings by keys with dots between. */
 function flat(value, key = "") {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return { [key]: Array.isArray(value) ? JSON.stringify(value) : value };
-  return Object.assign({}, ...Object.entries(value).map(([inner, each]) => flat(each, key ? `${key}.${inner}` : inner)));
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return [[key, Array.isArray(value) ? JSON.stringify(value) : value]];
+  return Object.entries(value).flatMap(([inner, each]) => flat(each, key ? `${key}.${inner}` : inner));
 }
 
 function telemetrySection() {
