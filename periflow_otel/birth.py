@@ -22,6 +22,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,11 +106,15 @@ def start_agent(folder: Path, inheritance: Inheritance, note: str, environ: Mapp
 
 
 def _execute(
-    command: Sequence[str], inherited: Sequence[int], log: int, environ: Mapping[str, str]
+    command: Sequence[str],
+    inherited: Sequence[int],
+    log: int,
+    environ: Mapping[str, str],
+    timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> tuple[bytes, int]:
     """Return what the started process answers, and its status."""
     try:
-        done = subprocess.run(  # noqa: S603  # this interpreter
+        started = subprocess.Popen(  # noqa: S603  # this interpreter
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -118,18 +123,19 @@ def _execute(
             start_new_session=True,
             cwd="/",
             env=environ,
-            timeout=ANSWER_TIMEOUT_S,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        message = f"{command[0]} gives no answer"
-        raise NotAPythonError(message) from None
     except OSError as error:
         if error.errno in _FROM_OUTSIDE:
             raise
         message = f"{command[0]} cannot be executed: {error.strerror}"
         raise NotAPythonError(message) from None
-    return done.stdout, done.returncode
+    with started:
+        try:
+            return started.communicate(timeout=timeout_s)[0], started.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)  # with all that it has started, which may hold the pipe
+            message = f"{command[0]} gives no answer"
+            raise NotAPythonError(message) from None
 
 
 def is_agent() -> bool:
@@ -163,7 +169,8 @@ def _search_path() -> list[str]:
     The folder of its script comes last: there may be files called like modules.
     """
     roots = [_root(name) for name in (_PACKAGE, *_NEEDED) if name in sys.modules]
-    path = dict.fromkeys(filter(None, [*map(_absolute, sys.path), *roots]))
+    given = [each for each in sys.path if isinstance(each, str)]  # Python passes over the rest
+    path = dict.fromkeys(filter(None, [*map(_absolute, given), *roots]))
     own = [each for each in dict.fromkeys(_own_folders()) if path.pop(each, each) is None]
     return [*path, *own]
 

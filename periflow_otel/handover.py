@@ -1,5 +1,6 @@
 """What a rank hands over: its journals to an agent, which it starts, and for which it waits at the end."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ _LEAST_PAUSE_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 0.1
 _DELETION_TIMEOUT_S: Final = 1.0
 _STOP_TIMEOUT_S: Final = 1.0
+_log = logging.getLogger("periflow_otel")
 
 
 class Handover:
@@ -29,7 +31,9 @@ class Handover:
         self._journal_folder = beginning.place.journal
         self._ended: list[tuple[Path, int]] = []
         self._has_journal = False
-        self._launcher = _launcher(beginning) if beginning.is_recording else None
+        self._beginning = beginning if beginning.is_recording else None
+        self._launcher: AgentLauncher | None = None
+        self._prepare()
 
     @property
     def may_be_late(self) -> bool:
@@ -38,7 +42,7 @@ class Handover:
 
     def open_journal(self, run: RankRun, opening: bytes) -> JournalWriter | NoJournal:
         """Return where a run is recorded: in a journal, if there can be one; ``opening`` begins its segments."""
-        if self._launcher is None:
+        if self._beginning is None:
             return NoJournal()
         journal = JournalWriter(self._journal_folder, run, max_bytes=self._settings.journal_max_bytes, opening=opening)
         self._has_journal = _is_there(self._journal_folder)
@@ -51,6 +55,7 @@ class Handover:
 
     def ensure_agent(self) -> bool:
         """See to it that there is an agent, and tell whether there is one."""
+        self._prepare()
         return self._launcher is not None and self._launcher.ensure()
 
     def wait(self, records: int, timeout_s: float | None) -> bool:
@@ -59,7 +64,7 @@ class Handover:
         Returns:
             Whether they are. True where nothing is recorded.
         """
-        if self._launcher is None:
+        if self._beginning is None:
             return True
         if not self.may_be_late or not (self._is_delivered(records) or self.ensure_agent()):
             return False
@@ -92,6 +97,14 @@ class Handover:
     def _is_delivered(self, records: int) -> bool:
         journals = (*self._ended, (self._journal_folder, records))
         return all(is_delivered(folder, self._settings.awaited, count) for folder, count in journals)
+
+    def _prepare(self) -> None:
+        """Have what starts an agent, unless nothing can be loaded now: too many files are open, say."""
+        if self._launcher is None and self._beginning is not None:
+            try:
+                self._launcher = _launcher(self._beginning)
+            except (OSError, ImportError) as error:
+                _log.warning("no agent can be started now (%s); it is tried again", getattr(error, "strerror", error))
 
 
 def _pause_s(began_s: float) -> float:

@@ -462,7 +462,7 @@ def _from_slurm(environ: Environ) -> Identity | None:
     )
     if identity is None:
         return None
-    tasks = dict(enumerate(_slurm_tasks_per_node(environ))).get(identity.node_rank, identity.local_world_size)
+    tasks = _slurm_tasks_on(environ, identity.node_rank) or identity.local_world_size
     return _with_slurm(environ, identity._replace(local_world_size=tasks))
 
 
@@ -484,11 +484,14 @@ def _slurm_size(environ: Environ) -> str:
     return "SLURM_STEP_NUM_TASKS" if _text(environ, "SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
 
 
-def _slurm_tasks_per_node(environ: Environ) -> list[int]:
-    """Expand ``2(x3),1`` to 2, 2, 2, 1; what is not written so says nothing."""
+def _slurm_tasks_on(environ: Environ, node_rank: int) -> int | None:
+    """Return how many tasks a node has: 1 for node 3 and ``2(x3),1``. What is not written so says nothing."""
     text = _text(environ, "SLURM_STEP_TASKS_PER_NODE") or _text(environ, "SLURM_TASKS_PER_NODE") or ""
-    parts = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
-    return [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))]
+    for part in filter(None, (re.fullmatch(r"(\d{1,18})(?:\(x(\d{1,18})\))?", part) for part in text.split(","))):
+        node_rank -= int(part[2] or 1)
+        if node_rank < 0:
+            return int(part[1])
+    return None
 
 
 def _slurm_id(environ: Environ, tasks: int) -> str | None:

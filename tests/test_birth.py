@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from programs import wait_until
 from training import Training, agents, end
 
 import periflow_otel
+from periflow_otel.birth import NotAPythonError, _execute
 from periflow_otel.cli import main
 
 METRICS = "\nfor number in range(3):\n    with pf.train_step():\n        pf.metric({'n': number})\n"
@@ -220,6 +222,33 @@ def test_where_there_is_no_python_the_agent_is_a_thread(kind: str):
     assert ended.stderr.count("the agent runs in a thread of this process") == 1
     assert len(ended.stderr.splitlines()) == 1
     assert (delivered(), Path("trained").read_text()) == (3, ".")
+
+
+def test_what_gives_no_answer_is_ended_with_all_that_it_has_started():
+    """It may be a script around a Python that hangs."""
+    began_s = time.monotonic()
+    with pytest.raises(NotAPythonError, match="/bin/sh gives no answer"):
+        _execute(("/bin/sh", "-c", "sleep 30; echo 1"), [], 2, os.environ, timeout_s=0.2)
+    assert time.monotonic() - began_s < 10
+
+
+def test_what_python_passes_over_in_its_path_is_passed_over():
+    """Paths that are no text, for instance."""
+    oddities = "import pathlib, sys\nsys.path += [pathlib.Path('/x'), b'/x', None]\n"
+    assert run(f"{oddities}{SCRIPT}").returncode == 0
+    assert delivered() == 3
+
+
+def test_no_descriptor_is_free_while_a_run_begins():
+    """Training goes on, and all is delivered when there is one again."""
+    take_all = "lowest = os.dup(0); os.close(lowest)\nresource.setrlimit(resource.RLIMIT_NOFILE, (lowest, 4096))\n"
+    give_back = "resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096)); time.sleep(1.1)"
+    begin = (
+        f"import os, resource, time, periflow_otel as pf\n{take_all}pf.init(local_log_name='train.log')\n{give_back}"
+    )
+    ended = run(f"{begin}{METRICS}")
+    assert ended.returncode == 0, ended.stderr
+    assert delivered() == 3
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
