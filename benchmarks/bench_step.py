@@ -1,9 +1,10 @@
 """Measure what recording costs, beside the OpenTelemetry SDK used directly: ``make bench``, about six minutes.
 
 Subjects take turns within every round, and the median over the rounds is shown, so that a noisy machine disturbs all
-alike. Nothing is asserted. ``--quick`` gives a rough answer in one minute.
+alike. Nothing is asserted. ``--quick`` gives a rough answer in one minute; ``--only cpu`` gives one table.
 """
 
+import argparse
 import ctypes
 import json
 import os
@@ -99,6 +100,7 @@ class Bench:
                 **_clean_environ(),
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "" if variant is LOCAL else self._sink.address,
                 "PERIFLOW_STATE_DIR": folder,
+                "TMPDIR": folder,  # where runs without a state folder leave things, which are no concern of this one
                 **variant.environ,
             }
             with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
@@ -211,28 +213,38 @@ def _init_ms() -> float:
         "pf.init(local_log_name=os.environ['PERIFLOW_STATE_DIR'] + '/log'); "
         "print((time.perf_counter() - started) * 1e3)"
     )
+    others = _children()
     with tempfile.TemporaryDirectory() as folder:
-        environ = {**_clean_environ(), "PERIFLOW_STATE_DIR": folder, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+        own = {"PERIFLOW_STATE_DIR": folder, "TMPDIR": folder, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+        environ = {**_clean_environ(), **own}
         shown = subprocess.run([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, check=True).stdout
-        while children := _children():
+        while children := _children() - others:
             os.wait4(min(children), 0)
     return float(shown)
 
 
 def main() -> None:
-    """Measure everything."""
-    scale, rounds = (0.1, 3) if "--quick" in sys.argv else (1, 5)
+    """Measure everything, or what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a rough answer")
+    parser.add_argument("--only", choices=("start", "step", "slow-down", "cpu"), help="one of the tables")
+    options = parser.parse_args()
+    scale, rounds = (0.1, 3) if options.quick else (1, 5)
     packages = ", ".join(f"{name} {version(name)}" for name in ("periflow_otel", "opentelemetry-sdk"))
     # Become the parent of orphans: an agent that outlives its script is waited for, and its CPU time counted.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {packages}; medians of {rounds} rounds")
-    show_start(rounds)
     sink = Sink()
     try:
         bench = Bench(sink, rounds)
-        show_step_cost(bench, scale)
-        show_slow_down(bench, scale)
-        show_cpu(bench, sink, scale)
+        tables = {
+            "start": lambda: show_start(rounds),
+            "step": lambda: show_step_cost(bench, scale),
+            "slow-down": lambda: show_slow_down(bench, scale),
+            "cpu": lambda: show_cpu(bench, sink, scale),
+        }
+        for show_table in [tables[options.only]] if options.only else tables.values():
+            show_table()
     finally:
         sink.close()
 
