@@ -10,20 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, make_run, play
 
+from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters.otlp_file import OtlpPointFile, OtlpSpanFile
 from periflow_otel.recordings import find_files, read_views
 from periflow_otel.records import Earlier, RankRun
+from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 
 
-def record(folder: Path, recorder: Recorder, max_file_bytes: int = 1 << 20, **fields: Any) -> RankRun:
+def record(
+    folder: Path, recorder: Recorder, max_file_bytes: int = 1 << 20, *, is_delta: bool = False, **fields: Any
+) -> RankRun:
     """Write the files of a rank, a few records at a time."""
     run = make_run(mode="local", local_log=str(folder / "train.log"), **fields)
-    spans, points = SpanTranslator(run), PointTranslator(run, shows_steps=True)
+    spans, points = SpanTranslator(run), PointTranslator(run, shows_steps=True, is_delta=is_delta)
     span_file, point_file = OtlpSpanFile(max_file_bytes), OtlpPointFile(max_file_bytes)
     for i in range(0, len(recorder.inputs), 7):
         give(spans, recorder.inputs[i : i + 7])
@@ -150,6 +155,37 @@ def test_attempts_are_told_apart(tmp_path: Path):
     assert (first["initial_step"], first["ended_step"], first["redone_steps"]) == (0, 5, 0)
     assert (second["initial_step"], second["ended_step"], second["redone_steps"]) == (2, 6, 3)
     assert second["restart_gap"] == 95
+
+
+def test_sums_since_the_last_point_add_up(tmp_path: Path):
+    """Files of another temporality tell the same."""
+    recorder = trained(30)
+    with recorder.phase("evaluation"):
+        recorder.work(S)
+    wholes = []
+    for is_delta in (False, True):
+        folder = tmp_path / str(is_delta)
+        folder.mkdir()
+        record(folder, recorder, is_delta=is_delta)
+        (view,) = read_views(find_files([folder])).values()
+        (rank,) = view.to_dict()["ranks"]
+        wholes.append(rank["time"])
+    assert wholes[0] == pytest.approx(wholes[1])
+    assert wholes[0]["step"] == 30
+
+
+def test_who_was_late_is_a_rank_of_the_last_attempt(tmp_path: Path):
+    """What an agent says is of no attempt."""
+    record(tmp_path, trained(1))
+    run = record(tmp_path, trained(1), attempt=2)
+    skew = ExplicitBuckets()
+    skew.record(0.5)
+    late = Point(names.STEP_SKEW, ((names.LAST_RANK, 0), (names.NODE_RANK, 0)), STARTED_NS + 9 * S, skew.snapshot(), 1)
+    file = OtlpPointFile()
+    file.export([(run.of_agent(), late)])
+    file.close()
+    (view,) = read_views(find_files([tmp_path])).values()
+    assert [(member, bool(rank.late)) for member, rank in view.ranks.items()] == [((1, 0), False), ((2, 0), True)]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"resourceSpans": 7}\n', b"\xff\n", b"[]\n"])
