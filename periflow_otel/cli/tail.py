@@ -80,7 +80,7 @@ def follow(folder: Path) -> Iterator[Line]:
 
 class _Follower:
     def __init__(self, written: Written) -> None:
-        self._reader: JournalReader = written.journal
+        self._reader = JournalReader(written.journal.folder, holds_on=True)
         self._run = written.run
         self._position = Position()
 

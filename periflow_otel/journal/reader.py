@@ -80,8 +80,14 @@ class Chunk(NamedTuple):
 class JournalReader:
     """Reads the journal of one rank. Reading leaves no trace in it; any number of readers may use one object."""
 
-    def __init__(self, folder: Path) -> None:
-        """Prepare to read ``folder``; it may be empty or gone."""
+    def __init__(self, folder: Path, *, holds_on: bool = False) -> None:
+        """Prepare to read ``folder``; it may be empty or gone.
+
+        Args:
+            folder: The journal.
+            holds_on: Go on reading what somebody has deleted meanwhile, though it takes up space as long.
+        """
+        self._holds_on = holds_on
         self.folder = folder
         self._segments: dict[int, Segment | None] = {}
         self._listing = threading.Lock()
@@ -180,7 +186,7 @@ class JournalReader:
             now_s = time.monotonic()
             self._known = indices = segment_indices(self.folder)
             self._known_at_s = now_s
-            for index in set(self._segments).difference(indices):
+            for index in () if self._holds_on else set(self._segments).difference(indices):
                 self._segments.pop(index, None)
             return indices
 
