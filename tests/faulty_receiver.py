@@ -23,8 +23,11 @@ from random import Random
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToJson, ParseDict
 from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
@@ -45,6 +48,11 @@ class Received(NamedTuple):
     size_bytes: int
     """As it came, perhaps compressed."""
     content: Content
+
+    @property
+    def signal(self) -> str:
+        """What it holds."""
+        return "traces" if isinstance(self.content, traces.ExportTraceServiceRequest) else "metrics"
 
     def spans(self) -> list[ReceivedSpan]:
         """Return the spans in it."""
@@ -523,9 +531,9 @@ class AtRandom:
         """Behave; some items are never taken, whatever the mood."""
         if self.is_well:
             ok(exchange)
-        elif _has_one_of(exchange, 29):
+        elif _has_one_of(exchange.received, 29):
             status(400, message="bad data")(exchange)
-        elif _has_one_of(exchange, 31):
+        elif _has_one_of(exchange.received, 31):
             status(500, message="cannot store it")(exchange)
         else:
             self._random.choice(self._ways)(exchange)
@@ -542,10 +550,51 @@ class AtRandom:
         (status(413) if exchange.received.size_bytes > 20_000 else ok)(exchange)
 
 
-def _has_one_of(exchange: "Exchange", number: int) -> bool:
+class GrpcAtRandom:
+    """Does over gRPC what ``AtRandom`` does over HTTP."""
+
+    def __init__(self, random: Random, *, holds: bool = False) -> None:
+        """Begin to misbehave; with ``holds``, also in ways that are asked about once a minute only."""
+        self.is_well = False
+        """Take everything from now on."""
+        self._random = random
+        info = AnyMessage()
+        info.Pack(RetryInfo(retry_delay=Duration(seconds=1)))
+        slowly = Status(code=grpc.StatusCode.UNAVAILABLE.value[0], details=[info]).SerializeToString()
+        self._failures = [
+            FailureError(grpc.StatusCode.UNAVAILABLE), FailureError(grpc.StatusCode.UNAVAILABLE, "full", slowly),
+            FailureError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests"),
+            FailureError(grpc.StatusCode.INTERNAL, "no idea"), FailureError(grpc.StatusCode.UNKNOWN),
+            FailureError(grpc.StatusCode.ABORTED), FailureError(grpc.StatusCode.CANCELLED),
+        ]  # fmt: skip
+        if holds:
+            self._failures += [FailureError(grpc.StatusCode.UNAUTHENTICATED), FailureError(grpc.StatusCode.NOT_FOUND)]
+        self.taken_out: list[ReceivedSpan | ReceivedPoint] = []
+
+    def __call__(self, received: Received) -> tuple[int, str] | None:
+        """Behave; some items are never taken, whatever the mood."""
+        if self.is_well:
+            return None
+        if _has_one_of(received, 29):
+            raise FailureError(grpc.StatusCode.INVALID_ARGUMENT, "bad data")
+        if _has_one_of(received, 31):
+            raise FailureError(grpc.StatusCode.INTERNAL, "cannot store it")
+        way = self._random.random()
+        if way < 0.45:
+            return None
+        if way < 0.5:
+            items = [*received.spans(), *received.points()][:1]
+            self.taken_out += items
+            return len(items), "too old"
+        if way < 0.55 and received.size_bytes > 20_000:
+            raise FailureError(grpc.StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max")
+        raise self._random.choice(self._failures)
+
+
+def _has_one_of(received: Received, number: int) -> bool:
     """Tell whether there is an item of a kind of which one in eight times ``number`` is."""
-    spans = [span.span_id for span in exchange.received.spans()]
-    points = [point.time_unix_ns // 1_000_000 for point in exchange.received.points()]
+    spans = [span.span_id for span in received.spans()]
+    points = [point.time_unix_ns // 1_000_000 for point in received.points()]
     return any(each % (8 * number) == 0 for each in (*spans, *points))
 
 

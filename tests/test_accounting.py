@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from faulty_receiver import AtRandom, FaultyReceiver, refuse
+from faulty_receiver import AtRandom, FaultyGrpcReceiver, FaultyReceiver, GrpcAtRandom, refuse
 from journals import numbered
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from programs import wait_until
@@ -134,13 +134,16 @@ print(step)
 
 
 @pytest.mark.timeout(CHAOS_S + 300)
-def test_a_run_among_random_answers_and_kills_loses_nothing():
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_run_among_random_answers_and_kills_loses_nothing(protocol: str, monkeypatch: pytest.MonkeyPatch):
     """Every step and value arrives or is set aside; nobody waits longer than is asked for, and nobody is flooded."""
     chance = random.Random()  # noqa: S311  # any will do
-    misbehaviour = AtRandom(chance, holds=CHAOS_S > 120)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    is_grpc, holds = protocol == "grpc", CHAOS_S > 120
+    misbehaviour = GrpcAtRandom(chance, holds=holds) if is_grpc else AtRandom(chance, holds=holds)
     environ = {"PERIFLOW_AGENT_LINGER": "600", "PERIFLOW_EXIT_TIMEOUT": "1"}
     kills, began_s = 0, time.monotonic()
-    with FaultyReceiver(misbehaviour) as receiver:
+    with FaultyGrpcReceiver(misbehaviour) if is_grpc else FaultyReceiver(misbehaviour) as receiver:  # type: ignore[arg-type]  # each its own
         with Training(CHAOS_S, code=SCRIPT, **cloud(receiver.endpoint, **environ)) as training:
             while training.process.poll() is None:
                 time.sleep(chance.uniform(2, 5))  # the moment is what is tested
@@ -158,8 +161,8 @@ def test_a_run_among_random_answers_and_kills_loses_nothing():
     assert numbers | _steps(letters["traces"]) == set(range(1, steps + 1))
     assert {point.value for point in points} | _values(letters["metrics"]) == set(range(1, steps + 1))
     assert len(requests) < 2 * ((1 + kills) * HASTY_REQUESTS + HASTY_REQUESTS_PER_S * (time.monotonic() - began_s))
-    for path in ("/v1/traces", "/v1/metrics"):
-        times_s = [began_s, *(each.time_s for each in requests if each.path == path and each.time_s < ended_s)]
+    for signal in ("traces", "metrics"):
+        times_s = [began_s, *(each.time_s for each in requests if each.signal == signal and each.time_s < ended_s)]
         assert max(after - before for before, after in pairwise(times_s)) < WORST_RETRY_AFTER_S + MAX_BACKOFF_S + 8
 
 
@@ -189,7 +192,7 @@ def _values(letters: Sequence[bytes]) -> set[int]:
 
 def _deliver_left(state: Path, endpoint: str) -> bool:
     """Deliver what a killed agent has left, unless another one is at work; return whether nothing is left."""
-    settings = ExportSettings.from_environ({**CLOUD, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
+    settings = ExportSettings.from_environ({**os.environ, **CLOUD, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})
     for folder in node_folders(state):
         deliver_leftover(folder, settings, 60)
     return not folders_left(state)
