@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from faulty_receiver import FaultyReceiver, in_turn, ok, refuse, status
+from programs import Collector
 from recorder import make_run
 
 from periflow_otel import names
@@ -63,6 +64,17 @@ def test_a_file_arrives_whole_once_and_in_order(run: RankRun, protocol: str):
     assert (sent.is_complete, sent.now) == (True, Progress(size, LINES))
     assert shown[-1] == (size, size)
     assert shown == sorted(shown)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
+def test_a_real_collector_gets_what_was_recorded(run: RankRun, collector: Collector, protocol: str):
+    """Every span, by every protocol."""
+    path = write_spans(run, 2)
+    endpoint = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    sent = resend_file(path, ExportSettings.from_environ(environ), path.parent / "state", 20)
+    assert sent.is_complete
+    assert sorted(int(span.name[1:]) for span in collector.spans()) == list(range(100))
 
 
 def test_an_attempt_goes_on_where_the_last_one_stopped(run: RankRun):
