@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from msgspec.structs import replace
 
 from periflow_otel.birth import Inheritance, NotAPythonError, is_agent, start_agent
-from periflow_otel.config import ExportSettings, RunSettings, with_absolute_paths
+from periflow_otel.config import ExportSettings, RunSettings, find_state_dirs, with_absolute_paths
 from periflow_otel.environ import Environ
 from periflow_otel.journal.agent_lock import copy_lock, open_lock, take_agent_lock, take_next_lock
 from periflow_otel.journal.agent_note import AgentNote, log_bytes, read_note, why_failed, write_note
@@ -61,6 +61,7 @@ class AgentLauncher:
         self._busy = threading.Lock()
         self._thread: threading.Thread | None = None
         self._agent: Agent | None = None
+        self._is_over = threading.Event()
         self._told: str | None = None
         self._pid = os.getpid()
         _launchers.add(self)
@@ -85,7 +86,8 @@ class AgentLauncher:
             self._busy.release()
 
     def stop(self, timeout_s: float) -> None:
-        """End an agent thread; an agent process ends by itself when there is nothing left for it to do."""
+        """End an agent thread, with what looks after left-overs; an agent process ends by itself when it is done."""
+        self._is_over.set()
         if self._agent and self._thread:
             self._agent.stop()
             self._thread.join(timeout_s)
@@ -137,11 +139,14 @@ class AgentLauncher:
         from periflow_otel.agent.agent import Agent  # noqa: PLC0415  # exporters stay out of a training process
 
         settings = ExportSettings.from_environ(self._environ)
+        is_first = self._thread is None
         next_copy = None if next_lock is None else copy_lock(next_lock)
         self._agent = agent = Agent(self._folder, settings, copy_lock(lock), next_copy, note)
         self._thread = threading.Thread(target=self._serve, args=(agent,), name="periflow-agent", daemon=True)
         self._thread.start()
         agent.at_work.wait(THREAD_START_TIMEOUT_S)
+        if is_first:
+            threading.Thread(target=self._sweep, args=(settings,), name="periflow-leftovers", daemon=True).start()
 
     def _serve(self, agent: "Agent") -> None:
         try:
@@ -149,6 +154,12 @@ class AgentLauncher:
         except Exception:  # noqa: BLE001  # whatever it is, it would be the same with the next one
             self._mode = "off"
             _log.exception("the agent has failed; records stay in %s", self._folder)
+
+    def _sweep(self, settings: ExportSettings) -> None:
+        from periflow_otel.agent.leftovers import sweep  # noqa: PLC0415  # as above
+
+        with suppress(RuntimeError):  # a script that ends starts no more threads
+            sweep(find_state_dirs(self._environ), settings, self._folder, self._is_over)
 
     def _keep(self, descriptor: _Descriptor) -> _Descriptor:
         """Have a descriptor closed when an agent has started, or in a forked child, where it would keep a lock."""

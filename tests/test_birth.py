@@ -224,6 +224,16 @@ def test_where_there_is_no_python_the_agent_is_a_thread(kind: str):
     assert (delivered(), Path("trained").read_text()) == (3, ".")
 
 
+def test_an_agent_that_is_a_thread_delivers_what_earlier_runs_have_left():
+    """While its own run goes on."""
+    assert run(SCRIPT.replace("train.log", "earlier.log"), PERIFLOW_AGENT="off").returncode == 0
+    code = f"import os, time\n{SCRIPT}end = time.monotonic() + 20\n"
+    code += "while not os.path.exists('earlier.log') or len(open('earlier.log').readlines()) < 3:\n"
+    code += "    time.sleep(0.05)\n    assert time.monotonic() < end"
+    ended = run(code, PERIFLOW_AGENT="thread")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_what_gives_no_answer_is_ended_with_all_that_it_has_started():
     """It may be a script around a Python that hangs."""
     began_s = time.monotonic()
