@@ -5,7 +5,7 @@ from itertools import groupby, pairwise
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorder import MS, PLAIN_SCRIPTS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, StepBegan, play
 
@@ -130,6 +130,7 @@ def test_a_checkpoint_of_another_step_took_no_time():
 
 
 @given(PLAIN_SCRIPTS)
+@example([("step", None, [("work", S)]), ("work", 2 * S), ("step", None, [("work", 3 * S)]), ("step", None, [])])
 def test_steps_counted_together_are_those_counted_one_by_one(script: Script):
     """Where nothing lies between them, a batch of steps is only a faster way."""
     recorder = Recorder()
