@@ -96,6 +96,18 @@ def test_a_free_lock_of_another_machine_is_no_evidence(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("shared")
+def test_a_clock_years_ahead_makes_nothing_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The disk, which another machine may keep, gives its own time to files."""
+    going_on = leave(tmp_path, "elsewhere", is_closed=False)
+    left = leave(tmp_path, "left", destination="another receiver")
+    now_s = time.time
+    monkeypatch.setattr("time.time", lambda: now_s() + 5 * 365 * 86_400)
+    assert is_going_on(going_on.parent)
+    sweep_once(tmp_path)
+    assert left.exists()
+
+
+@pytest.mark.usefixtures("shared")
 def test_an_agent_that_lives_keeps_its_journals(tmp_path: Path):
     """A rank that does nothing for days has an agent that shows that it lives."""
     journal = leave(tmp_path, "idle", is_closed=False)

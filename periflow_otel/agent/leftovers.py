@@ -8,6 +8,7 @@ it may be one machine's own: there, a journal of another machine must have been 
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -140,16 +141,30 @@ def _may_be_written(journal: Path, run: RankRun) -> bool:
     if is_written(journal, run.process):
         return True
     is_evident = run.process.is_of_this_boot() or is_local(journal)
-    return not is_evident and _rests_s(journal) < RESTED_S
+    return not is_evident and not _is_older(journal.parent, _moved_s(journal), RESTED_S)
 
 
-def _rests_s(journal: Path) -> float:
-    """Return for how long nothing has moved of a journal, its cursors and its agent, by the clock of their machine."""
+def _moved_s(journal: Path) -> float:
+    """Return when something moved last of a journal, its cursors or its agent."""
     changed_s = 0.0
     for entry in (*journal.iterdir(), journal.parent / LOCK_FILE):
         with suppress(OSError):  # on its way out
             changed_s = max(changed_s, entry.stat().st_mtime)
-    return time.time() - changed_s
+    return changed_s
+
+
+def _is_older(run: Path, changed_s: float, age_s: float) -> bool:
+    """Tell whether something in the folder of a run on a node changed so long ago, by both clocks that there may be."""
+    return time.time() - changed_s > age_s and _now_s(run.parents[1]) - changed_s > age_s
+
+
+def _now_s(state_dir: Path) -> float:
+    """Return the time by the clock that files get theirs from: a file server has its own, and ours may be years off."""
+    with suppress(OSError), tempfile.TemporaryFile(dir=state_dir) as file:
+        file.write(b"\0")
+        file.flush()
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
 
 
 def _keep_bound(folders: Iterable[Path], max_bytes: int) -> None:
@@ -169,7 +184,7 @@ def _keep_bound(folders: Iterable[Path], max_bytes: int) -> None:
 def _forget_old_journals(folder: Path) -> None:
     """Drop journals that nobody took in time; a line in the ledger of the run stays."""
     for journal in journal_folders(folder):
-        if time.time() - _changed_s(journal) > KEPT_S:
+        if _is_older(folder, _changed_s(journal), KEPT_S):
             reader = JournalReader(journal)
             run, records = reader.run(), reader.head().sequence - reader.first_sequence()
             if run is not None:
@@ -192,7 +207,7 @@ def _runs(folder: Path) -> Iterator[tuple[Path, RankRun]]:
 
 def _forget_old_run(folder: Path) -> None:
     with suppress(OSError):
-        if time.time() - _changed_s(folder) > KEPT_S and not any(journal_folders(folder)):
+        if _is_older(folder, _changed_s(folder), KEPT_S) and not any(journal_folders(folder)):
             shutil.rmtree(folder, ignore_errors=True)
             if {entry.name for entry in folder.parent.iterdir()} <= {ATTEMPTS}:  # no other node has a folder there
                 shutil.rmtree(folder.parent, ignore_errors=True)
