@@ -213,6 +213,15 @@ def test_resource_is_shown_once(exporter: PrometheusExporter):
     assert {("periflow_run_id", "job-7"), ("periflow_run_attempt", "1"), ("host_name", "node-1")} <= infos[0]
 
 
+def test_a_page_is_one_target(exporter: PrometheusExporter):
+    """Several attempts and the agent have what they have in common, so that a join finds one series and no more."""
+    attempts = [run(attempt=attempt) for attempt in (1, 2)]
+    exporter.export([*((each, user_point("loss", 1.0)) for each in attempts), (run().of_agent(), user_point("x", 1.0))])
+    (info,) = (dict(labels) for name, labels in series(scrape(exporter)) if name == "target_info")
+    assert info["periflow_run_id"] == "job-7"
+    assert not {"periflow_run_attempt", "service_instance_id"} & info.keys()
+
+
 def test_resource_attributes_that_look_alike_are_joined(exporter: PrometheusExporter):
     """Two attributes that become one label keep both values."""
     resource = {"a.b": "1", "a/b": "2", "1st": "x", "_own": "y"}
