@@ -164,6 +164,7 @@ class PointTranslator:
         if record.step != state.values_step:
             self._begin_values(record.step, record.time_unix_ns // _MS)
         time_ms = max(record.time_unix_ns // _MS, state.values_from_ms)
+        state.latest_ms = max(state.latest_ms, time_ms)
         told_step = None if record.during is None else record.step
         for key, value in record.values.items():
             if isinstance(value, float):
@@ -193,11 +194,11 @@ class PointTranslator:
         previous_ms = last_ms.get(key, 0)
         if previous_ms >= time_ms:
             time_ms = previous_ms + 1
+            self.state.latest_ms = max(self.state.latest_ms, time_ms)
         elif not previous_ms and len(last_ms) >= MAX_KEYS:
             self.state.dropped_values += 1
             return
         last_ms[key] = time_ms
-        self.state.latest_ms = max(self.state.latest_ms, time_ms)
         if not isfinite(value):
             self._count_nonfinite(key)
         instrument, attributes = self._streams.get(key) or self._stream(key)
