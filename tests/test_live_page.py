@@ -64,7 +64,7 @@ def loss(whole: dict[str, Any]) -> tuple[int, list[int]]:
 def test_a_page_is_given_what_is_new(page: LivePage):
     """The whole at first, then only rows that have changed."""
     run, recorder = make_run(), trained(3)
-    assert get(page, "/data.json").status_code == HTTPStatus.NOT_FOUND
+    assert get(page, "/data.json").json() is None
     page.export(items(recorder, run))
     first = get(page, "/data.json").json()
     assert loss(first) == (0, [1, 2, 3])
@@ -162,7 +162,8 @@ while not os.path.exists("seen"):
 
         def shows_loss() -> bool:
             answer = requests.get(f"{url}/data.json", timeout=30)
-            return answer.ok and answer.json()["run"]["last"] == {"loss": 0.2}
+            whole = answer.json()
+            return bool(whole) and whole["run"]["last"] == {"loss": 0.2}
 
         wait_until(shows_loss, 10, "the loss is shown")
         Path("seen").touch()

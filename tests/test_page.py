@@ -291,10 +291,12 @@ def test_a_live_page_grows_without_being_asked(tmp_path: Path, browser: Any):
     page = LivePage(Site("127.0.0.1", 0), folder)
     run = make_run(world_size=1, total_steps=100, mode="local")
     try:
-        page.export(items(trained(), run))
         assert page.url
         with tab(browser, page.url) as opened:
-            opened.open(page.url)
+            opened.page.goto(page.url)
+            opened.page.get_by_text("Waiting for the first step").wait_for()
+            page.export(items(trained(), run))
+            opened.page.get_by_role("heading", name="loss").wait_for()
             assert opened.chart("loss")["x"] == list(range(1, STEPS + 1))
             more = Recorder(STEPS)
             more.now_ns += 10 * S

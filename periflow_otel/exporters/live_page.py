@@ -115,10 +115,8 @@ class LivePage:
     def _data(self, request: Request) -> Response:
         self._read_files()
         with self._lock:
-            if self._view is None:
-                return refusal(HTTPStatus.NOT_FOUND, "nothing is recorded yet")
             self._settle()
-            whole = self._view.to_dict(_revision(request))
+            whole = self._view.to_dict(_revision(request)) if self._view else None  # nothing is recorded yet
         return Response(msgspec.json.encode(whole), "application/json")
 
     def _index(self, _: Request) -> Response:

@@ -8,7 +8,8 @@ async function look() {
   try {
     const answer = await fetch(`${location.pathname}/data.json?since=${since}`, { cache: "no-store" });
     if (!answer.ok) throw new Error(String(answer.status));
-    page.runs = [withPart(known, await answer.json())];
+    const part = await answer.json();
+    if (part) page.runs = [withPart(known, part)];
     page.lost = false;
   } catch {
     page.lost = true;
@@ -18,9 +19,10 @@ async function look() {
 
 async function follow() {
   if (!document.hidden || !page.runs.length) await look();
-  setTimeout(follow, page.lost ? 5000 : 1000);
+  setTimeout(follow, page.lost ? 5000 : page.runs.length ? 1000 : 200);
 }
 
 setUp();
+byId("static").replaceChildren(make("p", { class: "wait muted" }, "Waiting for the first step …"));
 follow();
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
