@@ -404,6 +404,22 @@ def test_a_full_disk_neither_raises_nor_loses(tmp_path: Path, caplog: pytest.Log
     assert warnings(caplog)[1:] == [f"the journal in {tmp_path} can be written again"]
 
 
+@pytest.mark.parametrize("put", [Path.touch, os.mkfifo, lambda path: path.symlink_to("before")])
+def test_what_stands_in_the_place_of_the_folder_makes_room(tmp_path: Path, put: Callable[[Path], object]):
+    """A journal is not written where a link leads, and not given up for a file or a pipe."""
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    writer = small_writer(folder)
+    append_numbers(writer, 0, 5)
+    folder.rename(tmp_path / "before")
+    put(folder)
+    writer.look()
+    append_numbers(writer, 5, 10)
+    assert not folder.is_symlink()
+    assert read_all(folder).numbers == list(range(5, 10))
+    assert read_all(tmp_path / "before").numbers == list(range(5))
+
+
 def test_segments_are_as_small_as_files_must_be(tmp_path: Path):
     """``ulimit -f`` is what a cluster may set: there is room for more files, and for no larger ones."""
     with file_size_limit(1_000_000):
@@ -722,14 +738,15 @@ def test_records_wait_while_no_descriptor_is_free(tmp_path: Path):
     assert is_written(tmp_path, ELSEWHERE)
 
 
-def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """A writer that is led elsewhere keeps its records in memory instead, and says so."""
+def test_a_link_in_the_place_of_the_folder_is_not_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A writer that is to be led elsewhere moves the link aside, and says so."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "journal").symlink_to(tmp_path / "elsewhere")
     writer = small_writer(tmp_path / "journal")
     append_numbers(writer, 0, 10)
     assert list((tmp_path / "elsewhere").iterdir()) == []
-    assert f"{tmp_path / 'journal'} is not a folder of this user" in warnings(caplog)[0]
+    assert read_all(tmp_path / "journal").numbers == list(range(10))
+    assert f"{tmp_path / 'journal'} was not this user's own" in warnings(caplog)[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")

@@ -53,10 +53,19 @@ def make_own(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
+    move_aside(path)
+    return open_own(path, flags | os.O_CREAT)
+
+
+def move_aside(path: Path) -> None:
+    """Make room where something else stands than what is this user's own.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside")
     path.rename(aside)
-    _log.warning("%s was no file of this user, and is called %s now", path, aside.name)
-    return open_own(path, flags | os.O_CREAT)
+    _log.warning("%s was not this user's own, and is called %s now", path, aside.name)
 
 
 def read_own(path: Path, max_bytes: int) -> bytes | None:

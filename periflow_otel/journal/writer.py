@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 from zlib import crc32
 
-from periflow_otel.journal.files import SCARCE
+from periflow_otel.journal.files import SCARCE, move_aside
 from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.life import WriterLock
 from periflow_otel.journal.segment import (
@@ -286,7 +286,7 @@ class JournalWriter:
         path = segment_path(self._folder, self._index)
         first_sequence = self.sequence - len(self._memory.frames)
         try:
-            make_private(self._folder)
+            self._make_folder()
             self._hold_life()
             self._make_room()
             mapping = self._create(path, first_sequence, frame_bytes)
@@ -310,6 +310,12 @@ class JournalWriter:
             _log.warning("the journal in %s can be written again", self._folder)
         return True
 
+    def _make_folder(self) -> None:
+        """See to it that there is a folder; a link, a file or a pipe in its place makes room."""
+        if self._folder.is_symlink() or (self._folder.exists() and not self._folder.is_dir()):
+            move_aside(self._folder)
+        make_private(self._folder)
+
     def _hold_life(self) -> None:
         """Hold the lock that says that this process lives."""
         if self._life is None or not self._life.is_in_place():
@@ -320,7 +326,8 @@ class JournalWriter:
     def _is_in_place(self) -> bool:
         """Tell whether the present segment is found where it was made."""
         try:
-            return self._path is None or os.path.samestat(self._status, self._path.lstat())
+            found = self._path is None or os.path.samestat(self._status, self._path.lstat())
+            return found and not self._folder.is_symlink()
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:
