@@ -203,15 +203,19 @@ def test_what_earlier_attempts_have_left_is_read_when_somebody_looks(page: LiveP
 
 
 def test_at_the_end_word_is_left_of_how_the_run_was(page: LivePage, tmp_path: Path):
-    """With its metric logs, so that a command finds its files by its id, wherever that is typed."""
+    """With its metric logs, so that a command finds its files by its id, wherever that is typed.
+
+    As soon as it has ended: when the script has ended too, its folders may be deleted at any moment.
+    """
     folder = node_folder(tmp_path / "state" / "job")
     assert word_left(folder) is None
     recorder, run = trained(3), make_run(run_id="job", local_log="/data/train.log")
     recorder.finish()
     page.export(items(recorder, run))
-    page.close()
     word = word_left(folder)
     assert word is not None
+    page.close()
+    assert word_left(folder) == word
     shown = {name: word[name] for name in ("id", "state", "step", "logs")}
     assert shown == {"id": "job", "state": "finished", "step": 3, "logs": ["/data/train.log"]}
     assert word["last"]["loss"] == pytest.approx(1 / 3)

@@ -22,7 +22,7 @@ from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
 from periflow_otel.journal.pages import announce_page, forget_page, page_url
 from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
-from periflow_otel.records import RankRun
+from periflow_otel.records import RankLost, RankRun, RunFinished
 from periflow_otel.translate.as_is import StepBegan
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
@@ -33,6 +33,7 @@ PATH: Final = "/run"
 _MAX_WAITING: Final = 4096
 """Records of all ranks that may wait to be put away: some megabytes, and a fraction of the work of few at a time."""
 _HTML: Final = "text/html; charset=utf-8"
+_ENDINGS: Final = (RunFinished, RankLost)
 
 _log = logging.getLogger("periflow_otel")
 
@@ -55,6 +56,7 @@ class LivePage:
         self._waiting = 0
         """Records that were fed since all was put away."""
         self._has_read_files = False
+        self._has_left_word = False
         site.add("/", self._index)
         site.add(PATH, lambda _: Response(live_html().encode(), _HTML))
         site.add(f"{PATH}/data.json", self._data)
@@ -72,6 +74,9 @@ class LivePage:
         with self._lock:
             for run, group in groupby(items, lambda item: item[0]):
                 self._feed(run, [item for _, item in group])
+            # Before the journal goes, which a script waits for that ends: afterwards its folder may be deleted.
+            if any(type(item) in _ENDINGS for _, item in items):
+                self._leave_word()
         return taken(len(items))
 
     def close(self) -> None:
@@ -79,15 +84,16 @@ class LivePage:
         if self._site.is_served:
             self._site.close()
         forget_page(self._folder)
-        with suppress(OSError):
-            self._leave_word()
+        self._leave_word()
 
     def _leave_word(self) -> None:
-        if self._view is None:
+        if self._view is None or self._has_left_word:
             return
         self._settle()
         logs = sorted({run.local_log for run in self._feeds if run.local_log})
-        replace_file(self._folder / SUMMARY_FILE, msgspec.json.encode({**self._view.summary(), "logs": logs}))
+        with suppress(OSError):  # the disk is full
+            replace_file(self._folder / SUMMARY_FILE, msgspec.json.encode({**self._view.summary(), "logs": logs}))
+            self._has_left_word = True
 
     def _feed(self, run: RankRun, items: list[Any]) -> None:
         if self._view is None:
@@ -102,6 +108,7 @@ class LivePage:
         for each in items:
             if type(each) is StepBegan:
                 feed.step_began(*each)
+        self._has_left_word = False
         self._waiting += len(items)
         if self._waiting >= _MAX_WAITING:
             self._settle()
