@@ -30,21 +30,27 @@ def record(folder: Path, rank: int = 0, run_id: str = "run", steps: int = 3, log
         file.close()
 
 
-def frame(path: Path) -> Any:
+@pytest.fixture
+def pandas() -> Any:
+    """Return what most people read such files with; it comes with the frameworks, and brings no Parquet itself."""
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    return pytest.importorskip("pandas", reason="pandas is not installed")
+
+
+def frame(pandas: Any, path: Path) -> Any:
     """Return what pandas reads."""
-    pandas = pytest.importorskip("pandas", reason="pandas is not installed: it comes with the extra 'frameworks'")
     return pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path)
 
 
 @pytest.mark.parametrize("name", ["values.csv", "values.parquet"])
-def test_values_have_step_time_and_rank(tmp_path: Path, name: str):
+def test_values_have_step_time_and_rank(tmp_path: Path, name: str, pandas: Any):
     """What is not a number is one to pandas; the columns have types."""
     record(tmp_path)
     record(tmp_path, rank=1)
     out = tmp_path / "out" / name
     out.parent.mkdir()
     assert main(["export", str(tmp_path), "-o", str(out)]) == 0
-    values = frame(out)
+    values = frame(pandas, out)
     assert list(values.columns) == ["run", "attempt", "rank", "step", "time", "metric", "value"]
     assert list(map(str, values.dtypes)) == ["str", "int64", "int64", "int64", "float64", "str", "float64"]
     assert set(values["run"]) == {"run"}
