@@ -8,9 +8,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from commands import Begin
 from programs import Collector
 from training import isolate
 
+import periflow_otel as pf
 from periflow_otel import testing
 
 # A job in the background of a script ignores Ctrl-C, and would have the scripts of tests ignore it too.
@@ -45,3 +47,18 @@ def captured(clock: testing.FakeClock) -> Iterator[testing.Captured]:
     """Capture what the test records."""
     with testing.capture(clock) as captured:
         yield captured
+
+
+@pytest.fixture
+def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Return what begins runs that record without an agent and end with the test."""
+    monkeypatch.setenv("PERIFLOW_AGENT", "off")
+    runs: list[pf.TrainingRun] = []
+
+    def begin(**named: str) -> pf.TrainingRun:
+        runs.append(pf.TrainingRun(10, **named))  # type: ignore[arg-type]  # only texts are given
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.shutdown()

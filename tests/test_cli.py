@@ -4,11 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from commands import Begin, Said
 from faulty_receiver import FaultyReceiver, ok, status
 from privileges import UNPRIVILEGED
 from recorder import make_run
@@ -20,32 +20,6 @@ from periflow_otel.journal.control import Control
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.segment import segment_path
 from periflow_otel.translate.telemetry import Span
-
-Begin = Callable[..., pf.TrainingRun]
-
-
-@pytest.fixture
-def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """Return what begins runs that record without an agent and end with the test."""
-    monkeypatch.setenv("PERIFLOW_AGENT", "off")
-    runs: list[pf.TrainingRun] = []
-
-    def begin(**named: str) -> pf.TrainingRun:
-        runs.append(pf.TrainingRun(10, **named))  # type: ignore[arg-type]  # only texts are given
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        run.shutdown()
-
-
-class Said:
-    """What a command printed, and its exit status."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        """Run the command."""
-        self.status = main(arguments)
-        self.output, self.errors = capsys.readouterr()
 
 
 def test_the_command_is_installed():

@@ -3,19 +3,17 @@
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import Begin, Said
 from programs import wait_until
-from training import Training, isolate
+from training import Training
 
 import periflow_otel as pf
-from periflow_otel.cli import main
 from periflow_otel.cli.tail import follow
 from periflow_otel.journal.folders import journal_folders
 
-Begin = Callable[..., pf.TrainingRun]
 SCRIPT = """
 import sys, time
 import periflow_otel as pf
@@ -27,36 +25,6 @@ for step in range(1, 41):
 if sys.argv[2] == "fails":
     raise ValueError
 """
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """Return what begins runs that record without an agent and end with the test."""
-    monkeypatch.setenv("PERIFLOW_AGENT", "off")
-    runs: list[pf.TrainingRun] = []
-
-    def begin(**named: str) -> pf.TrainingRun:
-        runs.append(pf.TrainingRun(10, **named))  # type: ignore[arg-type]  # only texts are given
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        run.shutdown()
-
-
-class Said:
-    """What a command printed, and its exit status."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        """Run the command."""
-        capsys.readouterr()
-        self.status = main(arguments)
-        self.output, self.errors = capsys.readouterr()
 
 
 def step(run: pf.TrainingRun, loss: float) -> None:

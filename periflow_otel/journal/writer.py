@@ -142,7 +142,7 @@ class JournalWriter:
                 try:
                     is_late = self._is_closed
                     if not is_late:
-                        self._write(pack_head(len(payload), crc32(payload)) + payload)
+                        self._write(pack_head(len(payload), crc32(payload)) + payload)  # frame(), without its call
                 finally:
                     self._is_writing = False
                     if self._interrupting or self._has_ended:
@@ -230,7 +230,7 @@ class JournalWriter:
         try:
             self._recover()
             if self._last is not None:
-                self._write(pack_head(len(self._last), crc32(self._last)) + self._last)
+                self._write(frame(self._last))
             self._leave_behind()
             self.ask_for_delivery()
         finally:
@@ -371,7 +371,7 @@ class JournalWriter:
     def _note_missing(self, records: int) -> None:
         if records:
             payload = encode_missing(Missing(records))
-            self._put(pack_head(len(payload), crc32(payload)) + payload, records)
+            self._put(frame(payload), records)
 
     def _put(self, data: bytes, records: int) -> None:
         """Write a frame that stands for a number of records; there is room."""
