@@ -83,7 +83,7 @@ def _parquet(out: Path | None, stack: ExitStack) -> Take:
         message = "Parquet cannot be written to a terminal; give a file: -o values.parquet"
         raise ConfigurationError(message)
     try:
-        import pyarrow as arrow  # type: ignore[import-untyped]  # noqa: ICN001, PLC0415  # an extra
+        import pyarrow as arrow  # noqa: ICN001, PLC0415  # an extra
         from pyarrow import parquet  # noqa: PLC0415  # as above
     except ImportError as error:
         message = "Parquet needs pyarrow: pip install 'periflow_otel[parquet]'"
