@@ -2,10 +2,15 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 LOGGER: Final = "periflow_otel"
 INTERVAL_S: Final = 60.0
+_OTHER_RUN: ContextVar[str] = ContextVar("other run", default="")
+"""Of which run is spoken, where it is not the one that this process serves."""
 
 
 class OncePerInterval(logging.Filter):
@@ -23,7 +28,7 @@ class OncePerInterval(logging.Filter):
         """Tell whether to log a record."""
         arguments = record.args if isinstance(record.args, tuple) else ()
         cause = (record.msg, *(str(each) for each in arguments if not isinstance(each, int | float)))
-        cause = getattr(record, "cause", cause)
+        cause = (_OTHER_RUN.get(), *getattr(record, "cause", cause))
         now_s = time.monotonic()
         if now_s - self._said_at_s.get(cause, -INTERVAL_S) < INTERVAL_S:
             return False
@@ -37,3 +42,24 @@ def limit_repeats() -> None:
     logger = logging.getLogger(LOGGER)
     if not any(isinstance(each, OncePerInterval) for each in logger.filters):
         logger.addFilter(OncePerInterval())
+
+
+@contextmanager
+def speak_of(run: str) -> Iterator[None]:
+    """What is logged in this context is about another run: its name goes with it, and nobody is disturbed."""
+    token = _OTHER_RUN.set(run)
+    try:
+        yield
+    finally:
+        _OTHER_RUN.reset(token)
+
+
+def is_of_this_run(_: logging.LogRecord) -> bool:
+    """Tell whether the run that this process serves is spoken of; a filter for what somebody looks at."""
+    return not _OTHER_RUN.get()
+
+
+def name_run(record: logging.LogRecord) -> bool:
+    """Say as ``of_run`` whose run is spoken of, where it is another's; a filter that lets everything through."""
+    record.of_run = f"{_OTHER_RUN.get()}: " if _OTHER_RUN.get() else ""
+    return True

@@ -16,6 +16,7 @@ from periflow_otel.config import ExportSettings
 from periflow_otel.journal.folders import LEDGER, LOCK_FILE, journal_folder, make_private, node_folder
 from periflow_otel.journal.space import size_bytes
 from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.logs import is_of_this_run, name_run
 from periflow_otel.records import RunFinished, encode, encode_metric
 
 LOCAL = ExportSettings.from_environ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"})
@@ -75,6 +76,18 @@ def test_what_a_machine_of_another_name_left_is_delivered(tmp_path: Path):
     assert logged(tmp_path, "before") == [0, 1, 2]
     assert not journal.exists()
     assert (journal.parent / LEDGER / journal.name).exists()
+
+
+def test_nobody_is_disturbed_by_what_another_run_cannot_deliver(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """It is said in the log, with the name of that run, and not on the terminal of whoever trains now."""
+    leave(tmp_path, "before")
+    (tmp_path / "before.log").mkdir()
+    shown: list[bool] = []
+    caplog.handler.addFilter(name_run)
+    caplog.handler.addFilter(lambda record: shown.append(is_of_this_run(record)) or True)
+    sweep_once(tmp_path)
+    assert {record.__dict__["of_run"] for record in caplog.records} == {"before: "}
+    assert set(shown) == {False}
 
 
 def test_what_a_dead_writer_left_open_is_delivered(tmp_path: Path):

@@ -17,7 +17,7 @@ from periflow_otel.birth import MARK
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.agent_note import decode_note
-from periflow_otel.logs import LOGGER, limit_repeats
+from periflow_otel.logs import LOGGER, is_of_this_run, limit_repeats, name_run
 from periflow_otel.processes import process_start
 from periflow_otel.terminal import Terminal
 
@@ -91,11 +91,12 @@ def _set_up_logging() -> None:
     log = open(2, "w", closefd=False)  # noqa: SIM115  # until the end
     # What ends the agent is for its log alone: the next one would say it again, and the launcher says it once.
     sys.excepthook = lambda *error: traceback.print_exception(*error, file=log)
-    logging.basicConfig(
-        format="%(asctime)s %(name)s: %(message)s",
-        level=logging.WARNING,
-        handlers=[logging.StreamHandler(), logging.StreamHandler(log)],
-    )
+    screen, file = logging.StreamHandler(), logging.StreamHandler(log)
+    screen.addFilter(is_of_this_run)
+    file.addFilter(name_run)
+    screen.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(of_run)s%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[screen, file])
     limit_repeats()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC would write on stderr is in the answers too
 

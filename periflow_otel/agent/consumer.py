@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,7 +129,8 @@ class Consumer:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._gives_up = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name=f"periflow-{name}", daemon=True)
+        serve = copy_context().run  # what is logged there is about the run that is spoken of here
+        self._thread = threading.Thread(target=serve, args=(self._serve,), name=f"periflow-{name}", daemon=True)
 
     def start(self) -> None:
         """Begin to deliver."""

@@ -32,6 +32,7 @@ from periflow_otel.journal.life import is_written
 from periflow_otel.journal.mounts import is_local
 from periflow_otel.journal.reader import JournalReader, unreadable_journals, written_journals
 from periflow_otel.journal.space import drop_oldest, size_bytes
+from periflow_otel.logs import speak_of
 from periflow_otel.records import RankRun
 
 KEPT_S: Final = 30 * 86_400.0
@@ -117,7 +118,8 @@ def _sweep(state_dir: Path, settings: ExportSettings, own: Path) -> None:
         with suppress(OSError):  # another agent was quicker
             _forget_old_journals(folder)
             if all(settings.sends_to(run.orders.destination) for _, run in _runs(folder)):
-                deliver_leftover(folder, settings, settings.linger_s)
+                with speak_of(folder.parent.name):
+                    deliver_leftover(folder, settings, settings.linger_s)
     for folder in folders:
         _forget_old_run(folder)
 
