@@ -14,18 +14,9 @@ from programs import free_ports, needs
 
 from periflow_otel.errors import ConfigurationError, PeriFlowInternalError
 from periflow_otel.processes import process_started_unix_ns
-from periflow_otel.ranks import (
-    LAUNCHERS,
-    ONE_PER_NODE,
-    CloudVariables,
-    Identity,
-    Launcher,
-    agree,
-    describe,
-    find_identity,
-    require_cloud,
-)
-from periflow_otel.ranks import OPEN_MPI as OPEN_MPI_TABLE
+from periflow_otel.ranks import CloudVariables, Identity, agree, describe, find_identity, require_cloud
+from periflow_otel.ranks.launchers import LAUNCHERS, ONE_PER_NODE, Launcher
+from periflow_otel.ranks.launchers import OPEN_MPI as OPEN_MPI_TABLE
 
 TORCHRUN = {
     "RANK": "5",
