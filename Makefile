@@ -4,7 +4,7 @@
 #   make check    lint, format and types
 #   make bench    measure the overhead, beside the raw OpenTelemetry SDK
 #   make docs     write docs/telemetry.md and the dashboards anew
-#   make stack    start a Collector, Prometheus, Jaeger and Grafana; PERIFLOW_STACK=native: without Docker
+#   make stack    start a Collector, Prometheus, Alertmanager, Jaeger and Grafana; PERIFLOW_STACK=native: without Docker
 # Variables: VENV (default .venv), PYTHON (default python3; 3.10 or newer).
 
 VENV ?= .venv

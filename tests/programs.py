@@ -23,8 +23,9 @@ from typing_extensions import Self
 def program(name: str) -> str:
     """Return the path of a program; skip the test where there is none, but never in CI."""
     folder = os.environ.get("PERIFLOW_TEST_BIN", "")
-    found = (shutil.which(name, path=folder) if folder else None) or shutil.which(name)
-    if found:
+    places = [(name, folder)] if folder else []
+    places += [(name, None), (f"prometheus-{name}", None)]  # so it is called in Debian
+    if found := next(filter(None, (shutil.which(called, path=path) for called, path in places)), None):
         return found
     reason = f"{name} is neither in PERIFLOW_TEST_BIN nor on PATH"
     if folder or os.environ.get("CI"):

@@ -15,14 +15,16 @@ _DURATION = re.compile(r"(?<![\w.:])((?:\d+h)?(?:\d+m)?(?:\d+s)?)(?![\w.:])")
 class Rules(Prometheus):
     """Started with the configuration of the stack, of which every time is divided by ``faster``."""
 
-    def __init__(self, folder: Path, faster: int = 1) -> None:
-        """Start it, with its data in ``folder``."""
+    def __init__(self, folder: Path, faster: int = 1, alertmanager: str = "") -> None:
+        """Start it, with its data in ``folder``; what fires goes to the address of an Alertmanager."""
         (port,) = free_ports(1)
         super().__init__(f"http://127.0.0.1:{port}")
         self.otlp = f"{self.url}/api/v1/otlp"
         config = yaml.safe_load((CONFIG / "prometheus" / "prometheus.yml").read_text())
         config["global"]["evaluation_interval"] = "1s"
         del config["scrape_configs"]
+        targets = [alertmanager] if alertmanager else []
+        config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": targets}]}]
         for name in config["rule_files"]:
             rules = (CONFIG / "prometheus" / name).read_text()
             (folder / name).write_text(divided(rules, faster) if faster > 1 else rules)

@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "collector-config"
-PORTS = ("OTLP_GRPC", "OTLP_HTTP", "PROMETHEUS", "JAEGER", "JAEGER_GRPC", "JAEGER_OTLP")
+PORTS = ("OTLP_GRPC", "OTLP_HTTP", "PROMETHEUS", "ALERTMANAGER", "JAEGER", "JAEGER_GRPC", "JAEGER_OTLP")
 
 
 class Series(NamedTuple):
@@ -35,12 +35,13 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         """Start them, with what they keep in ``folder``, and wait until they are ready."""
-        for name in ("otelcol", "prometheus", "jaeger"):
+        for name in ("otelcol", "prometheus", "jaeger", "alertmanager"):
             program(name)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self.offline = folder / "offline"
         self.endpoint = f"http://127.0.0.1:{ports['OTLP_HTTP']}"
         self.prometheus = Prometheus(f"http://127.0.0.1:{ports['PROMETHEUS']}")
+        self.alertmanager = f"http://127.0.0.1:{ports['ALERTMANAGER']}"
         self.jaeger_otlp = f"127.0.0.1:{ports['JAEGER_OTLP']}"
         self.jaeger = Jaeger(f"http://127.0.0.1:{ports['JAEGER']}")
         environ = {f"STACK_{name}_PORT": str(port) for name, port in ports.items()}

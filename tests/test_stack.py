@@ -178,9 +178,10 @@ def is_there(url: str, promql: str) -> bool:
 def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
     """One line has the addresses to open, one what a training needs; Ctrl-C leaves no program behind, and no errors."""
     with Stack(tmp_path / "stack") as stack:
-        ports = [int(url.rpartition(":")[2]) for url in (stack.endpoint, stack.prometheus.url, stack.jaeger.url)]
+        urls = (stack.endpoint, stack.prometheus.url, stack.jaeger.url, stack.alertmanager)
+        ports = [int(url.rpartition(":")[2]) for url in urls]
         assert stack.said == [
-            f"Open {stack.prometheus.url} (Prometheus) or {stack.jaeger.url} (Jaeger)\n",
+            f"Open {urls[1]} (Prometheus), {urls[2]} (Jaeger) or {urls[3]} (Alertmanager)\n",
             f"Train with OTEL_EXPORTER_OTLP_ENDPOINT={stack.endpoint}\n",
         ]
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # children of a script's background job ignore it too
@@ -194,7 +195,7 @@ def test_the_stack_says_where_to_look_and_ends_its_programs(tmp_path: Path):
 def test_a_program_that_ends_is_named(tmp_path: Path):
     """With the last line of its log; what earlier ones wrote there stays."""
     (tmp_path / "otelcol").symlink_to("/bin/sh")  # which takes no --config
-    for name in ("prometheus", "jaeger"):
+    for name in ("prometheus", "jaeger", "alertmanager"):
         (tmp_path / name).symlink_to(program(name))
     (tmp_path / "stack").mkdir()
     log = tmp_path / "stack" / "otelcol.log"
@@ -225,8 +226,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path):
 
 def test_a_program_that_is_missing_is_named(tmp_path: Path):
     """Without the programs the stack says which one it lacks, and that Docker would do."""
-    (tmp_path / "prometheus").symlink_to("/bin/true")
-    (tmp_path / "jaeger").symlink_to("/bin/true")
+    for name in ("prometheus", "jaeger", "alertmanager"):
+        (tmp_path / name).symlink_to("/bin/true")
     ended = run_script(tmp_path, PATH=str(tmp_path), PERIFLOW_TEST_BIN="", PERIFLOW_STACK="native", **own_ports())
     assert ended.returncode == 1
     assert ended.stderr == (
