@@ -100,6 +100,18 @@ def test_a_sampler_without_memory_leaves_it_in_kafka(tmp_path: Path):
             wait_until(lambda: sent <= {each.span_id for each in store.spans()}, 60, "all that was sent is stored")
 
 
+def test_a_step_with_many_phases_goes_through_kafka(tmp_path: Path):
+    """Though what one request has of it is more than a producer takes by default: it is one message."""
+    (port,) = free_ports(1)
+    broker = [program("kafka-dev"), "-port", str(port), "-topics", "otlp_spans:2"]
+    with Program(broker, tmp_path / "kafka.log", [port]), Collector(tmp_path / "store") as store:
+        kafka = f"127.0.0.1:{port}"
+        with Tiers.started(tmp_path / "tiers", *stores(store), kafka=kafka, **KEEP_ALL) as tiers:
+            phases = [span(0xABC, n, name="forward", text="x" * 1500) for n in range(1, 2001)]
+            Client(tiers, tenant="a").send_spans(*phases, resource={"periflow.run.id": "run"}).raise_for_status()
+            wait_until(lambda: len(store.spans()) == len(phases), 60, "all are stored")
+
+
 def send_one(client: Client, span_id: int) -> bool:
     """Send a trace of one span."""
     return client.send_spans(span(span_id, span_id), resource={"periflow.run.id": "run"}).ok

@@ -305,10 +305,14 @@ def test_a_node_that_drops_what_is_refused_is_reported(tiers: Tiers, tmp_path: P
 
 
 def test_alerts_ask_for_what_collectors_tell(tiers: Tiers, tmp_path: Path):
-    """All metrics that the alerts ask for are there once something was refused, late, and too late."""
+    """All metrics that the alerts ask for are there once something was refused, late, too late, and nobody's."""
     rules = (CONFIG / "prometheus" / "collectors.yml").read_text()
-    asked = set(re.findall(r"otelcol_[\w.]+(?:\([\w|]+\))?", rules))
-    direct = {"headers": {"authorization": f"Bearer {tiers.issuer.token(tenant='acme')}"}, "verify": tiers.certificate}
+    asked = set(re.findall(r"otelcol_[\w.]+(?:\([\w|]+\)[\w.]*)?", rules))
+    filters = set(re.findall(r'filter="([\w/]+)"', rules))
+    direct, nobody = (
+        {"headers": {"authorization": f"Bearer {tiers.issuer.token(**claims)}"}, "verify": tiers.certificate}
+        for claims in ({"tenant": "acme"}, {})
+    )
     with (
         tiers.node_agent("not a token", "refused") as refused,
         tiers.node_agent(tiers.issuer.token(tenant="acme"), "late") as late,
@@ -322,8 +326,10 @@ def test_alerts_ask_for_what_collectors_tell(tiers: Tiers, tmp_path: Path):
             for value in (1, 2):  # at the same time: Prometheus refuses the second
                 requests.post(f"{tiers.url}/v1/metrics", json=_one_point(value), timeout=30, **direct)
             requests.post(f"{tiers.url}/v1/metrics", json=_one_point(1, time_unix_ns=1), timeout=30, **direct)
+            requests.post(f"{tiers.url}/v1/traces", json=_one_span(), timeout=30, **nobody)
             told = prometheus.names()
-            return all(any(re.fullmatch(name, each) for each in told) for name in asked)
+            is_asked_for = all(any(re.fullmatch(name, each) for each in told) for name in asked)
+            return is_asked_for and all(prometheus.query(f'{{filter="{name}"}}') for name in filters)
 
         wait_until(is_all_there, 60, "all metrics are there")
 

@@ -2,6 +2,7 @@
 
 import json
 import string
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -108,6 +109,23 @@ def test_a_token_for_a_run_is_good_for_that_run_alone(tiers: Tiers, store: Colle
         client.send_spans(span(0xAA, 1, is_error=True), resource=said).raise_for_status()
     wait_until(lambda: spans_of(store, "mine"), 30, "its own is stored")
     assert not spans_of(store, "other")
+    assert {tuple(each.resource) for each in spans_of(store, "mine")} == {
+        ("service.name", "periflow.run.id", "periflow.tenant")
+    }
+
+
+def test_a_span_or_point_is_of_the_run_of_its_resource(tiers: Tiers, store: Collector, rules: Rules):
+    """What it says of its run by itself, in whatever spelling, counts for no other run."""
+    client, claims = Client(tiers, tenant="a", run="said"), {"periflow.run.id": "other", "periflow_run_id": "other"}
+    points = [(1.0, {key: value}) for key, value in claims.items()]
+    resource = {"periflow.run.id": "said"}
+    client.send_metrics(*(gauge(f"said_{n}", each) for n, each in enumerate(points)), resource=resource)
+    client.send_spans(span(0xAB, 1, is_error=True, **claims), resource=resource, scope=claims).raise_for_status()
+    for name in ("said_0", "said_1", "periflow_gateway_calls_total"):
+        wait_until(lambda name=name: rules.query(f'{name}{{periflow_run_id="said"}}'), 30, f"{name} is stored")
+    assert not rules.query('{periflow_run_id="other"}')
+    wait_until(lambda: spans_of(store, "said"), 30, "the span is stored")
+    assert not spans_of(store, "said")[0].attributes
 
 
 UPLOAD = "periflow.checkpoint.upload"
@@ -119,6 +137,12 @@ EXCEPTION = ("exception", {"exception.type": "ValueError"})
     [
         ({"events": [(UPLOAD, {"periflow.checkpoint.id": "run/1/1/0"})]}, True),
         ({"events": [EXCEPTION, (UPLOAD, {"periflow.checkpoint.id": "run/1/1/0"}), EXCEPTION]}, True),
+        ({"events": [(UPLOAD, {"periflow.checkpoint.id": run + "/1/1/0"}) for run in ("run", "other")]}, True),
+        (
+            {"events": [(UPLOAD, {"periflow.checkpoint.id": 7}), (UPLOAD, {"periflow.checkpoint.id": "run/1/1/0"})]},
+            True,
+        ),
+        ({"events": [(UPLOAD.title(), {"periflow.checkpoint.id": "run/1/1/0"})]}, False),
         ({"events": [(UPLOAD, {"periflow.checkpoint.id": "other/1/1/0"})]}, False),
         ({"events": [(UPLOAD, {"periflow.checkpoint.id": "runner/1/1/0"})]}, False),
         ({"events": [(UPLOAD, {"periflow.checkpoint.id": "a/run/1/1/0"})]}, False),
@@ -143,6 +167,8 @@ def test_an_upload_is_started_by_the_event_of_the_run(
     wait_until(lambda: any(span_id == 2 for span_id, _ in uploads(tiers, trace_id)), 30, "what was sent later is there")
     ids = [checkpoint for span_id, checkpoint in uploads(tiers, trace_id) if span_id == 1]
     assert ids == (["b/run/1/1/0"] if is_upload else [])
+    called = [each for each in tiers.checkpoints.spans() if each.trace_id == trace_id and each.span_id == 1]
+    assert [said for each in called for _, _, said in each.events] == [{"periflow.checkpoint.id": id_} for id_ in ids]
 
 
 def test_the_same_upload_of_two_tenants_has_two_ids(tiers: Tiers, a: Client, b: Client):
@@ -215,8 +241,10 @@ def test_counts_are_of_the_tenant_and_bounded(tiers: Tiers, rules: Rules):
     for number, run_id in enumerate([*NAMES, "counted"]):
         b.send_spans(span(0x1000 + number, 1), resource={"periflow.run.id": run_id}).raise_for_status()
     for name in ("periflow.gateway.calls", "periflow_gateway_calls", "_periflow.gateway.calls", "periflow:run_up:max"):
-        forged = counter(name, 1e6, {"periflow.run.id": "counted"})
+        forged = counter(name, 1e6, {})
         b.send_metrics(forged, gauge(name + "_total", (1e6, {})), resource={"periflow.run.id": "forged"})
+    by_unit = {**counter("periflow", 1e6, {}), "unit": "gateway.calls"}
+    b.send_metrics(by_unit, resource={"periflow.run.id": "forged"}).raise_for_status()
     counted = "sum by (periflow_tenant) (periflow_gateway_calls_total)"
     wait_until(
         lambda: rules.values(counted, "periflow_tenant").get("prolific", 0) > len(NAMES), 30, "all steps are counted"
@@ -259,10 +287,21 @@ def instance(run_id: str) -> dict[str, str]:
 def test_a_point_out_of_time_takes_none_along(b: Client, rules: Rules, ago_s: float):
     """Those that came with it are stored, and so are those with an odd kind or name beside them."""
     name = f"beside_{'past' if ago_s > 0 else 'future'}"
+    buckets = {"timeUnixNano": str(time.time_ns()), "count": 1, "scale": -5, "positive": {"bucketCounts": ["1"]}}
     odd = [{"name": "delta", "sum": {"aggregationTemporality": 1, "dataPoints": [{"asInt": 1}]}}, {"name": "nothing"},
+           {"name": "coarse", "exponentialHistogram": {"aggregationTemporality": 2, "dataPoints": [buckets]}},
            gauge("", (1.0, {})), gauge("é", (1.0, {}))]  # fmt: skip
     b.send_metrics(gauge("late", (1.0, {}), ago_s=ago_s), *odd, gauge(name, (1.0, {})), resource={}).raise_for_status()
     wait_until(lambda: rules.query(name), 30, "its neighbour is stored")
+
+
+@pytest.mark.parametrize("place", ["point", "scope", "resource"])
+def test_a_key_that_can_be_no_label_takes_nothing_along(b: Client, rules: Rules, place: str):
+    """Prometheus would refuse all that is sent with it, also if it is a word of another script."""
+    odd = dict.fromkeys(("", "..", "_", "손실", "é é"), "x")
+    said = {"resource": odd if place == "resource" else {}, "scope": odd if place == "scope" else {}}
+    b.send_metrics(gauge(f"odd_{place}", (1.0, odd if place == "point" else {})), **said).raise_for_status()
+    wait_until(lambda: rules.query(f"odd_{place}"), 30, "it is stored")
 
 
 def test_a_tenant_that_sends_too_much_is_refused_alone(tiers: Tiers, tmp_path: Path):

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_an_exemplar_leads_to_the_trace_of_all_ranks(trained: Trained):
         spans = trained.online.jaeger.page(exemplar["labels"]["trace_id"])
         assert exemplar["labels"]["span_id"] in {span["spanID"] for span in spans}
         assert {tag["value"] for span in spans for tag in span["tags"] if tag["key"] == "periflow.rank"} == {0, 1}
+
+
+def test_a_key_that_can_be_no_label_keeps_nothing_out(trained: Trained):
+    """Prometheus would refuse all that comes with it, such as a resource whose keys are words of another script."""
+    stack, at = trained.online, time.time_ns()
+    attributes = [{"key": "손실", "value": {"stringValue": "x"}}]
+    point = {"asDouble": 1.0, "timeUnixNano": str(at), "attributes": attributes}
+    metrics = [{"metrics": [{"name": "beside", "gauge": {"dataPoints": [point]}}]}]
+    body = {"resourceMetrics": [{"resource": {"attributes": attributes}, "scopeMetrics": metrics}]}
+    requests.post(f"{stack.endpoint}/v1/metrics", json=body, timeout=30).raise_for_status()
+    assert stack.prometheus.query("beside")
 
 
 def test_files_of_a_run_give_the_same_spans(trained: Trained):
