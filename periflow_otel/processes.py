@@ -1,8 +1,10 @@
 """A process, named for good although the kernel uses process ids again, and gives the same ones in each container."""
 
 import os
+import select
 import subprocess
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -53,6 +55,29 @@ class Process(msgspec.Struct, frozen=True):
     def is_of_this_boot(self) -> bool:
         """Tell whether it began on this machine, and since the machine did."""
         return self.boot_id == boot_id() != _UNKNOWN
+
+
+class Lifeline:
+    """Knows at once that a process still runs, where the kernel has a descriptor for that: on Linux."""
+
+    def __init__(self, process: Process) -> None:
+        """Take hold of a process that runs and can be seen from here; of another there is nothing to hold."""
+        self._descriptor = -1
+        self._end = select.poll()
+        with suppress(AttributeError, OSError):  # not Linux, or an old kernel, or too many files are open
+            self._descriptor = os.pidfd_open(process.pid)
+            self._end.register(self._descriptor, select.POLLIN)
+        # Asked after it: the id may have become another process's until then.
+        self._is_of_process = self._descriptor >= 0 and process.is_alive() is True
+
+    def holds(self) -> bool:
+        """Tell whether the process certainly runs. If not, :meth:`Process.is_alive` tells."""
+        return self._is_of_process and not self._end.poll(0)
+
+    def __del__(self) -> None:
+        """Let go of it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 def boot_id() -> str:

@@ -12,7 +12,7 @@ import pytest
 from disks import no_descriptors
 
 from periflow_otel import processes
-from periflow_otel.processes import Process, boot_id, pid_namespace, process_start
+from periflow_otel.processes import Lifeline, Process, boot_id, pid_namespace, process_start
 
 SILENT = (sys.executable, "-c", "input()")
 
@@ -93,6 +93,39 @@ def test_nothing_is_said_while_no_file_can_be_opened():
         assert (process.is_alive(), Process.current().start, boot_id()) == (None, 0, "unknown")
     assert process.is_alive()
     assert Process.current() == process
+
+
+def test_a_lifeline_holds_as_long_as_the_process_runs(child: subprocess.Popen[bytes]):
+    """It is cut before the parent has asked for the exit status."""
+    lifeline = Lifeline(process_of(child.pid))
+    assert lifeline.holds()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not lifeline.holds()
+
+
+@pytest.mark.parametrize("change", [{"start": 1}, {"start": 0}, {"boot_id": "another"}, {"pid_namespace": 1}])
+def test_a_lifeline_never_holds_another_process(change: dict[str, Any]):
+    """The same id may be another process's, of this machine or container or of another."""
+    assert not Lifeline(msgspec.structs.replace(Process.current(), **change)).holds()
+
+
+def test_without_a_descriptor_there_is_no_lifeline():
+    """Where none is free, or the kernel knows no such thing, the process has to be asked for."""
+    process = Process.current()
+    with no_descriptors():
+        lifeline = Lifeline(process)
+    assert not lifeline.holds()
+    assert process.is_alive()
+
+
+def test_a_lifeline_is_let_go_of(child: subprocess.Popen[bytes]):
+    """It takes a descriptor no longer than somebody asks."""
+    lifeline = Lifeline(process_of(child.pid))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # names suffice
+    assert lifeline.holds()
+    del lifeline
+    assert len(os.listdir("/proc/self/fd")) == before - 1  # noqa: PTH208
 
 
 def test_a_younger_process_has_a_later_start(child: subprocess.Popen[bytes]):

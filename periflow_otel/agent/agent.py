@@ -26,7 +26,7 @@ from periflow_otel.journal.agent_lock import (
     unlock,
 )
 from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, clear_note, write_note
-from periflow_otel.journal.cursors import load_cursor
+from periflow_otel.journal.cursors import Cursor, load_cursor
 from periflow_otel.journal.emergency import take_request_file
 from periflow_otel.journal.files import SCARCE
 from periflow_otel.records import RankRun
@@ -184,8 +184,8 @@ class Agent:
                 return
             self._look()
             is_alive = any(journal.is_alive for journal in self._journals.values())
-            if is_alive or progress != self._progress():
-                idle_since_s, progress = time.monotonic(), self._progress()
+            if is_alive or progress != (progress := self._progress()):
+                idle_since_s = time.monotonic()
             idle_s = time.monotonic() - idle_since_s
             if not is_alive and not self._has_work():
                 self._look()  # what was delivered since the last look is over
@@ -259,26 +259,21 @@ class Agent:
 
     def _tidy(self, journal: RankJournal) -> None:
         """Give back the space of what every consumer has."""
-        if self._is_complete(journal):
+        cursors = [self._cursor(journal, name) for name in journal.run.orders.consumers]
+        cursors += [reader.cursor(journal) for reader in self._live_readers()]
+        is_over = not journal.is_alive or bool(cursors)  # a run may also end long before its process
+        if is_over and all(cursor.is_complete for cursor in cursors):
             self._reporter.keep(journal, self._consumers())
             self._last_run = journal.run
             journal.retire()
             del self._journals[journal.folder]
         else:
-            segments = [self._segment(journal, name) for name in journal.run.orders.consumers]
-            segments += [reader.cursor(journal).position.segment for reader in self._live_readers()]
-            journal.forget(min(segments, default=0))
+            journal.forget(min([cursor.position.segment for cursor in cursors], default=0))
 
-    def _is_complete(self, journal: RankJournal) -> bool:
-        """Tell whether every consumer has all of a rank whose run is over."""
-        readers = self._readers(journal)
-        is_over = not journal.is_alive or bool(readers)  # a run may also end long before its process
-        return is_over and all(reader is not None and reader.cursor(journal).is_complete for reader in readers)
-
-    def _segment(self, journal: RankJournal, name: str) -> int:
+    def _cursor(self, journal: RankJournal, name: str) -> Cursor:
+        """Return how far a consumer is; one that could not be made is where an agent before has left it."""
         consumer = self._durable.get(name)
-        cursor = consumer.cursor(journal) if consumer else load_cursor(journal.folder, name)
-        return cursor.position.segment
+        return consumer.cursor(journal) if consumer else load_cursor(journal.folder, name)
 
     def _start_consumers(self) -> None:
         """Start what the journals ask for and is not there yet."""

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import copy_context
-from pathlib import Path
 from typing import Any, Final
 
 from periflow_otel.agent.delivery import Batch, Delivery, SetAside
@@ -122,8 +121,8 @@ class Consumer:
         self._is_per_rank = is_per_rank
         self._deltas = deltas_for(translator)
         self._journals: list[RankJournal] = []
-        self._tracks: dict[Path, Track] = {}
-        self._lanes: dict[Path | None, Lane] = {}
+        self._tracks: dict[RankJournal, Track] = {}
+        self._lanes: dict[RankJournal | None, Lane] = {}
         self._reports: Sequence[Item] = ()
         self._reported_at_s = time.monotonic()
         self._wake = threading.Event()
@@ -170,7 +169,7 @@ class Consumer:
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return what became of a journal so far."""
-        track = self._tracks.get(journal.folder)
+        track = self._tracks.get(journal)
         return track.cursor if track else Cursor()
 
     def _serve(self) -> None:
@@ -214,8 +213,8 @@ class Consumer:
         return max(0.0, min([self._interval_s, *(each - time.monotonic() for each in due_s)]))
 
     def _open_tracks(self) -> None:
-        tracks = {journal.folder: self._track(journal) for journal in self._journals}
-        gone = [self._tracks[folder].run for folder in self._tracks.keys() - tracks.keys()]
+        tracks = {journal: self._track(journal) for journal in self._journals}
+        gone = [journal.run for journal in self._tracks.keys() - tracks.keys()]
         self._tracks = tracks
         if isinstance(self._exporter, ShowsState):
             for run in gone:
@@ -223,12 +222,12 @@ class Consumer:
 
     def _track(self, journal: RankJournal) -> Track:
         """Return the track of a journal; a new one goes on where the cursor is."""
-        return self._tracks.get(journal.folder) or Track(journal, self.name, self._translator)
+        return self._tracks.get(journal) or Track(journal, self.name, self._translator)
 
     def _lanes_with_tracks(self) -> list[tuple[Lane, list[Track]]]:
-        wanted: dict[Path | None, list[Track]] = {} if self._is_per_rank else {None: []}
-        for folder, track in self._tracks.items():
-            wanted.setdefault(folder if self._is_per_rank else None, []).append(track)
+        wanted: dict[RankJournal | None, list[Track]] = {} if self._is_per_rank else {None: []}
+        for journal, track in self._tracks.items():
+            wanted.setdefault(journal if self._is_per_rank else None, []).append(track)
         self._lanes = {key: self._lanes.get(key) or self._open_lane(tracks) for key, tracks in wanted.items()}
         return [(self._lanes[key], tracks) for key, tracks in wanted.items()]
 

@@ -7,7 +7,6 @@ rank is late with shows when it begins: loading of data, evaluation, saving, and
 import time
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from periflow_otel import names
@@ -80,20 +79,20 @@ class SkewReader:
             skew: Is given the steps.
         """
         self._skew = skew
-        self._tracks: dict[Path, Track] = {}
+        self._tracks: dict[RankJournal, Track] = {}
         self._due_s = 0.0
 
     def read(self, journals: Iterable[RankJournal], *, is_urgent: bool) -> None:
         """Take the steps that were not taken yet, when it is time or urgent; of very many only a part."""
-        self._tracks = {each.folder: self._tracks.get(each.folder) or _track(each) for each in journals}
         now_s = time.monotonic()
         if is_urgent or now_s >= self._due_s:
+            self._tracks = {each: self._tracks.get(each) or _track(each) for each in journals}
             is_behind = [self._read_until(now_s + READ_S, track) for track in self._tracks.values()]
             self._due_s = now_s if any(is_behind) else now_s + INTERVAL_S
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return how far it has got in a journal."""
-        track = self._tracks.get(journal.folder)
+        track = self._tracks.get(journal)
         return track.cursor if track else Cursor()
 
     def _read_until(self, deadline_s: float, track: Track) -> bool:

@@ -10,6 +10,7 @@ from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import Head, JournalReader
 from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.journal.space import trim
+from periflow_otel.processes import Lifeline
 from periflow_otel.records import RankLost, RankRun
 
 
@@ -28,6 +29,7 @@ class RankJournal:
         self.reader = JournalReader(folder)
         self.lost = noted_loss(folder)
         self._was_alive = False
+        self._lifeline = Lifeline(run.process)
         self._head: Head | None = None
         self._first_segment = 0
 
@@ -51,7 +53,7 @@ class RankJournal:
         return before is None or self._head.urgent_sequence != before.urgent_sequence
 
     def _is_there(self) -> bool:
-        return is_written(self.folder, self.run.process)
+        return self._lifeline.holds() or is_written(self.folder, self.run.process)
 
     def _last_write_unix_ns(self) -> int:
         """Return when the journal was written last, as the file system knows it: to half a minute or so."""

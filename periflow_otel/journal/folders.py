@@ -25,11 +25,12 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from periflow_otel.journal.files import SCARCE, list_own
+from periflow_otel.journal.files import SCARCE, names_own
 
 LOCK_FILE: Final = "agent.lock"
 NEXT_LOCK_FILE: Final = "agent.next"
@@ -96,20 +97,26 @@ def journal_folder(folder: Path, attempt: int, rank: int) -> Path:
 
 def journal_folders(folder: Path) -> Iterator[Path]:
     """Yield the journals of a run, the oldest attempt first."""
-    found = [(_numbers(entry), entry) for entry in _entries(folder)]
-    yield from (entry for numbers, entry in sorted(found) if numbers)
+    yield from _journals_among(folder, tuple(_names(folder)))
+
+
+@lru_cache(maxsize=8)
+def _journals_among(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the journals among what is in a folder; remembered, as an agent looks at the same ones again and again."""
+    found = [(numbers, folder / name) for name in names if (numbers := _numbers(name))]
+    return [journal for _, journal in sorted(found)]
 
 
 def rank_of(journal: Path) -> int | None:
     """Return the rank whose journal is in a folder; None if the folder is not called so."""
-    numbers = _numbers(journal)
+    numbers = _numbers(journal.name)
     return numbers[1] if numbers else None
 
 
 def own_attempts(folder: Path, rank: int) -> list[int]:
     """Return the attempts of a rank that left something in the folder of its run on this node."""
     try:
-        entries = [_numbers(entry) for entry in (*_entries(folder), *_entries(folder / LEDGER))]
+        entries = map(_numbers, (*_names(folder), *_names(folder / LEDGER)))
     except OSError:  # too many files are open: nobody has two journals of one name, at any rate
         return []
     return sorted({numbers[0] for numbers in entries if numbers and numbers[1] == rank})
@@ -191,20 +198,25 @@ def _create(folder: Path) -> bool:
     return True
 
 
-def _numbers(entry: Path) -> tuple[int, ...]:
+def _numbers(name: str) -> tuple[int, ...]:
     """Return the attempt and the rank that an entry is about; nothing if it is about none."""
-    match = _JOURNAL.fullmatch(entry.name)
+    match = _JOURNAL.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else ()
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what is in a folder of this user; nothing of anybody else's.
+    """Return what is in a folder of this user, as :func:`_names` does."""
+    return [folder / name for name in _names(folder)]
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of what is in a folder of this user; nothing of anybody else's.
 
     Raises:
         OSError: This process has too many files open.
     """
     try:
-        return list_own(folder)
+        return names_own(folder)
     except OSError as error:
         if error.errno in SCARCE:
             raise

@@ -32,7 +32,7 @@ from periflow_otel.records import MAX_RECORD_BYTES, Missing, RankRun, Record, de
 
 READ_BYTES: Final = 256 << 10
 """How much of a segment is read at a time."""
-LIST_INTERVAL_S: Final = 1.0
+LIST_INTERVAL_S: Final = 5.0
 """How often a folder is listed while its writer seems to be in the last segment that is known. It says so when it
 leaves, unless it is ended at that very moment."""
 OPEN_SEGMENTS: Final = 8
@@ -132,7 +132,7 @@ class JournalReader:
 
         Args:
             is_last: Its process is gone, so this is its last state; else a segment that it has just begun in an unusual
-                way may be seen a second later.
+                way may be seen seconds later.
 
         Raises:
             OSError: This process has too many files open.
