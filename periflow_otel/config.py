@@ -5,11 +5,12 @@ no sense is ignored with a warning. But an endpoint, a header, a certificate or 
 error, and so is every value of a ``PERIFLOW_*`` variable that makes no sense.
 """
 
+import logging
 import re
 import secrets
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b, pbkdf2_hmac
 from pathlib import Path
@@ -19,7 +20,7 @@ from urllib.parse import unquote
 import msgspec
 
 from periflow_otel import names
-from periflow_otel.endpoints import OtlpSettings, Signal, of_signal, resolve_otlp
+from periflow_otel.endpoints import SIGNALS, OtlpSettings, Signal, of_signal, resolve_otlp
 from periflow_otel.environ import Environ, Variables, bad_value, reject
 from periflow_otel.ids import SAMPLE_NOTHING, is_unsampled, valid_tracestate
 from periflow_otel.journal.folders import private_inside
@@ -27,6 +28,7 @@ from periflow_otel.journal.folders import private_inside
 AgentMode = Literal["process", "thread", "off"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramKind = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]
+Events = Literal["span", "log", "both"]
 
 _PATHS: Final = re.compile(
     r"HOME|PERIFLOW_(STATE_DIR|OTLP_HEADERS_FILE)|TMPDIR|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
@@ -44,8 +46,18 @@ PROMETHEUS_PORT: Final = 9464
 OWN_EXPORTERS: Final[dict[Signal, frozenset[str]]] = {
     "traces": frozenset({"none", "otlp"}),
     "metrics": frozenset({"none", "otlp", "prometheus"}),
+    "logs": frozenset({"none", "otlp"}),
 }
-"""What ``OTEL_TRACES_EXPORTER`` and ``OTEL_METRICS_EXPORTER`` may name, besides exporters of other packages."""
+"""What ``OTEL_TRACES_EXPORTER`` and its like may name, besides exporters of other packages."""
+LOG_LEVELS: Final = {
+    "off": None,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+"""What ``PERIFLOW_LOGS`` may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +65,14 @@ class ExportSettings:
     """What the agent needs to know."""
 
     is_cloud: bool
-    traces_exporters: tuple[str, ...]
-    """``otlp``, or the name of an exporter that is registered with OpenTelemetry."""
-    metrics_exporters: tuple[str, ...]
-    otlp_traces: OtlpSettings | None
-    otlp_metrics: OtlpSettings | None
-    writes_traces_file: bool
-    writes_metrics_file: bool
+    exporters: Mapping[Signal, tuple[str, ...]]
+    """Of each signal that is recorded: ``otlp``, or names of exporters that are registered with OpenTelemetry."""
+    otlp: Mapping[Signal, OtlpSettings]
+    """How a signal leaves over OTLP, also one that only earlier runs have recorded."""
+    files: tuple[Signal, ...]
+    """Signals that are written into files."""
+    events: Events = "span"
+    """As what events leave: in spans, as log records of their own, or both."""
     temporality: Temporality = "cumulative"
     histogram: HistogramKind = "explicit_bucket_histogram"
     serves_prometheus: bool = False
@@ -84,17 +97,17 @@ class ExportSettings:
         """
         variables = Variables(environ)
         is_cloud = find_mode(environ) == "cloud"
-        traces = _exporters(variables, "traces", is_cloud=is_cloud)
-        metrics = _exporters(variables, "metrics", is_cloud=is_cloud)
+        events = variables.choice(names.EVENTS_VAR, "span", get_args(Events))
+        recorded = [each for each in SIGNALS if each != "logs" or events != "span" or _log_level(variables) is not None]
+        asked = {each: _exporters(variables, each, is_cloud=is_cloud, is_recorded=each in recorded) for each in SIGNALS}
+        metrics = asked["metrics"]
         serves_prometheus = "prometheus" in metrics or (not is_cloud and "none" not in metrics)
         return cls(
             is_cloud=is_cloud,
-            traces_exporters=tuple(name for name in traces if name != "none"),
-            metrics_exporters=tuple(name for name in metrics if name not in ("none", "prometheus")),
-            otlp_traces=resolve_otlp(variables, "traces") if "otlp" in traces else None,
-            otlp_metrics=resolve_otlp(variables, "metrics") if "otlp" in metrics else None,
-            writes_traces_file=not is_cloud and "none" not in traces,
-            writes_metrics_file=not is_cloud and "none" not in metrics,
+            exporters={each: tuple(_pushed(asked[each])) for each in recorded},
+            otlp={each: resolve_otlp(variables, each) for each in SIGNALS if "otlp" in asked[each]},
+            files=() if is_cloud else tuple(each for each in recorded if "none" not in asked[each]),
+            events=events,
             temporality=variables.choice(
                 "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative", get_args(Temporality)
             ),
@@ -134,19 +147,19 @@ class ExportSettings:
         return not destination or (bool(identity := self._identity()) and _hash(identity, salt) == digest)
 
     def _identity(self) -> tuple[object, ...]:
-        receivers = (each.identity() for each in (self.otlp_traces, self.otlp_metrics) if each is not None)
-        others = (each for each in (*self.traces_exporters, *self.metrics_exporters) if each != "otlp")
-        return (*receivers, *others)
+        receivers = (each.identity() for each in self.otlp.values())
+        return (*receivers, *self.others())
+
+    def others(self) -> Iterator[str]:
+        """Name the exporters of other packages."""
+        return (name for exporters in self.exporters.values() for name in exporters if name != "otlp")
 
     def _consumers(self) -> Iterator[str]:
         if not self.is_cloud:
             yield "metric_log"
-        if self.writes_traces_file:
-            yield "otlp_file.traces"
-        if self.writes_metrics_file:
-            yield "otlp_file.metrics"
-        yield from (_consumer(name, "traces") for name in self.traces_exporters)
-        yield from (_consumer(name, "metrics") for name in self.metrics_exporters)
+        yield from (f"otlp_file.{each}" for each in self.files)
+        for each, exporters in self.exporters.items():
+            yield from (_consumer(name, each) for name in exporters)
 
 
 def _journal_max_bytes(variables: Variables) -> int:
@@ -177,6 +190,8 @@ class RunSettings:
     traceparent: str | None
     tracestate: str
     emergency_signals: tuple[signal.Signals, ...]
+    log_level: int | None
+    """From this level on, what the script logs is recorded; None: nothing of it."""
     consumers: tuple[str, ...]
     """Every one of these must have a record before the journal may forget it."""
     awaited: tuple[str, ...]
@@ -213,6 +228,7 @@ class RunSettings:
             traceparent=variables.text("TRACEPARENT"),
             tracestate=valid_tracestate(variables.text("TRACESTATE")),
             emergency_signals=tuple(_signals(variables)),
+            log_level=_log_level(variables),
             consumers=export.consumers() if export else (),
             destination=export.destination() if export else "",
             agent_settings=_name_settings(export, environ) if export else "",
@@ -280,10 +296,14 @@ def _absolute(path: str) -> str:
 
 def _name_settings(export: ExportSettings, environ: Environ) -> str:
     """Return a name for settings, with the variables of exporters of other packages, and the state of certificates."""
-    has_others = any(each != "otlp" for each in (*export.traces_exporters, *export.metrics_exporters))
+    has_others = any(export.others())
     others = [(name, environ[name]) for name in sorted(environ) if has_others and name.startswith("OTEL_EXPORTER_")]
-    senders = [otlp for otlp in (export.otlp_traces, export.otlp_metrics) if otlp is not None]
-    files = [file for otlp in senders for file in (otlp.certificate, otlp.client_certificate, otlp.client_key) if file]
+    files = [
+        file
+        for otlp in export.otlp.values()
+        for file in (otlp.certificate, otlp.client_certificate, otlp.client_key)
+        if file
+    ]
     state = repr((others, [_changed_ns(file) for file in files]))
     return blake2b(msgspec.json.encode(export) + state.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
@@ -295,7 +315,7 @@ def _changed_ns(path: str) -> int:
         return 0
 
 
-def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool) -> tuple[str, ...]:
+def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool, is_recorded: bool) -> tuple[str, ...]:
     """Name the exporters of a signal: those asked for, else OTLP where it has somewhere to go."""
     variable = f"OTEL_{signal.upper()}_EXPORTER"
     asked = variables.text(variable)
@@ -303,8 +323,18 @@ def _exporters(variables: Variables, signal: Signal, *, is_cloud: bool) -> tuple
         return ("otlp",) if is_cloud or of_signal(variables, signal, "ENDPOINT")[1] else ()
     given = (name.strip() for name in asked.split(",") if name.strip())
     exporters = tuple(dict.fromkeys(name.lower() if name.lower() in OWN_EXPORTERS[signal] else name for name in given))
-    _check_installed(variable, signal, set(exporters) - OWN_EXPORTERS[signal])
+    if is_recorded:  # else the variable may be meant for somebody else's
+        _check_installed(variable, signal, set(exporters) - OWN_EXPORTERS[signal])
     return exporters
+
+
+def _pushed(exporters: tuple[str, ...]) -> Iterator[str]:
+    """Name the exporters that are given what there is, without the one that is asked for it."""
+    return (name for name in exporters if name not in ("none", "prometheus"))
+
+
+def _log_level(variables: Variables) -> int | None:
+    return LOG_LEVELS[variables.choice(names.LOGS_VAR, "off", LOG_LEVELS)]
 
 
 def _check_installed(variable: str, signal: Signal, others: set[str]) -> None:
@@ -312,7 +342,8 @@ def _check_installed(variable: str, signal: Signal, others: set[str]) -> None:
         return
     from importlib.metadata import entry_points  # noqa: PLC0415  # takes milliseconds, and most never need it
 
-    installed = entry_points(group=f"opentelemetry_{signal}_exporter").names
+    # The SDK's interface of log exporters is private as yet.
+    installed = set() if signal == "logs" else entry_points(group=f"opentelemetry_{signal}_exporter").names
     if unknown := ", ".join(sorted(others - installed)):
         known = ", ".join(sorted(OWN_EXPORTERS[signal] | installed))
         raise bad_value(variable, unknown, f"choose from {known}, install the package of that exporter")

@@ -19,16 +19,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from periflow_otel import ids
-
-
-class SpanIdentity(NamedTuple):
-    """What a span is called when it is exported."""
-
-    trace_id: ids.TraceId
-    span_id: ids.SpanId
-    is_sampled: bool
-
+from periflow_otel.identities import SpanIdentity
 
 Identify = Callable[[int | None, int], SpanIdentity]
 """Derives the identity of a step, or of a phase in it, from their numbers; see ``OpenSpan``."""
@@ -87,7 +78,7 @@ class OpenSpan(NonRecordingSpan):
             phase: Number of the phase; 0 for the step itself.
         """
         self.phase = phase
-        self._step = step
+        self.step = step
         self._identify = identify
         self._is_stale = False
         self._outer = outer = get_current()
@@ -98,7 +89,7 @@ class OpenSpan(NonRecordingSpan):
         """Return the ids; invalid ones if the step ended where this context could not be taken back."""
         if self._is_stale:
             return INVALID_SPAN_CONTEXT
-        return _span_context(self._identify(self._step, self.phase))
+        return _span_context(self._identify(self.step, self.phase))
 
     def __repr__(self) -> str:
         """Show the ids."""
@@ -113,8 +104,8 @@ class OpenSpan(NonRecordingSpan):
         del self._outer, self._inner  # they refer back to this, and garbage is not collected at every step
 
     def belongs_to(self, identify: Identify) -> bool:
-        """Tell whether ``identify`` derives the ids of this span."""
-        return self._identify == identify
+        """Tell whether ``identify`` derives the ids of this span, which is not over."""
+        return self._identify == identify and not self._is_stale
 
 
 def _span_context(identity: SpanIdentity) -> SpanContext:
@@ -126,3 +117,33 @@ def current_phase(identify: Identify) -> int:
     """Return the number of the phase that is the current span, if it is one of ``identify``, else 0."""
     span = get_current_span()
     return span.phase if isinstance(span, OpenSpan) and span.belongs_to(identify) else 0
+
+
+class Whereabouts(NamedTuple):
+    """In what something was said."""
+
+    step: int | None
+    phase: int
+    """Number of the phase, or 0."""
+    foreign: bytes = b""
+    """Trace id, span id and flags of a span of somebody else's, where that is current."""
+
+
+def whereabouts(identify: Identify, open_step: int | None) -> Whereabouts:
+    """Tell in which step, phase or span of somebody else's this thread or task is.
+
+    Args:
+        identify: Derives the ids of the run.
+        open_step: The step that is open; None if there is none. Where no span is current, as in threads, it is in that.
+    """
+    span = get_current_span()
+    if isinstance(span, OpenSpan) and span.belongs_to(identify):
+        return Whereabouts(span.step, span.phase)
+    if span is INVALID_SPAN or isinstance(span, OpenSpan | StandingSpan):
+        return Whereabouts(open_step, 0)
+    found = span.get_span_context()
+    return Whereabouts(open_step, 0, _as_bytes(found) if found.is_valid else b"")
+
+
+def _as_bytes(found: SpanContext) -> bytes:
+    return found.trace_id.to_bytes(16, "big") + found.span_id.to_bytes(8, "big") + bytes((found.trace_flags,))

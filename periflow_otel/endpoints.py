@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Protocol = Literal["grpc", "http/protobuf", "http/json"]
 Compression = Literal["none", "gzip"]
-Signal = Literal["traces", "metrics"]
+Signal = Literal["traces", "metrics", "logs"]
+SIGNALS: Final[tuple[Signal, ...]] = get_args(Signal)
 
 
 @dataclass(frozen=True, slots=True)

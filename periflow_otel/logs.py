@@ -9,6 +9,8 @@ from typing import Final
 
 LOGGER: Final = "periflow_otel"
 INTERVAL_S: Final = 60.0
+OWN_THREADS: Final = "periflow-"
+"""How the names of all threads of this package begin."""
 _OTHER_RUN: ContextVar[str] = ContextVar("other run", default="")
 """Of which run is spoken, where it is not the one that this process serves."""
 
@@ -35,6 +37,11 @@ class OncePerInterval(logging.Filter):
         self._said_at_s = {each: said for each, said in self._said_at_s.items() if now_s - said < INTERVAL_S}
         self._said_at_s[cause] = now_s
         return True
+
+
+def is_own(record: logging.LogRecord) -> bool:
+    """Tell whether this package has said something, or what it uses in a thread of its own."""
+    return record.name.partition(".")[0] == LOGGER or (record.threadName or "").startswith(OWN_THREADS)
 
 
 def limit_repeats() -> None:

@@ -20,7 +20,7 @@ class Instrument(NamedTuple):
 VERSION: Final = "0.1.0"
 """Of this package, and of the instrumentation scope."""
 SCOPE: Final = "periflow_otel"
-"""Name of the instrumentation scope."""
+"""Name of the instrumentation scope. A log record has the name of its logger there."""
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 """The semantic conventions that all names follow which are not our own, such as those of ``service`` and ``host``."""
 
@@ -51,7 +51,7 @@ EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART)
 STEP: Final = "periflow.step.number"
 """Number of the step within the run, from 1. Never a metric attribute."""
 RANK: Final = "periflow.rank"
-"""Rank of the process. On every span and every metric point of a rank."""
+"""Rank of the process. On every span, metric point and log record of a rank."""
 LOCAL_RANK: Final = "periflow.local_rank"
 """Rank within the node."""
 NODE_RANK: Final = "periflow.node_rank"
@@ -104,6 +104,22 @@ EXCEPTION_TYPE: Final = "exception.type"
 """Type of the exception, with its module; its message may hold secrets and stays out."""
 ERROR_TYPE: Final = "error.type"
 """Of what a step, phase or run has failed: the type of the exception, or killed. On spans with the status ERROR."""
+EXCEPTION_MESSAGE: Final = "exception.message"
+"""Text of an exception that the script has logged, of which the script decides what it says. On log records only."""
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+"""Stack of an exception that the script has logged, as Python prints it. On log records only."""
+CODE_STACKTRACE: Final = "code.stacktrace"
+"""Stack of a log record that was said with ``stack_info``."""
+CODE_FILE_PATH: Final = "code.file.path"
+"""File whose code has said a log record."""
+CODE_FUNCTION: Final = "code.function.name"
+"""Function that has said a log record."""
+CODE_LINE: Final = "code.line.number"
+"""Line of that file."""
+THREAD_ID: Final = "thread.id"
+"""Thread that has said a log record, by Python's number."""
+THREAD_NAME: Final = "thread.name"
+"""Name of that thread."""
 METRIC_KEY: Final = "periflow.key"
 """The user's spelling of a key, of a metric or of the configuration. Metric attribute."""
 TIME_KIND: Final = "periflow.kind"
@@ -120,8 +136,10 @@ ATTRIBUTES: Final = {
     LAST_CHECKPOINT: "int", TARGET_STEP: "int", GAP: "double", NONFINITE: "string[]", METRIC_PREFIX: "template[any]",
     CONFIG_PREFIX: "template[any]", CONFIG_VALUE: "string", SAVE_TYPE: "string", TRIGGER_TIME: "string",
     CHECKPOINT_ID: "string", REQUEST_DELAY: "double", RESTART_GAP: "double", REDONE_STEPS: "int", LAST_RANK: "int",
-    EXCEPTION_TYPE: "string", ERROR_TYPE: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string",
-    DROP_REASON: "string", CONSUMER: "string",
+    EXCEPTION_TYPE: "string", ERROR_TYPE: "string", EXCEPTION_MESSAGE: "string", EXCEPTION_STACKTRACE: "string",
+    CODE_STACKTRACE: "string", CODE_FILE_PATH: "string", CODE_FUNCTION: "string", CODE_LINE: "int", THREAD_ID: "int",
+    THREAD_NAME: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string", DROP_REASON: "string",
+    CONSUMER: "string",
 }  # fmt: skip
 """With their types, in the words of the semantic conventions."""
 
@@ -247,6 +265,10 @@ AGENT_LINGER: Final = "PERIFLOW_AGENT_LINGER"
 """Seconds that the agent goes on trying when all ranks are gone. Default: 60."""
 JOURNAL_MAX_BYTES: Final = "PERIFLOW_JOURNAL_MAX_BYTES"
 """Bound of the journal, per rank. Default: 268435456."""
+LOGS_VAR: Final = "PERIFLOW_LOGS"
+"""debug, info, warning, error or critical: from this level on, what the script logs is recorded. Default: off."""
+EVENTS_VAR: Final = "PERIFLOW_EVENTS"
+"""As what events leave: span (default), log, or both."""
 PAGE: Final = "PERIFLOW_PAGE"
 """0: no live page. Default: 1 where the Prometheus endpoint is on, as it is in local mode."""
 CONSOLE: Final = "PERIFLOW_CONSOLE"
@@ -259,6 +281,6 @@ EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 """Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, PAGE, CONSOLE, OTLP_HEADERS_FILE,
-    ALLOWED_HOSTS, EMERGENCY_SIGNALS,
+    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, LOGS_VAR, EVENTS_VAR, PAGE,
+    CONSOLE, OTLP_HEADERS_FILE, ALLOWED_HOSTS, EMERGENCY_SIGNALS,
 )  # fmt: skip

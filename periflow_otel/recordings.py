@@ -12,7 +12,7 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.run_view import RunView
 
-_NAME: Final = re.compile(r"(?P<stem>.+)\.(?P<signal>traces|metrics)(\.(?P<number>\d+))?\.jsonl")
+_NAME: Final = re.compile(r"(?P<stem>.+)\.(?P<signal>traces|metrics|logs)(\.(?P<number>\d+))?\.jsonl")
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:

@@ -173,7 +173,40 @@ class Config(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
     """Scalars, and lists of them, by key."""
 
 
-Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config
+class LogLine(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
+    """What a logger of the script was told, formatted where it was said."""
+
+    time_unix_ns: int
+    observed_unix_ns: int
+    """When it was recorded."""
+    step: int | None
+    """The step in which it was said, or None outside a step."""
+    phase: int
+    """Number of the phase in which it was said, or 0."""
+    span: bytes
+    """Where it was said in a span of the script's own: trace id, span id and flags of that."""
+    logger: str
+    level: int
+    level_name: str
+    message: str
+    path: str
+    line: int
+    function: str
+    thread_id: int
+    thread: str
+    error: str | None = None
+    """Type of the exception that was logged,"""
+    error_message: str = ""
+    """what it says,"""
+    stack: str = ""
+    """and where it came from."""
+    extra: dict[str, Any] = {}
+    """What else the script has said in ``extra``."""
+    dropped: int = 0
+    """How many of these were left out."""
+
+
+Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config | LogLine
 
 MAX_KEY_CHARS: Final = 256
 """Longest metric key: it becomes the name of an instrument."""

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel import arguments, ids, names, startup
+from periflow_otel import arguments, names, startup
 from periflow_otel.clock import Clock, current_clock
-from periflow_otel.context import OpenSpan, SpanIdentity, StandingSpan, current_phase
+from periflow_otel.context import OpenSpan, StandingSpan, current_phase, whereabouts
 from periflow_otel.endings import call_at_exit, error_at_exit, failure, say_what_is_recorded, time_left_s
 from periflow_otel.environ import Environ
 from periflow_otel.errors import (
@@ -24,8 +24,10 @@ from periflow_otel.errors import (
     full_type,
 )
 from periflow_otel.handover import Handover
+from periflow_otel.identities import SpanIdentity, identify
 from periflow_otel.joining import next_attempt
 from periflow_otel.journal.ledger import find_earlier
+from periflow_otel.log_lines import encode_line
 from periflow_otel.logs import limit_repeats
 from periflow_otel.records import (
     Checkpoint,
@@ -41,6 +43,7 @@ from periflow_otel.records import (
 )
 from periflow_otel.run_config import RunConfig
 from periflow_otel.saves import EmergencySaves
+from periflow_otel.script_logs import ScriptLogs
 from periflow_otel.stepping import EndStep, StepContext
 from periflow_otel.terminal import say
 
@@ -135,6 +138,7 @@ class TrainingRun:
         self._phases = itertools.count(1)
         self._checkpoint_steps: deque[int] = deque(maxlen=_KNOWN_CHECKPOINTS)
         self._is_over = False
+        self._script_logs = ScriptLogs(beginning.settings.log_level, self._add_log_line)
         self._ensure_agent()
         call_at_exit(self._at_exit)
         _runs.add(self)
@@ -388,20 +392,15 @@ class TrainingRun:
 
     def _identify(self, step: int | None, phase: int) -> SpanIdentity:
         """Derive the ids that the exported span of a step or a phase has."""
-        run = self.info
-        if step is None:
-            launcher_trace_id, _ = ids.parse_traceparent(run.traceparent)
-            trace_id = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt)
-            is_sampled = run.orders.sampling_ratio >= 0
-        else:
-            trace_id = ids.step_trace_id(run.seed, run.attempt, step)
-            is_sampled = ids.is_sampled(trace_id, run.orders.sampling_ratio)
-        if phase:
-            return SpanIdentity(trace_id, ids.phase_span_id(run.seed, run.attempt, run.rank, phase), is_sampled)
-        return SpanIdentity(trace_id, ids.step_span_id(run.seed, run.attempt, step or 0, run.rank), is_sampled)
+        return identify(self.info, step, phase)
 
     def _identify_open_step(self) -> SpanIdentity | None:
         return None if self._started_ns is None or self._is_over else self._identify(self._step, 0)
+
+    def _add_log_line(self, record: logging.LogRecord) -> None:
+        """Record what a logger was told, in whatever thread."""
+        where = whereabouts(self._identify, None if self._started_ns is None else self._step)
+        self._journal.append(encode_line(record, where, self._time_ns()))
 
     def _settle_last_step(self) -> None:
         """End a step that its ``with`` block has left without an end, as when a signal handler raises at its exit.
@@ -475,6 +474,7 @@ class TrainingRun:
         if self._started_ns is not None:
             self.end_step(error or _UNFINISHED)
         self._is_over = True
+        self._script_logs.close()
         self._saves.close()
         atexit.unregister(self._at_exit)
         self._standing_span.leave()
@@ -496,6 +496,7 @@ class TrainingRun:
     def _leave_behind(self) -> None:
         """Record nothing more: this is a forked child, and the run is its parent's."""
         self._is_over, self._started_ns = True, None
+        self._script_logs.close()
 
 
 _NO_CHECKPOINT_FOLDER: Final = (

@@ -58,13 +58,13 @@ def _plain(given: object) -> dict[str, Any]:
         message = f"config is an object of type {type(given).__name__}; give a dict of values by name, as vars() does"
         raise ConfigurationError(message)
     try:
-        return plain_mapping(dict(_flat("", given, is_secret=False, depth=0)))
+        return plain_mapping(dict(_flat("", given, is_hidden=False, depth=0)))
     except (TypeError, ValueError) as error:
         message = f"config: {error}"
         raise ConfigurationError(message) from None
 
 
-def _flat(key: str, value: object, *, is_secret: bool, depth: int) -> Iterator[tuple[str, object]]:
+def _flat(key: str, value: object, *, is_hidden: bool, depth: int) -> Iterator[tuple[str, object]]:
     """Yield the values in ``value`` by their dotted keys."""
     if depth > _MAX_DEPTH:
         message = f"{key[:40]!r} nests deeper than {_MAX_DEPTH}, or contains itself"
@@ -72,9 +72,9 @@ def _flat(key: str, value: object, *, is_secret: bool, depth: int) -> Iterator[t
     if inner := _inside(value):
         for name, each in inner.items():
             inner_key = f"{key}.{_name(name)}" if depth else _name(name)
-            yield from _flat(inner_key, each, is_secret=is_secret or _is_secret(_name(name)), depth=depth + 1)
+            yield from _flat(inner_key, each, is_hidden=is_hidden or is_secret(_name(name)), depth=depth + 1)
     elif value is not None and not isinstance(value, Mapping):
-        yield key, MASKED if is_secret and not isinstance(value, bool) else _short(value)
+        yield key, MASKED if is_hidden and not isinstance(value, bool) else _short(value)
 
 
 def _inside(value: object) -> Mapping[Any, Any]:
@@ -93,9 +93,14 @@ def _name(key: object) -> str:
     raise TypeError(message)
 
 
-def _is_secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
     """Tell whether a name is that of a secret, however it is spelled: ``hub_token``, ``apiKey``, ``DB_PASSWORD``."""
     return _SECRET.search("_".join(_WORD.findall(name)).lower()) is not None
+
+
+def without_user_info(text: str) -> str:
+    """Return text in which no URL holds a user name or a password."""
+    return _USER_INFO.sub(MASKED, text) if "://" in text else text
 
 
 def _short(value: object) -> object:
@@ -106,7 +111,7 @@ def _short(value: object) -> object:
         value = os.fsdecode(value)
     if not isinstance(value, str):
         return value
-    value = _USER_INFO.sub(MASKED, value)
+    value = without_user_info(value)
     return value if len(value) <= MAX_TEXT_CHARS else f"{value[:MAX_TEXT_CHARS]}…[truncated]"
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -173,21 +174,38 @@ class ReceivedPoint(NamedTuple):
     resource: dict[str, Any]
 
 
+class ReceivedLog(NamedTuple):
+    """A log record as a receiver got it."""
+
+    scope: str
+    event_name: str
+    body: str
+    severity: int
+    severity_text: str
+    time_unix_ns: int
+    observed_unix_ns: int
+    trace_id: int
+    span_id: int
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+
+
 class Collector(Program):
     """The OpenTelemetry Collector: receives OTLP over HTTP and gRPC and writes what it got into a file.
 
     A request is in the file when it has been answered, also if the collector is killed then.
     """
 
-    def __init__(self, folder: Path, ports: Sequence[int] = ()) -> None:
+    def __init__(self, folder: Path, ports: Sequence[int] = (), *, takes_logs: bool = True) -> None:
         """Start it with its configuration and output in ``folder``, on ports for gRPC and HTTP or on free ones."""
         folder.mkdir(parents=True, exist_ok=True)
         grpc_port, http_port = ports or free_ports(2)
         self.http_endpoint = f"http://127.0.0.1:{http_port}"
         self.grpc_endpoint = f"http://127.0.0.1:{grpc_port}"
-        self._traces, self._metrics = folder / "traces.pb", folder / "metrics.pb"
+        self._traces, self._metrics, self._logs = (folder / f"{name}.pb" for name in ("traces", "metrics", "logs"))
         config = folder / "otelcol.json"
-        config.write_text(json.dumps(self._configuration(grpc_port, http_port)))
+        files = {"traces": self._traces, "metrics": self._metrics, **({"logs": self._logs} if takes_logs else {})}
+        config.write_text(json.dumps(self._configuration(grpc_port, http_port, files)))
         command = [program("otelcol"), "--config", str(config)]
         super().__init__(command, folder / "otelcol.log", [grpc_port, http_port])
 
@@ -201,6 +219,11 @@ class Collector(Program):
         requests = map(ExportMetricsServiceRequest.FromString, _messages(self._metrics))
         return [point for request in requests for point in read_points(request) if name in ("", point.name)]
 
+    def logs(self) -> list[ReceivedLog]:
+        """Return all log records, in the order of their arrival."""
+        requests = map(ExportLogsServiceRequest.FromString, _messages(self._logs))
+        return [record for request in requests for record in read_logs(request)]
+
     @property
     def resources(self) -> list[dict[str, Any]]:
         """The different resources of all spans and points."""
@@ -210,7 +233,7 @@ class Collector(Program):
                 resources.append(item.resource)
         return resources
 
-    def _configuration(self, grpc_port: int, http_port: int) -> dict[str, Any]:
+    def _configuration(self, grpc_port: int, http_port: int, files: dict[str, Path]) -> dict[str, Any]:
         return {
             "receivers": {
                 "otlp": {
@@ -220,13 +243,10 @@ class Collector(Program):
                     }
                 }
             },
-            "exporters": {"file/traces": _file_exporter(self._traces), "file/metrics": _file_exporter(self._metrics)},
+            "exporters": {f"file/{signal}": _file_exporter(path) for signal, path in files.items()},
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},
-                "pipelines": {
-                    "traces": {"receivers": ["otlp"], "exporters": ["file/traces"]},
-                    "metrics": {"receivers": ["otlp"], "exporters": ["file/metrics"]},
-                },
+                "pipelines": {signal: {"receivers": ["otlp"], "exporters": [f"file/{signal}"]} for signal in files},
             },
         }
 
@@ -295,6 +315,27 @@ def read_points(request: ExportMetricsServiceRequest) -> Iterator[ReceivedPoint]
                         is_delta=kind != "gauge" and data.aggregation_temporality == 1,
                         resource=resource,
                     )
+
+
+def read_logs(request: ExportLogsServiceRequest) -> Iterator[ReceivedLog]:
+    """Return the log records of a request as plain data."""
+    for resource_logs in request.resource_logs:
+        resource = read_attributes(resource_logs.resource.attributes)
+        for scope_logs in resource_logs.scope_logs:
+            for record in scope_logs.log_records:
+                yield ReceivedLog(
+                    scope=scope_logs.scope.name,
+                    event_name=record.event_name,
+                    body=record.body.string_value,
+                    severity=record.severity_number,
+                    severity_text=record.severity_text,
+                    time_unix_ns=record.time_unix_nano,
+                    observed_unix_ns=record.observed_time_unix_nano,
+                    trace_id=int.from_bytes(record.trace_id, "big"),
+                    span_id=int.from_bytes(record.span_id, "big"),
+                    attributes=read_attributes(record.attributes),
+                    resource=resource,
+                )
 
 
 def read_attributes(attributes: Iterable[KeyValue]) -> dict[str, Any]:

@@ -19,12 +19,11 @@ from periflow_otel.config import (
     find_mode,
     find_state_dir,
 )
-from periflow_otel.endpoints import OtlpSettings, Signal
+from periflow_otel.endpoints import SIGNALS, OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.headers import Headers
 from periflow_otel.ids import SAMPLE_NOTHING
 
-SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 BOTH = "OTEL_EXPORTER_OTLP_"
 CANARY = "canary-5f0c"
 
@@ -42,8 +41,7 @@ def run(**environ: str) -> RunSettings:
 def otlp(signal: Signal, **environ: str) -> OtlpSettings:
     """Resolve how a signal leaves over OTLP."""
     settings = export(PERIFLOW_ENABLED="1", **environ)
-    found = settings.otlp_traces if signal == "traces" else settings.otlp_metrics
-    assert found is not None
+    found = settings.otlp[signal]
     assert found.signal == signal
     return found
 
@@ -580,7 +578,7 @@ def test_local_mode_writes_files_and_serves_prometheus():
     assert not settings.is_cloud
     assert settings.consumers() == ("metric_log", "otlp_file.traces", "otlp_file.metrics")
     assert settings.serves_prometheus
-    assert (settings.otlp_traces, settings.otlp_metrics) == (None, None)
+    assert settings.otlp == {}
 
 
 def test_cloud_mode_exports_over_otlp():
@@ -612,10 +610,11 @@ def test_local_mode_exports_what_is_asked_for(environ: dict[str, str], expected:
 @pytest.mark.parametrize(("enabled", "consumers"), [("1", ()), ("0", ("metric_log",))])
 def test_none_means_none(enabled: str, consumers: tuple[str, ...]):
     """No exporter, no file and no Prometheus endpoint; only the metric log of local mode stays."""
-    settings = export(PERIFLOW_ENABLED=enabled, OTEL_TRACES_EXPORTER="none", OTEL_METRICS_EXPORTER="none")
+    none = {f"OTEL_{signal.upper()}_EXPORTER": "none" for signal in SIGNALS}
+    settings = export(PERIFLOW_ENABLED=enabled, PERIFLOW_LOGS="debug", **none)
     assert settings.consumers() == consumers
     assert not settings.serves_prometheus
-    assert (settings.otlp_traces, settings.otlp_metrics) == (None, None)
+    assert settings.otlp == {}
 
 
 def test_cloud_mode_serves_prometheus_where_asked():
@@ -637,8 +636,7 @@ def test_exporters_have_no_case(value: str, consumers: tuple[str, ...]):
 def test_no_time_out_is_an_hour():
     """0 is the standard's word for no limit; a connection that is dead is noticed some time."""
     settings = export(OTEL_EXPORTER_OTLP_ENDPOINT="http://x", OTEL_EXPORTER_OTLP_TIMEOUT="0")
-    assert settings.otlp_traces
-    assert settings.otlp_traces.timeout_s == 3600
+    assert settings.otlp["traces"].timeout_s == 3600
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_the_standard_variables_that_are_read_are_documented_and_no_others():
         watched = Watched(**more)
         RunSettings.from_environ(watched)
         read |= {name for name in watched.read if name.startswith(("OTEL_", "TRACE"))}
-    general = {re.sub("OTLP_(TRACES|METRICS)_(?!TEMPORALITY|DEFAULT)", "OTLP_", name) for name in read}
+    general = {re.sub("OTLP_(TRACES|METRICS|LOGS)_(?!TEMPORALITY|DEFAULT)", "OTLP_", name) for name in read}
     assert general == documented - UNREAD.keys()
 
 

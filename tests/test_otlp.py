@@ -463,7 +463,7 @@ def test_an_item_that_cannot_be_encoded_is_set_aside_alone():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_receiver_of_one_signal_declines_the_other(protocol: Protocol):
+def test_a_receiver_of_one_signal_declines_the_others(protocol: Protocol):
     """At one address; what is said names the variable that turns it off."""
 
     def traces_only(exchange: Any) -> None:
@@ -475,17 +475,17 @@ def test_a_receiver_of_one_signal_declines_the_other(protocol: Protocol):
 
     with receiving(protocol, behaviour=grpc_traces_only if protocol == "grpc" else traces_only) as receiver:
         path = "" if protocol == "grpc" else "/v1/"
-        both = [
+        declined, *others = [
             OtlpSettings(signal, receiver.endpoint + (path and path + signal), protocol, insecure=True)
-            for signal in ("metrics", "traces")
+            for signal in ("metrics", "logs", "traces")
         ]
-        with closing(OtlpExporter(*both)) as exporter:
+        with closing(OtlpExporter(declined, others)) as exporter:
             outcome = exporter.export(items("metrics", 3))
         assert (outcome.verdict, outcome.retry_after_s) == (Verdict.DECLINED, 60)
         assert "set OTEL_METRICS_EXPORTER=none" in outcome.message
         elsewhere = OtlpSettings("traces", receiver.endpoint.replace("127.0.0.1", "localhost"), protocol, insecure=True)
-        for other in (None, elsewhere):
-            with closing(OtlpExporter(both[0], other)) as exporter:
+        for none_takes in ([], [elsewhere], others[:1]):
+            with closing(OtlpExporter(declined, none_takes)) as exporter:
                 check_kept(exporter.export(items("metrics", 3)), 60)
 
 
@@ -1157,7 +1157,7 @@ def test_a_token_is_never_shown(
 
 def from_environ(**environ: str) -> OtlpExporter:
     """Return the exporter of spans as it is configured."""
-    settings = ExportSettings.from_environ({"PERIFLOW_ENABLED": "1", **environ}).otlp_traces
+    settings = ExportSettings.from_environ({"PERIFLOW_ENABLED": "1", **environ}).otlp["traces"]
     assert settings is not None
     return OtlpExporter(settings)
 

@@ -9,11 +9,21 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from hypothesis import given
 from recorder import make_run
-from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span, metrics_message, traces_message
+from telemetry import (
+    LOG_ITEMS,
+    POINT_ITEMS,
+    SPAN_ITEMS,
+    logs_message,
+    make_log_record,
+    make_point,
+    make_span,
+    metrics_message,
+    traces_message,
+)
 
-from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import RankRun
-from periflow_otel.translate.telemetry import Point, Span
+from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 
 @given(SPAN_ITEMS)
@@ -26,6 +36,12 @@ def test_json_of_spans_reads_as_their_message(items: list[tuple[RankRun, Span]])
 def test_json_of_points_reads_as_their_message(items: list[tuple[RankRun, Point]]):
     """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
     assert_reads_as(metrics_json(items), metrics_message(items))
+
+
+@given(LOG_ITEMS)
+def test_json_of_log_records_reads_as_their_message(items: list[tuple[RankRun, LogRecord]]):
+    """Protobuf's own parser makes the very message of a line, once the ids are base64 as it wants them."""
+    assert_reads_as(logs_json(items), logs_message(items))
 
 
 def assert_reads_as(line: bytes, request: Message) -> None:
@@ -74,6 +90,22 @@ def test_json_is_as_otlp_wants_it():
             ],
             "status": {},
             "flags": 256,
+        }
+    ]
+    record = make_log_record(event_name="periflow.checkpoint.upload", body=None, trace_id=0xAB, span_id=0xCD)
+    scope_logs = json.loads(logs_json([(make_run(), record)]))["resourceLogs"][0]["scopeLogs"][0]
+    assert scope_logs["scope"] == {"name": "script"}
+    assert scope_logs["logRecords"] == [
+        {
+            "timeUnixNano": "10",
+            "observedTimeUnixNano": "11",
+            "severityNumber": 9,
+            "severityText": "INFO",
+            "attributes": [],
+            "traceId": "000000000000000000000000000000ab",
+            "spanId": "00000000000000cd",
+            "flags": 1,
+            "eventName": "periflow.checkpoint.upload",
         }
     ]
     points = [(make_run(), make_point(value)) for value in (math.nan, math.inf, -math.inf, 1.5, 1 << 62)]

@@ -6,16 +6,30 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 from hypothesis import given
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from programs import read_attributes, read_points, read_spans
 from recorder import make_run
-from telemetry import LOSS, POINT_ITEMS, SPAN_ITEMS, make_point, make_span, metrics_message, traces_message
+from telemetry import (
+    LOG_ITEMS,
+    LOSS,
+    POINT_ITEMS,
+    SPAN_ITEMS,
+    logs_message,
+    make_log_record,
+    make_point,
+    make_span,
+    metrics_message,
+    sdk_logs,
+    traces_message,
+)
 
 from periflow_otel import names
 from periflow_otel.exporters.sdk import sdk_metrics, sdk_spans
 from periflow_otel.records import RankRun
-from periflow_otel.translate.telemetry import Event, Point, Span
+from periflow_otel.translate.telemetry import Event, LogRecord, Point, Span
 from periflow_otel.translate.values import MAX_TEXT_CHARS
 
 
@@ -41,6 +55,33 @@ def test_spans_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Span
 def test_points_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, Point]]):
     """Any points give the very bytes that the SDK's encoder gives."""
     assert as_bytes(metrics_message(items)) == as_bytes(encode_metrics(sdk_metrics(items)))
+
+
+@given(LOG_ITEMS)
+def test_log_records_become_what_the_sdk_makes_of_them(items: list[tuple[RankRun, LogRecord]]):
+    """Any log records give the very messages that the SDK's encoder gives, which does not keep the order of scopes."""
+    assert said_by(logs_message(items)) == said_by(encode_logs(sdk_logs(items)))
+
+
+def said_by(request: ExportLogsServiceRequest) -> dict[tuple[bytes | str, ...], list[bytes]]:
+    """Return the records of each resource and scope, in their order."""
+    found: dict[tuple[bytes | str, ...], list[bytes]] = {}
+    for resource in request.resource_logs:
+        for record in (record for scope in resource.scope_logs for record in scope.log_records):
+            if record.HasField("body") and record.body.WhichOneof("value") is None:  # the SDK's has one in any case
+                record.ClearField("body")
+        for scope in resource.scope_logs:
+            who = as_bytes(resource.resource), as_bytes(scope.scope), resource.schema_url, scope.schema_url
+            found.setdefault(who, []).extend(map(as_bytes, scope.log_records))
+    return found
+
+
+def test_log_records_stay_in_the_order_in_which_they_were_said():
+    """Whatever logger said them."""
+    items = [(make_run(), make_log_record(scope=scope, time_unix_ns=n)) for n, scope in enumerate("aabab", 1)]
+    scopes = logs_message(items).resource_logs[0].scope_logs
+    assert [scope.scope.name for scope in scopes] == ["a", "b", "a", "b"]
+    assert [record.time_unix_nano for scope in scopes for record in scope.log_records] == [1, 2, 3, 4, 5]
 
 
 def as_bytes(message: Message) -> bytes:

@@ -6,17 +6,17 @@ that was set aside twice, because an agent died before its cursor moved, is two 
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from periflow_otel.exporters import Item
 from periflow_otel.exporters.lines import append_line, open_lines
 from periflow_otel.journal.cursors import replace_file
-from periflow_otel.otlp.json import metrics_json, traces_json
-from periflow_otel.translate.telemetry import Point, Span
+from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
+from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 MAX_FILE_BYTES: Final = 16 << 20
 """What would make a file larger is dropped."""
@@ -30,7 +30,7 @@ class Letter(NamedTuple):
     """One item."""
 
     data: bytes
-    """``TracesData`` or ``MetricsData`` in OTLP JSON."""
+    """``TracesData``, ``MetricsData`` or ``LogsData`` in OTLP JSON."""
     reason: str
     line: bytes
     """As it stands in the file."""
@@ -55,7 +55,7 @@ class DeadLetters:
         """Write down an item; return whether that could be done.
 
         Args:
-            item: A span or a point; there is no OTLP for other things.
+            item: A span, a point or a log record; there is no OTLP for other things.
             reason: Why it is here, in a word.
             message: Why, in the words of the receiver.
         """
@@ -120,9 +120,8 @@ def _line(item: Item, reason: str, message: str) -> bytes | None:
 
 
 def _data(item: Item) -> bytes | None:
-    if isinstance(item[1], Span):
-        return traces_json([item])
-    return metrics_json([item]) if isinstance(item[1], Point) else None
+    encode = _ENCODERS.get(type(item[1]))
+    return encode([item]) if encode else None
 
 
 def _letter(line: bytes) -> Letter | None:
@@ -133,3 +132,10 @@ def _letter(line: bytes) -> Letter | None:
         return Letter(data + b"}", str(msgspec.json.decode(note[:-1])["reason"]), line)
     except (msgspec.DecodeError, KeyError, TypeError):
         return None
+
+
+_ENCODERS: Final[dict[type, Callable[[list[Any]], bytes]]] = {
+    Span: traces_json,
+    Point: metrics_json,
+    LogRecord: logs_json,
+}

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.dead_letters import DeadLetters
 from periflow_otel.config import ExportSettings
-from periflow_otel.endpoints import OtlpSettings
+from periflow_otel.endpoints import Signal
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
@@ -18,6 +18,7 @@ from periflow_otel.records import Metric
 from periflow_otel.terminal import say
 from periflow_otel.translate import MakeTranslator
 from periflow_otel.translate.as_is import EveryRecord, RecordTranslator
+from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 
@@ -39,7 +40,7 @@ class Destination(NamedTuple):
     exporter: Callable[[ExportSettings, str], Exporter[Any]]
     """Makes the exporter from the settings, and the name that the user gave to it."""
     translator: Callable[[ExportSettings, Any], MakeTranslator]
-    """Chooses from the settings and the exporter what it is given: records, spans or points."""
+    """Chooses from the settings and the exporter what it is given: records, spans, points or log records."""
     interval_s: float
     is_per_rank: bool = False
     """Ranks have destinations of their own, and one that fails does not hold up the others."""
@@ -120,11 +121,12 @@ def _live_consumer(name: str, exporter: Exporter[Any], *, takes_reports: bool = 
     )
 
 
-def _otlp(settings: OtlpSettings | None, other: OtlpSettings | None) -> Exporter[Any]:
-    if settings is None:
+def _otlp(signal: Signal, settings: ExportSettings, _: str) -> Exporter[Any]:
+    if signal not in settings.otlp:
         message = "no OTLP endpoint is set; set OTEL_EXPORTER_OTLP_ENDPOINT"
         raise ConfigurationError(message)
-    exporter: Exporter[Any] = load("otlp.OtlpExporter", settings, other)
+    others = [otlp for other, otlp in settings.otlp.items() if other != signal]
+    exporter: Exporter[Any] = load("otlp.OtlpExporter", settings.otlp[signal], others)
     return exporter
 
 
@@ -132,8 +134,12 @@ def _metric_calls(*_: object) -> MakeTranslator:
     return partial(RecordTranslator, Metric)
 
 
-def _spans(*_: object) -> MakeTranslator:
-    return SpanTranslator
+def _spans(settings: ExportSettings, _: object) -> MakeTranslator:
+    return partial(SpanTranslator, has_events=settings.events != "log")
+
+
+def _log_records(settings: ExportSettings, _: object) -> MakeTranslator:
+    return partial(LogTranslator, has_events=settings.events != "span")
 
 
 def _points_as_set(settings: ExportSettings, _: object, *, shows_steps: bool = False) -> MakeTranslator:
@@ -160,12 +166,12 @@ DESTINATIONS: Final[dict[str, Destination]] = {
         FILE_INTERVAL_S,
         is_per_rank=True,
     ),
-    "otlp.traces": Destination(
-        lambda settings, _: _otlp(settings.otlp_traces, settings.otlp_metrics), _spans, NETWORK_INTERVAL_S
+    "otlp_file.logs": Destination(
+        lambda *_: load("otlp_file.OtlpLogFile"), _log_records, FILE_INTERVAL_S, is_per_rank=True
     ),
-    "otlp.metrics": Destination(
-        lambda settings, _: _otlp(settings.otlp_metrics, settings.otlp_traces), _points_as_set, NETWORK_INTERVAL_S
-    ),
+    "otlp.traces": Destination(partial(_otlp, "traces"), _spans, NETWORK_INTERVAL_S),
+    "otlp.metrics": Destination(partial(_otlp, "metrics"), _points_as_set, NETWORK_INTERVAL_S),
+    "otlp.logs": Destination(partial(_otlp, "logs"), _log_records, NETWORK_INTERVAL_S),
     "sdk.traces": Destination(lambda _, name: load("sdk.SdkSpanExporter", name), _spans, NETWORK_INTERVAL_S),
     "sdk.metrics": Destination(
         lambda _, name: load("sdk.SdkPointExporter", name), _points_as_preferred, NETWORK_INTERVAL_S

@@ -14,6 +14,7 @@ from periflow_otel.exporters import Verdict
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import node_folders
+from periflow_otel.otlp import FIELDS
 from periflow_otel.otlp.from_json import request_from_json
 
 _AT_ONCE: Final = 500
@@ -55,7 +56,7 @@ def resend(folder: Path, settings: ExportSettings) -> Resent:
 
 
 def _resend(letters: DeadLetters, settings: ExportSettings) -> Resent:
-    otlp = {"otlp.traces": settings.otlp_traces, "otlp.metrics": settings.otlp_metrics}.get(letters.consumer)
+    otlp = {f"otlp.{signal}": each for signal, each in settings.otlp.items()}.get(letters.consumer)
     waiting = letters.read()
     if otlp is None:
         return Resent(0, len(waiting), f"no OTLP receiver is set for {letters.consumer}")
@@ -82,7 +83,7 @@ def _send(exporter: OtlpExporter, letters: list[Letter], messages: list[str]) ->
 
 
 def _encoder(settings: OtlpSettings) -> Callable[[Sequence[Letter]], bytes]:
-    field = "resourceSpans" if settings.signal == "traces" else "resourceMetrics"
+    field = FIELDS[settings.signal]
 
     def encode(letters: Sequence[Letter]) -> bytes:
         parts: list[Any] = [each for letter in letters for each in msgspec.json.decode(letter.data)[field]]

@@ -23,6 +23,7 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Item
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.journal.cursors import replace_file
+from periflow_otel.otlp import FIELDS
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.processes import Process
 from periflow_otel.records import RankRun
@@ -31,7 +32,6 @@ FOLDER: Final = "resent"
 """In the state folder: how far each file is sent."""
 _BATCH_BYTES: Final = 1 << 20
 _MAX_LINE_BYTES: Final = 64 << 20
-_FIELDS: Final[dict[Signal, str]] = {"traces": "resourceSpans", "metrics": "resourceMetrics"}
 
 
 class Progress(msgspec.Struct):
@@ -106,7 +106,7 @@ def resend_file(
 
 
 class _Sender:
-    """Delivers lines to the receivers of both signals."""
+    """Delivers lines to the receivers of all signals."""
 
     def __init__(self, settings: ExportSettings, timeout_s: float, stack: ExitStack) -> None:
         self.message = ""
@@ -114,7 +114,7 @@ class _Sender:
         self._settings = settings
         self._timeout_s = timeout_s
         self._stack = stack
-        self._accounts = {signal: Account() for signal in _FIELDS}
+        self._accounts = {signal: Account() for signal in FIELDS}
         self._deliveries: dict[Signal, Delivery] = {}
 
     @property
@@ -150,7 +150,7 @@ class _Sender:
 
 
 def _exporter(settings: ExportSettings, signal: Signal) -> OtlpExporter:
-    otlp = settings.otlp_traces if signal == "traces" else settings.otlp_metrics
+    otlp = settings.otlp.get(signal)
     if otlp is None:
         message = f"no OTLP receiver is set for {signal}; set OTEL_EXPORTER_OTLP_ENDPOINT, or give --to"
         raise ConfigurationError(message)
@@ -159,7 +159,7 @@ def _exporter(settings: ExportSettings, signal: Signal) -> OtlpExporter:
 
 def _encoder(settings: OtlpSettings) -> Callable[[Sequence[Item]], bytes]:
     """Return what makes one request of lines: in protobuf, requests one after the other are one."""
-    field = _FIELDS[settings.signal]
+    field = FIELDS[settings.signal]
 
     def encode(items: Sequence[Item]) -> bytes:
         if settings.protocol == "http/json":
@@ -190,7 +190,7 @@ def _batches(file: BinaryIO, end: int) -> Iterator[tuple[Signal | None, list[byt
 
 def _signal_of(line: bytes) -> Signal | None:
     begin = line[:64].lstrip()
-    return next((signal for signal, field in _FIELDS.items() if begin.startswith(f'{{"{field}"'.encode())), None)
+    return next((signal for signal, field in FIELDS.items() if begin.startswith(f'{{"{field}"'.encode())), None)
 
 
 def _whole_bytes(file: BinaryIO) -> int:
@@ -209,7 +209,7 @@ def _whole_bytes(file: BinaryIO) -> int:
 def _note_path(file: BinaryIO, settings: ExportSettings, state_dir: Path) -> Path:
     """Return where it is noted how far a file is sent to these receivers; another file has another place."""
     status = os.fstat(file.fileno())
-    places = [otlp and (otlp.place, otlp.protocol) for otlp in (settings.otlp_traces, settings.otlp_metrics)]
+    places = [(otlp.place, otlp.protocol) for otlp in settings.otlp.values()]
     file.seek(0)
     identity = repr((status.st_dev, status.st_ino, file.readline(4096), places))
     folder = state_dir / FOLDER

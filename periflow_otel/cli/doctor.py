@@ -72,16 +72,14 @@ def _state_folder(candidate: Path) -> Finding:
 
 def _destinations(export: ExportSettings) -> Iterator[Finding]:
     if not export.is_cloud:
-        has_json = export.writes_traces_file or export.writes_metrics_file
-        yield Finding("files", f"the metric log{', and OTLP JSON files beside it' if has_json else ''}")
-    receivers = [otlp for otlp in (export.otlp_traces, export.otlp_metrics) if otlp is not None]
+        yield Finding("files", f"the metric log{', and OTLP JSON files beside it' if export.files else ''}")
+    receivers = [otlp for signal, otlp in export.otlp.items() if signal in export.exporters]
     with ThreadPoolExecutor() as pool:  # one that does not answer takes ten seconds
         yield from pool.map(_try, receivers)
     if not receivers:
         yield Finding("OTLP", "nowhere; OTEL_EXPORTER_OTLP_ENDPOINT names a receiver")
-    for name in dict.fromkeys((*export.traces_exporters, *export.metrics_exporters)):
-        if name != "otlp":
-            yield Finding(name, "an exporter of another package; not tried")
+    for name in dict.fromkeys(export.others()):
+        yield Finding(name, "an exporter of another package; not tried")
     if export.serves_prometheus or export.serves_page:
         yield _endpoint(export)
 

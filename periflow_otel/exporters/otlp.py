@@ -1,24 +1,24 @@
 """OTLP over the network, delivered exactly: what the receiver took, what it refused and what is left is known."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp_answers import HOLD_S
-from periflow_otel.otlp.json import metrics_json, traces_json
-from periflow_otel.otlp.protobuf import metrics_request, traces_request
+from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
+from periflow_otel.otlp.protobuf import logs_request, metrics_request, traces_request
 from periflow_otel.records import RankRun
-from periflow_otel.translate.telemetry import Point, Span
+from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 MAX_REQUEST_BYTES: Final = 4 << 20
 """Largest request, before compression: what a gRPC server takes by default."""
 PROVEN_S: Final = 1.0
 """For so long after it has taken something a receiver counts as one that takes what is right."""
 
-Items = Sequence[tuple[RankRun, Span | Point]]
+Items = Sequence[tuple[RankRun, Span | Point | LogRecord]]
 
 
 class Transport(Protocol):
@@ -35,12 +35,12 @@ class Transport(Protocol):
 
 
 class OtlpExporter:
-    """Sends spans, or points, to an OTLP receiver: one request, or two or three where an answer asks a question."""
+    """Sends what a signal is made of to an OTLP receiver: one request, or two or three where an answer asks for it."""
 
     def __init__(
         self,
         settings: OtlpSettings,
-        other: OtlpSettings | None = None,
+        others: Iterable[OtlpSettings] = (),
         transport: Transport | None = None,
         encode: Callable[[Any], bytes] | None = None,
     ) -> None:
@@ -48,12 +48,12 @@ class OtlpExporter:
 
         Args:
             settings: Where and how.
-            other: Where and how the other signal is sent.
+            others: Where and how the other signals are sent.
             transport: In place of the one that the settings name.
-            encode: Makes a request of items that are neither spans nor points.
+            encode: Makes a request of items that are neither spans, points nor log records.
         """
         self._settings = settings
-        self._other = other
+        self._others = [each for each in others if _is_same_place(settings, each)]
         self._encode = encode or (_JSON_ENCODERS if settings.protocol == "http/json" else _ENCODERS)[settings.signal]
         self._transport = transport or _transport(settings)
         self._proven_at_s = -PROVEN_S
@@ -62,7 +62,7 @@ class OtlpExporter:
         """Try once to deliver items.
 
         What an answer means may depend on another: items are refused only if an empty request is not, and a signal is
-        declined only if the other one is taken at the same place.
+        declined only if another one is taken at the same place.
         """
         if not items:
             return taken(0)
@@ -108,8 +108,8 @@ class OtlpExporter:
 
     def _judge_declined(self, outcome: Outcome) -> Outcome:
         """Tell a receiver that does not take this signal from an address where there is none."""
-        signal, other = self._settings.signal, self._other
-        if other is None or not _is_same_place(self._settings, other) or not _takes(other):
+        signal, other = self._settings.signal, next(filter(_takes, self._others), None)
+        if other is None:
             return outcome._replace(verdict=Verdict.WRONG, cause=f"{outcome.cause}; {_REMEDY}")
         variable = f"OTEL_{signal.upper()}_EXPORTER"
         cause = f"{outcome.cause}; it takes {other.signal} and no {signal}: set {variable}=none to send none there"
@@ -143,6 +143,7 @@ _Encoders = dict[Signal, Callable[[Any], bytes]]
 _ENCODERS: Final[_Encoders] = {
     "traces": traces_request,
     "metrics": metrics_request,
+    "logs": logs_request,
 }
-_JSON_ENCODERS: Final[_Encoders] = {"traces": traces_json, "metrics": metrics_json}
+_JSON_ENCODERS: Final[_Encoders] = {"traces": traces_json, "metrics": metrics_json, "logs": logs_json}
 _REMEDY: Final = "set OTEL_EXPORTER_OTLP_ENDPOINT to an OTLP receiver"

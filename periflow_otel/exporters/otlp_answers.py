@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, TypeVar
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it has no stubs
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
@@ -131,6 +132,9 @@ def accepted(body: bytes, count: int, signal: Signal, headers: Headers, *, is_js
         if signal == "traces":
             spans = _read(body, ExportTraceServiceResponse(), is_json=is_json).partial_success
             rejected, message = spans.rejected_spans, spans.error_message
+        elif signal == "logs":
+            logs = _read(body, ExportLogsServiceResponse(), is_json=is_json).partial_success
+            rejected, message = logs.rejected_log_records, logs.error_message
         else:
             points = _read(body, ExportMetricsServiceResponse(), is_json=is_json).partial_success
             rejected, message = points.rejected_data_points, points.error_message

@@ -1,8 +1,9 @@
-"""OTLP JSON files beside the metric log of a rank, one ``TracesData`` or ``MetricsData`` a line.
+"""OTLP JSON files beside the metric log of a rank, one ``TracesData``, ``MetricsData`` or ``LogsData`` a line.
 
 The Collector's file exporter writes this format and its ``otlp_json_file`` receiver reads it. ``train.log`` has
-``train.traces.jsonl`` and ``train.metrics.jsonl`` beside it. A file that has grown large gets the next free number:
-``train.traces.1.jsonl`` holds the oldest spans. A line is there whole or not at all, and nothing is deleted.
+``train.traces.jsonl`` and ``train.metrics.jsonl`` beside it, and ``train.logs.jsonl`` where logs are recorded. A file
+that has grown large gets the next free number: ``train.traces.1.jsonl`` holds the oldest spans. A line is there whole
+or not at all, and nothing is deleted.
 """
 
 import os
@@ -16,9 +17,9 @@ from typing import Final, Generic, TypeVar
 from periflow_otel.endpoints import Signal
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.lines import append_line, open_lines
-from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import RankRun
-from periflow_otel.translate.telemetry import Point, Span
+from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 MAX_FILE_BYTES: Final = 64 << 20
 MAX_LINE_BYTES: Final = 1_000_000
@@ -85,6 +86,14 @@ class OtlpPointFile(_OtlpFile[Point]):
     def __init__(self, max_file_bytes: int = MAX_FILE_BYTES) -> None:
         """Open nothing yet; a file that would grow beyond ``max_file_bytes`` is numbered and a new one begun."""
         super().__init__("metrics", metrics_json, max_file_bytes)
+
+
+class OtlpLogFile(_OtlpFile[LogRecord]):
+    """Writes log records to ``<log name>.logs.jsonl``."""
+
+    def __init__(self, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        """Open nothing yet; a file that would grow beyond ``max_file_bytes`` is numbered and a new one begun."""
+        super().__init__("logs", logs_json, max_file_bytes)
 
 
 class _Files:

@@ -1,10 +1,18 @@
-"""Finished spans and points as OTLP, in protobuf and in JSON: two writers, one model.
+"""Finished spans, points and log records as OTLP, in protobuf and in JSON: two writers, one model.
 
 What is here is what both say with the same numbers.
 """
 
 from typing import Final
 
+from periflow_otel.endpoints import Signal
+
+FIELDS: Final[dict[Signal, str]] = {
+    "traces": "resourceSpans",
+    "metrics": "resourceMetrics",
+    "logs": "resourceLogs",
+}
+"""What holds all else in OTLP JSON."""
 SPAN_KIND_INTERNAL: Final = 1
 STATUS_CODE_ERROR: Final = 2
 DELTA: Final = 1

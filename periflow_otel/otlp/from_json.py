@@ -2,20 +2,24 @@
 
 import json
 from base64 import b64encode
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from periflow_otel.endpoints import Signal
 
-def request_from_json(signal: str, data: bytes) -> bytes:
-    """Return the request that exports what a ``TracesData`` or ``MetricsData`` in OTLP JSON holds.
+
+def request_from_json(signal: Signal, data: bytes) -> bytes:
+    """Return the request that exports what a ``TracesData``, ``MetricsData`` or ``LogsData`` in OTLP JSON holds.
 
     Raises:
         ValueError: It is none.
     """
-    request = ExportTraceServiceRequest() if signal == "traces" else ExportMetricsServiceRequest()
+    request: Message = _REQUESTS[signal]()
     try:
         fields = json.loads(data, object_hook=_with_base64_ids)
         return ParseDict(fields, request, ignore_unknown_fields=True).SerializeToString()
@@ -28,3 +32,10 @@ def _with_base64_ids(fields: dict[str, Any]) -> dict[str, Any]:
     """Return fields as protobuf's own JSON has them: bytes in base64, also ids."""
     ids = fields.keys() & {"traceId", "spanId", "parentSpanId"}
     return {**fields, **{name: b64encode(bytes.fromhex(fields[name])).decode() for name in ids}}
+
+
+_REQUESTS: Final[dict[Signal, type[Message]]] = {
+    "traces": ExportTraceServiceRequest,
+    "metrics": ExportMetricsServiceRequest,
+    "logs": ExportLogsServiceRequest,
+}

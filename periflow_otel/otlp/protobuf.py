@@ -1,7 +1,7 @@
-"""Finished spans and points as OTLP requests in protobuf. Pure.
+"""Finished spans, points and log records as OTLP requests in protobuf. Pure.
 
 They are written straight into the wire format, field by field, by their numbers in the ``.proto`` files: to build
-messages takes several times as long. What many spans or points share is written once and remembered. A test holds that
+messages takes several times as long. What many of them share is written once and remembered. A test holds that
 the SDK's encoder makes the same of the same telemetry, whatever it is.
 """
 
@@ -14,7 +14,7 @@ from periflow_otel.names import SCHEMA_URL, SCOPE, VERSION, Instrument
 from periflow_otel.otlp import CUMULATIVE, DELTA, FLAGS, REMOTE, SMALL, SPAN_KIND_INTERNAL, STATUS_CODE_ERROR
 from periflow_otel.otlp.wire import FIXED32, FIXED64, VARINT, delimited, head, integer, signed, tag, varint
 from periflow_otel.records import RankRun
-from periflow_otel.translate.groups import by_metric, by_resource
+from periflow_otel.translate.groups import by_metric, by_resource, by_scope
 from periflow_otel.translate.telemetry import (
     AttributeValue,
     Event,
@@ -22,6 +22,7 @@ from periflow_otel.translate.telemetry import (
     ExponentialHistogram,
     Histogram,
     Link,
+    LogRecord,
     Point,
     Resource,
     Span,
@@ -38,6 +39,18 @@ def metrics_request(items: Iterable[tuple[RankRun, Point]]) -> bytes:
     """Write the request that exports points: one metric per instrument and resource, its points in the order given."""
     groups = by_resource(items).items()
     return b"".join(_of_resource(resource, map(_metric, by_metric(points))) for resource, points in groups)
+
+
+def logs_request(items: Iterable[tuple[RankRun, LogRecord]]) -> bytes:
+    """Write the request that exports log records, in the order given within each resource."""
+    return b"".join(_resource_logs(resource, records) for resource, records in by_resource(items).items())
+
+
+def _resource_logs(resource: Resource, records: Iterable[LogRecord]) -> bytes:
+    scopes = [
+        delimited(2, _log_scope(name) + b"".join(map(_log_record, each)) + _SCHEMA) for name, each in by_scope(records)
+    ]
+    return delimited(1, _resource(resource) + b"".join(scopes) + _SCHEMA)
 
 
 def _of_resource(resource: Resource, content: Iterable[bytes]) -> bytes:
@@ -131,6 +144,35 @@ def _link(link: Link) -> bytes:
     """Return a link; all steps of a rank have the same."""
     trace_id, span_id = link.trace_id.to_bytes(16, "big"), link.span_id.to_bytes(8, "big")
     return delimited(13, delimited(1, trace_id) + delimited(2, span_id) + _LINK_FLAGS)
+
+
+@lru_cache(maxsize=4096)
+def _log_scope(name: str) -> bytes:
+    """Return a logger as a scope; our own has a version."""
+    return _SCOPE if name == SCOPE else delimited(1, _text(1, name))
+
+
+def _log_record(record: LogRecord) -> bytes:
+    parts = [
+        _pack_fixed(_LOG_TIME, record.time_unix_ns),
+        _severity(record.severity, record.severity_text),
+        b"" if record.body is None else delimited(5, _text(1, record.body)),
+        _attributes(6, record.attributes.items()),
+        integer(7, record.dropped_attributes) if record.dropped_attributes else b"",
+        _pack_flags(_LOG_FLAGS, record.flags) if record.flags else b"",
+        _LOG_TRACE_ID,
+        record.trace_id.to_bytes(16, "big"),
+        _LOG_SPAN_ID,
+        record.span_id.to_bytes(8, "big"),
+        _pack_fixed(_OBSERVED, record.observed_unix_ns),
+        _text(12, record.event_name) if record.event_name else b"",
+    ]
+    return delimited(2, b"".join(parts))
+
+
+@lru_cache(maxsize=256)
+def _severity(number: int, name: str) -> bytes:
+    return (integer(2, number) if number else b"") + (_text(3, name) if name else b"")
 
 
 def _metric(points: Sequence[Point]) -> bytes:
@@ -234,6 +276,10 @@ _SPAN_FLAGS, _REMOTE_FLAGS = (
 )
 _EVENT_TIME: Final = tag(1, FIXED64)
 _LINK_FLAGS: Final = varint(tag(6, FIXED32)) + FLAGS.to_bytes(4, "little")
+# Of a log record
+_LOG_TIME, _OBSERVED, _LOG_FLAGS = tag(1, FIXED64), tag(11, FIXED64), tag(8, FIXED32)
+_LOG_TRACE_ID, _LOG_SPAN_ID = head(9, 16), head(10, 8)
+_pack_flags: Final = Struct("<BI").pack
 # Of a data point and an exemplar
 _START_TIME, _TIME, _COUNT, _SUM, _ZERO_COUNT = (tag(field, FIXED64) for field in (2, 3, 4, 5, 7))
 _AS_DOUBLE, _AS_INTEGER = tag(4, FIXED64), tag(6, FIXED64)

@@ -1,4 +1,4 @@
-"""Records to finished spans and points. Pure: no clock, no thread, no I/O."""
+"""Records to finished spans, points and log records. Pure: no clock, no thread, no I/O."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol

@@ -1,12 +1,14 @@
 """Telemetry in the groups in which OTLP carries it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeVar
 
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.translate.resource import resource_of
-from periflow_otel.translate.telemetry import ExponentialHistogram, Point, Resource
+from periflow_otel.translate.telemetry import ExponentialHistogram, LogRecord, Point, Resource
 
 Item = TypeVar("Item")
 
@@ -30,3 +32,8 @@ def by_metric(points: Iterable[Point]) -> Iterable[list[Point]]:
         key = point.instrument, point.is_delta, isinstance(point.value, ExponentialHistogram)
         groups.setdefault(key, []).append(point)
     return groups.values()
+
+
+def by_scope(records: Iterable[LogRecord]) -> Iterator[tuple[str, Iterator[LogRecord]]]:
+    """Group consecutive records of one scope: so all stay in the order in which they were said."""
+    return groupby(records, attrgetter("scope"))

@@ -14,7 +14,18 @@ import msgspec
 
 from periflow_otel import ids, names
 from periflow_otel.names import Instrument
-from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
+from periflow_otel.records import (
+    Checkpoint,
+    Config,
+    LogLine,
+    Metric,
+    Phase,
+    RankLost,
+    RankRun,
+    Record,
+    RunFinished,
+    StepEnded,
+)
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
@@ -158,6 +169,9 @@ class PointTranslator:
         self._snapshot_histograms()
         if self._is_delta:
             self._start_over()
+
+    def _pass_over(self, record: LogLine) -> None:
+        """Do nothing: what was said makes no point."""
 
     def _add_values(self, record: Metric) -> None:
         state = self.state
@@ -386,6 +400,7 @@ class PointTranslator:
         Checkpoint: _add_checkpoint,
         Config: _set_config,
         Phase: _add_phase,
+        LogLine: _pass_over,
         RunFinished: _finish,
         RankLost: _lose,
     }

@@ -13,7 +13,18 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel import ids, names
-from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
+from periflow_otel.records import (
+    Checkpoint,
+    Config,
+    LogLine,
+    Metric,
+    Phase,
+    RankLost,
+    RankRun,
+    Record,
+    RunFinished,
+    StepEnded,
+)
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute
@@ -59,9 +70,16 @@ class SpanState(msgspec.Struct, array_like=True):
 class SpanTranslator:
     """Turns the records of one rank, in order, into spans."""
 
-    def __init__(self, run: RankRun, state: bytes = b"") -> None:
-        """Begin, or go on from an encoded ``state``."""
+    def __init__(self, run: RankRun, state: bytes = b"", *, has_events: bool = True) -> None:
+        """Begin, or go on from an encoded ``state``.
+
+        Args:
+            run: Whose records.
+            state: What ``encode_state`` returned.
+            has_events: Spans carry events; else somebody else does.
+        """
         self._run = run
+        self._has_events = has_events
         self._who: dict[str, AttributeValue] = {
             names.RANK: run.rank,
             names.LOCAL_RANK: run.local_rank,
@@ -92,7 +110,7 @@ class SpanTranslator:
         if not self.state.has_started:  # not before: the first record may tell what goes with it
             self.state.has_started = True
             spans.insert(0, self._run_start_span())
-        return spans
+        return spans if self._has_events else [msgspec.structs.replace(span, events=()) for span in spans]
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
         """Let go of the step before: the records of all steps before ``step`` have been fed."""
@@ -112,6 +130,9 @@ class SpanTranslator:
         """Translate some records."""
         for record in records:
             self._TRANSLATE[type(record)](self, record)
+
+    def _pass_over(self, record: LogLine) -> None:
+        """Do nothing: what was said makes no span."""
 
     def _set_config(self, record: Config) -> None:
         self.state.config = msgspec.msgpack.encode(_config_attributes(record))
@@ -420,6 +441,7 @@ class SpanTranslator:
         Checkpoint: _add_checkpoint,
         Config: _set_config,
         Phase: _add_phase,
+        LogLine: _pass_over,
         RunFinished: _finish,
         RankLost: _lose,
     }

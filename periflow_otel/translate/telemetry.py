@@ -51,6 +51,30 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     """How many attributes were left out."""
 
 
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """What was said, or has happened, at one moment."""
+
+    scope: str
+    """The logger, or what tells of the event."""
+    time_unix_ns: int
+    observed_unix_ns: int
+    """When it was recorded."""
+    severity: int
+    """As OpenTelemetry counts it; 0: unknown."""
+    severity_text: str
+    """What the source calls it."""
+    body: str | None
+    attributes: Attributes
+    trace_id: TraceId
+    span_id: SpanId
+    flags: int
+    """Those of the W3C trace context: 1: sampled."""
+    event_name: str = ""
+    """Of an event."""
+    dropped_attributes: int = 0
+    """How many attributes were left out."""
+
+
 class Exemplar(msgspec.Struct, frozen=True, gc=False):
     """One measurement behind a histogram, with the span in which it was taken."""
 

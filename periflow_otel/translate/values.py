@@ -26,10 +26,21 @@ def flatten(key: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{key}.{inner}", value
 
 
+class _WholeText(str):
+    __slots__ = ()
+
+
+def whole(value: str) -> str:
+    """Return text that :func:`text` does not cut: valid Unicode, which was bounded where it was recorded."""
+    return _WholeText(value) if len(value) > MAX_TEXT_CHARS else value
+
+
 def text(value: str) -> str:
     """Return text that every receiver takes: valid Unicode of bounded length."""
     if value.isascii() and len(value) <= MAX_TEXT_CHARS:
         return value
+    if isinstance(value, _WholeText):
+        return str(value)
     if len(value) > MAX_TEXT_CHARS:
         value = value[:MAX_TEXT_CHARS] + "…[truncated]"
     return value.encode("utf-8", "replace").decode()
