@@ -1,6 +1,7 @@
 """A run is seen in a browser while it lasts: what its page is given, and what it costs to serve it."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -74,6 +75,21 @@ def test_a_page_is_given_what_is_new(page: LivePage):
     assert loss(second) == (3, [4, 5])
     assert get(page, f"/data.json?since={second['revision']}").json()["series"] == []
     assert loss(get(page, "/data.json?since=nonsense").json()) == (0, [1, 2, 3, 4, 5])
+
+
+def test_who_is_looking_is_told_the_end(page: LivePage):
+    """The page stays until it has been asked once more; where nobody looks it goes at once."""
+    run, recorder = make_run(), trained(1)
+    page.export(items(recorder, run))
+    get(page, "/data.json")
+    more = Recorder(1)
+    more.finish()
+    page.export(items(more, run))
+    closing = threading.Thread(target=page.close)
+    closing.start()
+    assert get(page, "/data.json").json()["run"]["state"] == "finished"
+    closing.join(60)
+    assert page.url is None
 
 
 def test_everything_that_a_page_asks_for_is_there(page: LivePage):

@@ -183,7 +183,32 @@ def test_a_slow_rank_a_nan_and_a_restart_are_said(tmp_path: Path, opened: Tab):
     assert any("were killed in step 40" in each for each in said)
     opened.open(saved(tmp_path, view_of(*ranks, (again, trained(first=21)))))
     said = opened.page.locator(".alert").all_inner_texts()
-    assert "Attempt 2 went on from step 20 after 1 m 0 s and did 20 steps again." in said
+    killed = "Ranks 0, 1, 2 were killed in step 40."
+    assert f"{killed} Attempt 2 went on from step 20 after 1 m 0 s and did 20 steps again." in said
+
+
+def in_step(rank: int) -> Recorder:
+    """Return what a rank records that waits for the others within each step: all of them take the same time."""
+    recorder, data_s = Recorder(), 0.06 if rank == 2 else 0.01
+    for _ in range(STEPS):
+        with recorder.step():
+            with recorder.phase("load"):
+                recorder.work(int(data_s * S))
+            with recorder.phase("all-reduce"):
+                recorder.work(int((0.08 - data_s) * S))
+            recorder.metric({"loss": 1.0})
+    return recorder
+
+
+def test_the_rank_that_others_wait_for_within_a_step_is_said(tmp_path: Path, opened: Tab):
+    """By the phase in which it is slow, not by that in which the others wait for it."""
+    opened.open(saved(tmp_path, view_of(*((make_run(rank=rank, world_size=4), in_step(rank)) for rank in range(4)))))
+    assert opened.page.locator(".alert").all_inner_texts() == [
+        'Rank 2 spends 60 ms of a step in "load"; usual are 10 ms.'
+    ]
+    (worst,) = opened.page.locator("#ranks-section tr.worst").all_inner_texts()
+    assert worst.split("\t")[0] == "2"
+    assert {"60 ms", "20 ms"} < set(worst.split("\t"))
 
 
 def test_one_spike_among_many_steps_is_painted(tmp_path: Path, opened: Tab):
@@ -310,6 +335,8 @@ def test_a_live_page_grows_without_being_asked(tmp_path: Path, browser: Any):
             assert opened.page.title() == "41 % run"
             page.close()
             opened.page.get_by_text("the agent has ended").wait_for()
+            assert opened.page.locator(".state").inner_text() == "not heard of"
+            assert opened.page.get_by_text("Last heard of").is_visible()
             opened.faults = [fault for fault in opened.faults if "ERR_CONNECTION_REFUSED" not in fault]
     finally:
         page.close()

@@ -35,7 +35,7 @@ LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at."""
 LEAST_LINGER_S: Final = 2.0
 """How long the agent goes on at least after the last rank and the last success: as long as a first attempt may take."""
-_STOP_TIMEOUT_S: Final = 1.0
+_STOP_TIMEOUT_S: Final = 2.0
 _HAND_OVER_TIMEOUT_S: Final = 15.0
 """How long a request under way is waited for, so that the next agent does not send it again."""
 _TAKE_OVER_TIMEOUT_S: Final = 60.0

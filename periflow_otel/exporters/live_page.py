@@ -6,6 +6,7 @@ when somebody asks. What earlier attempts have left in files is read at the firs
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -32,6 +33,8 @@ from periflow_otel.web.site import Site
 PATH: Final = "/run"
 _MAX_WAITING: Final = 4096
 """Records of all ranks that may wait to be put away: some megabytes, and a fraction of the work of few at a time."""
+_IS_WATCHED_S: Final = 3.0
+"""A page that is looked at asks once a second."""
 _HTML: Final = "text/html; charset=utf-8"
 _ENDINGS: Final = (RunFinished, RankLost)
 
@@ -55,6 +58,9 @@ class LivePage:
         self._feeds: dict[RankRun, RecordFeed] = {}
         self._waiting = 0
         """Records that were fed since all was put away."""
+        self._is_told = threading.Event()
+        """Set when who asked last knows all there is."""
+        self._last_asked_s = float("-inf")
         self._has_read_files = False
         self._has_left_word = False
         site.add("/", self._index)
@@ -72,6 +78,7 @@ class LivePage:
     def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
         """Take records, steps that began, and points on the agent itself."""
         with self._lock:
+            self._is_told.clear()
             for run, group in groupby(items, lambda item: item[0]):
                 self._feed(run, [item for _, item in group])
             # Before the journal goes, which a script waits for that ends: afterwards its folder may be deleted.
@@ -80,7 +87,9 @@ class LivePage:
         return taken(len(items))
 
     def close(self) -> None:
-        """Stop serving, and leave word of how the run was."""
+        """Stop serving, and leave word of how the run was. Who is looking is told how it ended first."""
+        if time.monotonic() - self._last_asked_s < _IS_WATCHED_S:
+            self._is_told.wait(_IS_WATCHED_S / 2)
         if self._site.is_served:
             self._site.close()
         forget_page(self._folder)
@@ -120,10 +129,12 @@ class LivePage:
             feed.settle()
 
     def _data(self, request: Request) -> Response:
+        self._last_asked_s = time.monotonic()
         self._read_files()
         with self._lock:
             self._settle()
             whole = self._view.to_dict(_revision(request)) if self._view else None  # nothing is recorded yet
+            self._is_told.set()
         return Response(msgspec.json.encode(whole), "application/json")
 
     def _index(self, _: Request) -> Response:

@@ -238,12 +238,17 @@ function drawMarks(curve, marked) {
   context.restore();
 }
 
-const LEFT = new Set(["what", "", "value", "host", "of"]);
+const LEFT = new Set(["what", "", "host", "state", "of"]);
 
 function table(heads, rows, caption = "", isText = false) {
   return make("table", {}, caption ? make("caption", {}, caption) : null,
     make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col", class: isText || LEFT.has(head) ? "left" : null }, head)))),
-    make("tbody", {}, ...rows.map((row) => (row instanceof Node ? row : make("tr", {}, ...row.map((cell) => (cell instanceof Node ? cell : make("td", {}, cell ?? "–"))))))));
+    make("tbody", {}, ...rows.map((row) => (row instanceof Node ? row : tableRow(heads, row)))));
+}
+
+/** Return a row whose cells stand as the heads do. */
+function tableRow(heads, cells, look = null) {
+  return make("tr", { class: look }, ...cells.map((cell, i) => make("td", { class: LEFT.has(heads[i]) ? "left" : null }, cell ?? "–")));
 }
 
 /** A heat map: `cell(column, row)` gives a share from 0 to 1, or null. */

@@ -109,6 +109,41 @@ function lateRank(run) {
   return mean > 0.1 * usual ? { rank: worst.rank, share: worst.late.count / total, mean } : null;
 }
 
+/** Return the mean seconds that each rank of the last attempt spends in a phase of a step; phases by time, the longest first. */
+function phaseMeans(run) {
+  const ranks = lastAttempt(run).filter((rank) => rank.steps);
+  const means = (name) => ranks.map((rank) => ({ rank: rank.rank, mean: Object.hasOwn(rank.phases, name) ? rank.phases[name].seconds / rank.steps : 0 }));
+  const names = [...new Set(ranks.flatMap((rank) => Object.keys(rank.phases)))];
+  return names.map((name) => [name, means(name)]).sort(([, a], [, b]) => longest(b).mean - longest(a).mean);
+}
+
+function longest(means) {
+  return means.reduce((a, b) => (b.mean > a.mean ? b : a));
+}
+
+/**
+ * Return the phase in which one rank is a tenth of a step or more slower than is usual: where ranks wait for one another
+ * within a step all of them take the same time for it, and this is what tells who is waited for.
+ */
+function slowPhase(run) {
+  const step = median(lastAttempt(run).map((rank) => rank.duration.p50));
+  const found = phaseMeans(run).map(([name, means]) => {
+    const sorted = means.map((each) => each.mean).sort((a, b) => a - b);
+    return { name, ...longest(means), usual: sorted[(sorted.length - 1) >> 1] };
+  });
+  return found.filter((each) => each.mean - each.usual > 0.1 * step && each.mean > 1.5 * each.usual).sort((a, b) => b.mean - b.usual - a.mean + a.usual)[0] || null;
+}
+
+/** Return in words how ranks of an attempt have ended that did not finish, those of one kind together. */
+function endings(run, attempt) {
+  const ended = run.ranks.filter((rank) => rank.attempt === attempt && rank.outcome && rank.outcome !== "finished");
+  return [...new Set(ended.map((rank) => rank.outcome))].sort().reverse().map((outcome) => {
+    const ranks = ended.filter((rank) => rank.outcome === outcome);
+    const who = ranks.length === 1 ? `Rank ${ranks[0].rank} was` : `Ranks ${ranks.map((rank) => rank.rank).join(", ")} were`;
+    return `${who} ${outcome === "failed" ? "ended by an exception" : outcome} in step ${shownNumber(Math.min(...ranks.map((rank) => rank.step)))}.`;
+  });
+}
+
 /** Return the marks of a kind over all ranks, one for each attempt and step, in order. */
 function marks(run, kind) {
   const found = new Map();

@@ -50,15 +50,20 @@ function marksOf(key) {
   });
 }
 
+/** Tell whether a run goes on: what is not heard of any more may have ended since. */
+function isGoingOn(run) {
+  return run.run.state === "running" && !page.lost;
+}
+
 function tile(term, value, small = "") {
   return make("div", { class: "tile" }, make("dt", {}, term), make("dd", {}, value, make("small", {}, small)));
 }
 
 function drawTop() {
   const one = page.runs.length === 1 ? page.runs[0] : null;
-  document.title = one ? `${one.run.state === "running" && one.run.target_step ? `${Math.floor((100 * one.run.step) / one.run.target_step)} % ` : ""}${nameOf(one)}` : `${page.runs.length} runs`;
+  document.title = one ? `${isGoingOn(one) && one.run.target_step ? `${Math.floor((100 * one.run.step) / one.run.target_step)} % ` : ""}${nameOf(one)}` : `${page.runs.length} runs`;
   const title = make("div", { class: "title" }, make("h1", {}, one ? nameOf(one) : `${page.runs.length} runs`),
-    ...(one ? [make("span", { class: `state ${one.run.state}` }, one.run.state)] : []),
+    ...(one ? [isGoingOn(one) || one.run.state !== "running" ? make("span", { class: `state ${one.run.state}` }, one.run.state) : make("span", { class: "state unknown" }, "not heard of")] : []),
     page.isLive && one && one.run.name ? make("span", { class: "muted" }, one.run.id) : null,
     make("span", { class: "spring" }), page.isLive ? make("a", { href: "/" }, "all runs") : null,
     page.lost ? make("span", { class: "muted" }, "the agent has ended; this is what it told last") : null);
@@ -73,17 +78,17 @@ function progressOf(run) {
 }
 
 function tilesOf(run) {
-  const { run: of } = run, isRunning = of.state === "running", share = goodput(run);
+  const { run: of } = run, isRunning = isGoingOn(run), share = goodput(run);
   const key = metricKeys([run]).find((each) => Object.hasOwn(of.last, each)), checkpoints = marks(run, "checkpoints"), last = checkpoints[checkpoints.length - 1];
-  const until = isRunning && page.isLive && !page.lost ? now() : of.seen;
+  const until = isRunning && page.isLive ? now() : of.seen;
   return make("dl", { class: "tiles" },
     tile("Step", shownNumber(of.step), of.target_step ? `of ${shownNumber(of.target_step)}` : ""),
     tile("Pace", of.pace ? (of.pace >= 1 ? `${shownNumber(of.pace)}` : shownSeconds(1 / of.pace)) : "–", of.pace ? (of.pace >= 1 ? "steps/s" : "a step") : ""),
-    isRunning ? tile("Time left", shownSeconds(of.seconds_left)) : tile("Ended", clockTime(of.seen), dateOf(of.seen)),
+    isRunning ? tile("Time left", shownSeconds(of.seconds_left)) : tile(of.state === "running" ? "Last heard of" : "Ended", clockTime(of.seen), dateOf(of.seen)),
     tile("Duration", shownSeconds(of.started ? until - of.started : null)),
     ...(key ? [tile(key, shownNumber(of.last[key]))] : []),
     tile("In steps", share === null ? "–" : `${(100 * share).toFixed(share > 0.995 ? 1 : 0)} %`, "of the time"),
-    tile("Checkpoint", last ? shownNumber(last.step) : "none", last ? (isRunning ? `${shownSeconds(until - last.time)} ago` : last.step >= of.step ? "of the last step" : `${shownNumber(of.step - last.step)} steps before the end`) : ""),
+    tile("Checkpoint", last ? shownNumber(last.step) : "none", last ? (isRunning ? `${shownSeconds(until - last.time)} ago` : last.step >= of.step ? "of the last step" : `${shownNumber(of.step - last.step)} before the end`) : ""),
     tile("Ranks", shownNumber(lastAttempt(run).length), of.world_size > lastAttempt(run).length ? `of ${of.world_size}` : ""),
     tile("Attempt", shownNumber(of.attempt)));
 }
@@ -91,19 +96,16 @@ function tilesOf(run) {
 /** Say in words what a stranger would have to look for. */
 function alertsOf(run) {
   const said = [];
-  const slow = slowRank(run), late = lateRank(run);
+  const slow = slowRank(run), late = lateRank(run), phase = slowPhase(run);
   for (const mark of marks(run, "nonfinite").slice(0, 3)) {
     said.push(["", `${mark.key} was ${mark.value} at step ${shownNumber(mark.step)}${run.ranks.length > 1 ? `, rank ${mark.ranks.join(", ")}` : ""}.`]);
   }
-  const dead = lastAttempt(run).filter((rank) => rank.outcome && rank.outcome !== "finished");
-  for (const outcome of new Set(dead.map((rank) => rank.outcome))) {
-    const ranks = dead.filter((rank) => rank.outcome === outcome);
-    said.push(["", `${ranks.length === 1 ? `Rank ${ranks[0].rank} was` : `Ranks ${ranks.map((rank) => rank.rank).join(", ")} were`} ${outcome === "failed" ? "ended by an exception" : outcome} in step ${shownNumber(Math.min(...ranks.map((rank) => rank.step)))}.`]);
-  }
+  for (const text of endings(run, run.run.attempt)) said.push(["", text]);
   if (slow) said.push(["note", `Rank ${slow.rank} is slow: half of its steps take ${shownSeconds(slow.p50)} or more, against ${shownSeconds(slow.usual)}.`]);
   if (late) said.push(["note", `Rank ${late.rank} was the last to begin ${Math.round(100 * late.share)} % of the steps, by ${shownSeconds(late.mean)} on average.`]);
+  if (phase) said.push(["note", `Rank ${phase.rank} spends ${shownSeconds(phase.mean)} of a step in "${phase.name}"; usual are ${shownSeconds(phase.usual)}.`]);
   for (const each of run.attempts.slice(1)) {
-    said.push(["note", `Attempt ${each.attempt} went on from step ${shownNumber(each.initial_step)}${each.restart_gap ? ` after ${shownSeconds(each.restart_gap)}` : ""}${each.redone_steps ? ` and did ${shownNumber(each.redone_steps)} steps again` : ""}.`]);
+    said.push(["note", `${endings(run, each.attempt - 1).map((text) => `${text} `).join("")}Attempt ${each.attempt} went on from step ${shownNumber(each.initial_step)}${each.restart_gap ? ` after ${shownSeconds(each.restart_gap)}` : ""}${each.redone_steps ? ` and did ${shownNumber(each.redone_steps)} steps again` : ""}.`]);
   }
   for (const rank of lastAttempt(run)) {
     if (page.isLive && !page.lost && rank.step_started && rank.outcome === null && now() - rank.step_started > Math.max(10, 10 * (rank.duration.p95 || 1))) said.push(["", `Rank ${rank.rank} has been in step ${shownNumber(rank.step)} for ${shownSeconds(now() - rank.step_started)}; usual are ${shownSeconds(rank.duration.p50)}.`]);
@@ -204,7 +206,8 @@ function rgb(hex) {
 }
 
 function drawRankHeat(heatCard) {
-  const run = page.runs[0], grids = { time: rankGrid(run, "step"), late: latenessGrid(run) }, shown = page.rankGrid || "time", grid = grids[shown];
+  const run = page.runs[0], grid = page.rankGrid === "late" ? latenessGrid(run) : rankGrid(run, "step");
+  if (!grid) return; // of a new attempt there are no steps yet, and the old picture is gone with the next part
   const values = grid.cells.flat().filter(Boolean).map((cell) => cell.value).sort((a, b) => a - b);
   const low = values[Math.floor(values.length * 0.05)], high = Math.max(values[Math.floor(values.length * 0.98)], low * 1.2 + 1e-6);
   const height = Math.max(60, Math.min(420, grid.ranks.length * 22)), cold = rgb(color("accent")), hot = rgb(color("c1"));
@@ -259,9 +262,11 @@ function ranksSection() {
     cards.push(heat.card);
     requestAnimationFrame(() => heat.draw());
   }
-  const rows = lastAttempt(run).map((rank) => make("tr", (slow && slow.rank === rank.rank) || (late && late.rank === rank.rank) ? { class: "worst" } : {},
-    ...[rank.rank, rank.host || rank.node_rank, rank.outcome || "running", shownNumber(rank.ended_step), shownSeconds(rank.duration.p50), shownSeconds(rank.duration.p95), shownSeconds(rank.duration.max), shownNumber(rank.late.count || 0), rank.late.count ? shownSeconds(rank.late.sum / rank.late.count) : "–", shownNumber(rank.nonfinite.count)].map((cell) => make("td", {}, cell))));
-  cards.push(make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Ranks" }, table(["rank", "host", "state", "step", "p50", "p95", "max", "was last", "by, on average", "not finite"], rows)));
+  const worst = new Set([slow, late, slowPhase(run)].filter(Boolean).map((each) => each.rank)), phases = phaseMeans(run).slice(0, 4);
+  const heads = ["rank", "host", "state", "step", "step p50", "p95", "max", ...phases.map(([name]) => `in "${name}"`), "was last", "by, on average", "not finite"];
+  const rows = lastAttempt(run).map((rank) => tableRow(heads, [rank.rank, rank.host || rank.node_rank, rank.outcome || "running", shownNumber(rank.ended_step), shownSeconds(rank.duration.p50), shownSeconds(rank.duration.p95), shownSeconds(rank.duration.max),
+    ...phases.map(([, means]) => shownSeconds(means.find((each) => each.rank === rank.rank)?.mean)), shownNumber(rank.late.count || 0), rank.late.count ? shownSeconds(rank.late.sum / rank.late.count) : "–", shownNumber(rank.nonfinite.count)], worst.has(rank.rank) ? "worst" : null));
+  cards.push(make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Ranks" }, table(heads, rows)));
   return section("ranks-section", "Ranks", cards);
 }
 
