@@ -84,6 +84,8 @@ class ExportSettings:
     shows_console: bool = False
     metric_interval_s: float = 60.0
     """At least this often the built-in instruments are exported again, so that no series goes stale."""
+    machine_interval_s: float = 10.0
+    """How often the machine is looked at; 0: never."""
     linger_s: float = 60.0
     leftovers_max_bytes: int = LEFTOVERS_FACTOR * JOURNAL_MAX_BYTES
     """Bound of what all runs together have left behind."""
@@ -123,6 +125,7 @@ class ExportSettings:
             allowed_hosts=tuple((variables.text(names.ALLOWED_HOSTS) or "").replace(",", " ").split()),
             shows_console=variables.choice(names.CONSOLE, "0", ("0", "1")) == "1",
             metric_interval_s=variables.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, 1, 86_400_000) / 1000,
+            machine_interval_s=variables.number(names.MACHINE_INTERVAL, 10, 0, 3600),
             linger_s=variables.number(names.AGENT_LINGER, 60, 0, 86_400),
             leftovers_max_bytes=LEFTOVERS_FACTOR * _journal_max_bytes(variables),
         )

@@ -5,7 +5,7 @@
 
 from typing import Final, Literal, NamedTuple
 
-InstrumentKind = Literal["counter", "gauge", "histogram"]
+InstrumentKind = Literal["counter", "updowncounter", "gauge", "histogram"]
 
 
 class Instrument(NamedTuple):
@@ -269,6 +269,8 @@ LOGS_VAR: Final = "PERIFLOW_LOGS"
 """debug, info, warning, error or critical: from this level on, what the script logs is recorded. Default: off."""
 EVENTS_VAR: Final = "PERIFLOW_EVENTS"
 """As what events leave: span (default), log, or both."""
+MACHINE_INTERVAL: Final = "PERIFLOW_MACHINE_INTERVAL"
+"""Seconds between two looks at the machine: processors, memory, disks, network, GPUs. 0: none. Default: 10."""
 PAGE: Final = "PERIFLOW_PAGE"
 """0: no live page. Default: 1 where the Prometheus endpoint is on, as it is in local mode."""
 CONSOLE: Final = "PERIFLOW_CONSOLE"
@@ -281,6 +283,6 @@ EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 """Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, LOGS_VAR, EVENTS_VAR, PAGE,
-    CONSOLE, OTLP_HEADERS_FILE, ALLOWED_HOSTS, EMERGENCY_SIGNALS,
+    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, LOGS_VAR, EVENTS_VAR,
+    MACHINE_INTERVAL, PAGE, CONSOLE, OTLP_HEADERS_FILE, ALLOWED_HOSTS, EMERGENCY_SIGNALS,
 )  # fmt: skip

@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 from recorder import make_run
 
-from periflow_otel import names
+from periflow_otel import conventions, names
 from periflow_otel.exporters.sdk import _attributes
 from periflow_otel.otlp.protobuf import logs_request, metrics_request, traces_request
 from periflow_otel.records import RankRun
@@ -77,8 +77,13 @@ EXPONENTIAL_HISTOGRAMS = st.builds(
     offset=st.integers(-1000, 1000),
     bucket_counts=st.lists(COUNTS, max_size=4).map(tuple),
 )
-VALUES = {"gauge": NUMBERS, "counter": NUMBERS, "histogram": HISTOGRAMS | EXPONENTIAL_HISTOGRAMS}
-INSTRUMENTS = st.sampled_from(names.INSTRUMENTS) | ANY_TEXT.map(names.user_instrument)
+VALUES = {
+    "gauge": NUMBERS,
+    "counter": NUMBERS,
+    "updowncounter": NUMBERS,
+    "histogram": HISTOGRAMS | EXPONENTIAL_HISTOGRAMS,
+}
+INSTRUMENTS = st.sampled_from((*names.INSTRUMENTS, *conventions.INSTRUMENTS)) | ANY_TEXT.map(names.user_instrument)
 POINTS = INSTRUMENTS.flatmap(
     lambda instrument: st.builds(
         Point,

@@ -16,7 +16,7 @@ PACKAGE = "periflow_otel"
 LAYERS = [
     {"__pyinstaller"},
     {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth", "proxies", "web"},
-    {"records", "environ", "script_logs"},
+    {"records", "environ", "script_logs", "conventions"},
     {"identities"},
     {"journal", "context", "endings", "preemption", "arguments", "run_config", "local_log", "headers", "unread"},
     {"ranks", "endpoints", "log_lines"},
@@ -42,6 +42,7 @@ FOREIGN = {
     "journal": {"msgspec"},
     "joining": {"msgspec"},
     "agent": {"msgspec"},
+    "agent.machine": {"psutil", "pynvml"},
     "launcher": {"msgspec"},
     "log_lines": {"msgspec"},
     "config": {"msgspec"},
@@ -75,7 +76,9 @@ DISTRIBUTIONS = {
     "opentelemetry.proto": "opentelemetry-proto",
     "opentelemetry.sdk": "opentelemetry-sdk",
     "prometheus_client": "prometheus-client",
+    "psutil": "psutil",
     "pyarrow": "pyarrow",
+    "pynvml": "nvidia-ml-py",
 }
 """Which package brings what is imported."""
 
@@ -83,7 +86,7 @@ GUESTS = {"integrations", "__pyinstaller"}
 """Loaded by other programs, which bring what they import."""
 
 HEAVY = ("torch", "numpy", "opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "google.protobuf",
-         "grpc", "requests", "urllib3", "prometheus_client", "asyncio")  # fmt: skip
+         "grpc", "requests", "urllib3", "prometheus_client", "asyncio", "psutil", "pynvml")  # fmt: skip
 """What a training process must not load because of telemetry."""
 
 

@@ -81,9 +81,10 @@ def far(url: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 def test_a_prometheus_with_its_defaults_takes_every_value(tmp_path: Path, ranks: int):
-    """It has no window for points that come out of order."""
+    """It has no window for points that come out of order, as what is seen of the ranks between their records could."""
     with far_prometheus(tmp_path) as (endpoint, prometheus):
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_TRACES_EXPORTER": "none"}
+        environ["PERIFLOW_MACHINE_INTERVAL"] = "0.1"
         wait_for_ranks(start_ranks(SCRIPT, ranks=ranks, PERIFLOW_RUN_ID="run", **environ))
         found = prometheus.query("periflow_metric_loss[10m]")
     assert [len(series.samples) for series in found] == [STEPS] * ranks
@@ -109,6 +110,7 @@ def test_points_of_an_instance_leave_in_the_order_of_their_times(receiver: type)
             "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_METRIC_EXPORT_INTERVAL": "100",
+            "PERIFLOW_MACHINE_INTERVAL": "0.1",
         }
         wait_for_ranks(start_ranks(SCRIPT, ranks=2, PERIFLOW_RUN_ID="run", **environ))
         wait_until(lambda: sink.points("periflow.telemetry.exported"), 30, "the agent has said its last")
@@ -121,4 +123,4 @@ def test_points_of_an_instance_leave_in_the_order_of_their_times(receiver: type)
             assert point.time_unix_ns >= before.get(instance, 0)
             latest[instance] = max(latest.get(instance, 0), point.time_unix_ns)
     assert len(latest) == 3, "two ranks and their agent"
-    assert len(sent) > 3
+    assert len(sent) > 2

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, make_run, play
 
 from periflow_otel import ids
-from periflow_otel.names import CONFIG_VALUE, METRIC_KEY, METRICS_STEP, RUN_CONFIG, SECONDS_BOUNDS
+from periflow_otel.names import CONFIG_VALUE, METRIC_KEY, METRICS_STEP, RUN_CONFIG, SECONDS_BOUNDS, Instrument
 from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, StepEnded, decode, encode_metric
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
-from periflow_otel.translate.telemetry import Histogram, Point
+from periflow_otel.translate.telemetry import Histogram, Observation, Observed, Point
 from periflow_otel.translate.values import MAX_KEYS
 
 Stream = tuple[str, tuple[tuple[str, str | int], ...]]
@@ -597,3 +597,41 @@ def test_exemplars_are_within_their_points(is_delta: bool):  # noqa: FBT001  # a
     found = [(point, each) for point in translator.take() for each in point.exemplars]
     assert found
     assert all(point.start_unix_ns <= each.time_unix_ns <= point.time_unix_ns for point, each in found)
+
+
+MEMORY = Instrument("process.memory.usage", "updowncounter", "By", "")
+CPU = Instrument("process.cpu.time", "counter", "s", "")
+
+
+def observe(translator: PointTranslator, time_unix_ns: int, *seen: Observation) -> list[Point]:
+    """Return the points of what the agent has seen of a rank."""
+    translator.observe(Observed(time_unix_ns, seen))
+    translator.settle()
+    instruments = {each.instrument for each in seen}
+    return [point for point in translator.take() if point.instrument in instruments]
+
+
+def test_what_is_seen_of_a_rank_is_shown_once_in_the_order_of_its_times():
+    """A reading from before the last record gets the time of the snapshot."""
+    translator = PointTranslator(make_run())
+    give(translator, [StepEnded(1, STARTED_NS, 10 * S)])
+    (early,) = observe(translator, STARTED_NS + 9 * S, Observation(MEMORY, 7))
+    (late,) = observe(translator, STARTED_NS + 20 * S, Observation(MEMORY, 8))
+    translator.snapshot()
+    assert MEMORY not in {point.instrument for point in translator.take()}
+    assert (early.value, early.time_unix_ns) == (7, -(-(STARTED_NS + 10 * S) // MS) * MS)
+    assert (late.value, late.time_unix_ns) == (8, -(-(STARTED_NS + 20 * S) // MS) * MS)
+    assert early.attributes == (("periflow.rank", 0),)
+
+
+def test_sums_that_are_seen_can_be_told_as_differences():
+    """From the second reading on: what was before it, the agent before this one may have told."""
+    translator = PointTranslator(make_run(), is_delta=True)
+    times = [STARTED_NS + each * S for each in (10, 20, 30)]
+    taken = [
+        observe(translator, time, Observation(CPU, value, (("cpu.mode", "user"),), 5), Observation(MEMORY, 9, (), 5))
+        for time, value in zip(times, (2.5, 4.0, 4.0), strict=True)
+    ]
+    told = [[(point.value, point.is_delta) for point in points] for points in taken]
+    assert told == [[(9, False)], [(1.5, True), (9, False)], [(9, False)]]
+    assert taken[1][0].start_unix_ns == taken[0][0].time_unix_ns

@@ -34,6 +34,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("PERIFLOW_STATE_DIR", str(folder))
     monkeypatch.setenv("PERIFLOW_PAGE", "0")  # what it says at the start is for a person
+    monkeypatch.setenv("PERIFLOW_MACHINE_INTERVAL", "0")  # what it shows is never the same
     monkeypatch.setenv("TMPDIR", str(folder))  # what the test starts looks for journals there too
     monkeypatch.chdir(folder)
 

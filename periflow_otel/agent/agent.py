@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.destinations import durable_consumer, live_consumers
+from periflow_otel.agent.machine.watching import MachineWatch
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.watch import RankJournal, find_journals
@@ -87,6 +88,7 @@ class Agent:
         self._reporter = Reporter(folder)
         self._skew = StepSkew()
         self._skew_reader: SkewReader | None = None
+        self._machine: MachineWatch | None = None
         self._stopping = threading.Event()
         self._has_heir = False
 
@@ -112,12 +114,14 @@ class Agent:
         return not self._journals
 
     def _serve(self) -> None:
-        self._durable, self._live, self._skew_reader = {}, [], None
+        self._durable, self._live, self._skew_reader, self._machine = {}, [], None, None
         self._look()
         if self._is_live:
             self._live = list(live_consumers(self._settings, self.folder))
             if any(journal.run.local_world_size > 1 for journal in self._journals.values()):
                 self._skew_reader = SkewReader(self._skew)
+            if self._settings.machine_interval_s:
+                self._machine = MachineWatch(self._settings.machine_interval_s)
         for consumer in self._live:
             consumer.start()
         self._write_note(0)
@@ -125,6 +129,8 @@ class Agent:
         try:
             self._watch()
         finally:
+            if self._machine:
+                self._machine.stop()
             consumers = self._consumers()
             self._offer_reports([consumer for consumer in consumers if consumer.takes_reports])
             for consumer in consumers:
@@ -239,6 +245,8 @@ class Agent:
         self._give_up_declined()
         if self._skew_reader:
             self._skew_reader.read(self._journals.values(), is_urgent=any(is_urgent))
+        if self._machine:
+            self._machine.look(self._journals.values(), self._consumers())
         self._offer_reports([consumer for consumer in self._consumers() if consumer.is_report_due()])
 
     def _give_up_declined(self) -> None:

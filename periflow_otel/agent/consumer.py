@@ -20,6 +20,9 @@ REPORT_EVERY: Final = 10
 """After so many intervals a report is wanted, whether the state of the instruments is due or not: who waits for a
 straggler's name does not want to wait long for it."""
 
+REPORTS: Final = "reports"
+"""What the items on the agent itself are called among those that it offers."""
+
 _log = logging.getLogger("periflow_otel")
 
 
@@ -105,7 +108,7 @@ class Consumer:
             set_aside: Keeps what is not taken; None drops it.
             interval_s: How often it delivers what is there.
             refresh_s: How often it delivers the state of the instruments even if nothing is new.
-            takes_reports: It wants items on the agent itself too.
+            takes_reports: It wants items on the agent itself too, and on the machine.
             is_per_rank: Ranks have destinations of their own, and one that fails does not hold up the others.
         """
         self.name = name
@@ -123,7 +126,7 @@ class Consumer:
         self._journals: list[RankJournal] = []
         self._tracks: dict[RankJournal, Track] = {}
         self._lanes: dict[RankJournal | None, Lane] = {}
-        self._reports: Sequence[Item] = ()
+        self._offered: dict[str, Sequence[Item]] = {}
         self._reported_at_s = time.monotonic()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -162,10 +165,17 @@ class Consumer:
         """Tell whether items on the agent itself are wanted."""
         return self.takes_reports and time.monotonic() - self._reported_at_s >= self._report_s
 
-    def offer(self, reports: Sequence[Item]) -> None:
-        """Give items on the agent itself, to be delivered in the next round. The next offer makes up for a lost one."""
-        self._reported_at_s = time.monotonic()
-        self._reports = reports
+    def offer(self, items: Sequence[Item], of: str = REPORTS) -> None:
+        """Give items that are of no journal, to be delivered in the next round, in the order of their offers.
+
+        Args:
+            items: On the agent itself, or on the machine.
+            of: Names what they are: the next offer of it takes the place of one that is not delivered.
+        """
+        if of == REPORTS:
+            self._reported_at_s = time.monotonic()
+        self._offered.pop(of, None)  # the new one comes last
+        self._offered[of] = items
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return what became of a journal so far."""
@@ -236,9 +246,9 @@ class Consumer:
         return Lane(Delivery(name, self._exporter, self._set_aside), self._refresh_s)
 
     def _report(self) -> None:
-        """Deliver what there is to say of the agent itself."""
-        reports, self._reports = self._reports, ()
+        """Deliver what there is to say of the agent itself, and of the machine."""
+        reports = [item for of in list(self._offered) for item in self._offered.pop(of, ())]
         if self._deltas:
-            reports = self._deltas.since_delivery(reports)
+            reports = list(self._deltas.since_delivery(reports))
         if reports and self._exporter.export(reports).done and self._deltas:
             self._deltas.note_delivery()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,8 @@ from periflow_otel.records import RankRun
 from periflow_otel.translate import MakeTranslator
 from periflow_otel.translate.telemetry import Histogram, Point
 
+_AS_THEY_ARE: Final = ("gauge", "updowncounter")
+"""What goes up and down is told as it is, as the specification wants it."""
 _Stream = tuple[RankRun, str, tuple[tuple[str, str | int], ...]]
 
 
@@ -24,7 +27,8 @@ class Deltas:
     def since_delivery(self, items: Iterable[Item]) -> Sequence[Item]:
         """Return points as they are to be sent; sums that have not grown are left out."""
         items = list(items)
-        self._offered = {_stream(run, point): point for run, point in items if point.instrument.kind != "gauge"}
+        sums = ((run, point) for run, point in items if point.instrument.kind not in _AS_THEY_ARE)
+        self._offered = {_stream(run, point): point for run, point in sums}
         made = ((run, self._difference(_stream(run, point), point)) for run, point in items)
         return [(run, point) for run, point in made if point is not None]
 
@@ -33,7 +37,7 @@ class Deltas:
         self._delivered |= self._offered
 
     def _difference(self, stream: _Stream, point: Point) -> Point | None:
-        if point.instrument.kind == "gauge":
+        if point.instrument.kind in _AS_THEY_ARE:
             return point
         before = self._delivered.get(stream)
         if before is None:

@@ -76,6 +76,7 @@ class Track:
         self._position = self.cursor.position
         self._is_complete = self.cursor.is_complete
         self._refreshed_at_s = time.monotonic()
+        self._observed = journal.observed
 
     @property
     def run(self) -> RankRun:
@@ -102,6 +103,9 @@ class Track:
             self._translator.step_began(head.step, head.step_started_unix_ns)
             if lost is not None:
                 self._feed([lost])
+        if self._position.sequence >= head.sequence and self.journal.observed is not self._observed:
+            self._observed = self.journal.observed  # also at the end: how large it was when it was killed
+            self._translator.observe(self._observed)
         self._translator.settle(time.time_ns() if self._is_due(refresh_s) else None)
         items += self._translator.take()
         return items

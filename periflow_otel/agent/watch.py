@@ -3,6 +3,7 @@
 import shutil
 import time
 from pathlib import Path
+from typing import Final
 
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
@@ -12,6 +13,9 @@ from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.journal.space import trim
 from periflow_otel.processes import Lifeline
 from periflow_otel.records import RankLost, RankRun
+from periflow_otel.translate.telemetry import Observed
+
+NOTHING: Final = Observed(0, ())
 
 
 class RankJournal:
@@ -28,6 +32,8 @@ class RankJournal:
         self.run = run
         self.reader = JournalReader(folder)
         self.lost = noted_loss(folder)
+        self.observed = NOTHING
+        """What was seen of the process last; replaced by each look at the machine."""
         self._was_alive = False
         self._lifeline = Lifeline(run.process)
         self._head: Head | None = None

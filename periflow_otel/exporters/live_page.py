@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, taken
 from periflow_otel.journal.cursors import replace_file
@@ -76,7 +77,7 @@ class LivePage:
         return self._site.url(PATH)
 
     def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
-        """Take records, steps that began, and points on the agent itself."""
+        """Take records, steps that began, and what agents say of themselves and of the machine."""
         with self._lock:
             self._is_told.clear()
             for run, group in groupby(items, lambda item: item[0]):
@@ -108,6 +109,8 @@ class LivePage:
         if self._view is None:
             self._view = RunView(run.run_id)
         if run.is_of_agent():
+            if any(item.instrument not in names.OF_AGENT for item in items):
+                self._settle()  # what is seen of the machine is of the step that goes on
             self._view.add_reports(items)
             return
         feed = self._feeds.get(run)

@@ -44,8 +44,8 @@ from periflow_otel.web.site import Site
 
 PATH: Final = "/metrics"
 
-_UNITS: Final = {"s": "seconds", "By": "bytes"}
-"""Units that become part of a name; those in braces, 1 and none do not."""
+_UNITS: Final = {"s": "seconds", "By": "bytes", "W": "watts", "J": "joules", "Cel": "celsius"}
+"""Units that become part of a name; those in braces and none do not, and 1 only of a gauge, which is a ratio."""
 
 _LOG2_BOUNDS: Final = tuple(map(log2, names.SECONDS_BOUNDS))
 
@@ -140,7 +140,7 @@ class LatestPoints(Collector):
         families: dict[tuple[str, str], Metric] = {}
         for point in points:
             name, unit = family_name(point.instrument)
-            kind = point.instrument.kind
+            kind = "gauge" if point.instrument.kind == "updowncounter" else point.instrument.kind
             if (name, kind) not in families:
                 families[name, kind] = Metric(name, point.instrument.meaning, kind, unit)
             families[name, kind].samples.extend(_samples(name, point))
@@ -161,7 +161,7 @@ class LatestPoints(Collector):
 def family_name(instrument: Instrument) -> tuple[str, str]:
     """Return the name of an instrument in Prometheus, without ``_total``, and its unit there."""
     words = re.findall(r"[a-zA-Z0-9:]+", instrument.name)
-    unit = _UNITS.get(instrument.unit, "")
+    unit = "ratio" if (instrument.unit, instrument.kind) == ("1", "gauge") else _UNITS.get(instrument.unit, "")
     if unit and unit not in words:
         words.append(unit)
     return "_".join(words), unit

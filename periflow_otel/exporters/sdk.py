@@ -236,8 +236,8 @@ def _data(points: Sequence[Point]) -> Gauge | Sum | SdkHistogram | SdkExponentia
     temporality = AggregationTemporality.DELTA if first.is_delta else AggregationTemporality.CUMULATIVE
     if first.instrument.kind == "gauge":
         return Gauge(data_points)
-    if first.instrument.kind == "counter":
-        return Sum(data_points, temporality, is_monotonic=True)
+    if first.instrument.kind in ("counter", "updowncounter"):
+        return Sum(data_points, temporality, is_monotonic=first.instrument.kind == "counter")
     if isinstance(first.value, ExponentialHistogram):
         return SdkExponentialHistogram(data_points, temporality)
     return SdkHistogram(data_points, temporality)

@@ -203,6 +203,8 @@ def _data(first: Point, data_points: list[msgspec.Raw]) -> Fields:
     data: Fields = {"dataPoints": data_points, "aggregationTemporality": DELTA if first.is_delta else CUMULATIVE}
     if first.instrument.kind == "counter":
         return {"sum": {**data, "isMonotonic": True}}
+    if first.instrument.kind == "updowncounter":
+        return {"sum": data}
     if isinstance(first.value, ExponentialHistogram):
         return {"exponentialHistogram": data}
     return {"histogram": data}

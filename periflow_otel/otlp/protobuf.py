@@ -191,6 +191,8 @@ def _data(first: Point, points: bytes) -> bytes:
     temporality = integer(2, DELTA if first.is_delta else CUMULATIVE)
     if first.instrument.kind == "counter":
         return delimited(7, points + temporality + integer(3, True))  # noqa: FBT003  # it is monotonic
+    if first.instrument.kind == "updowncounter":
+        return delimited(7, points + temporality)
     return delimited(10 if isinstance(first.value, ExponentialHistogram) else 9, points + temporality)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from periflow_otel.records import RankRun, Record
+from periflow_otel.translate.telemetry import Observed
 
 
 class Translator(Protocol):
@@ -14,6 +15,9 @@ class Translator(Protocol):
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
         """Note the step that is going on; the records of all steps before have been fed."""
+
+    def observe(self, observed: Observed) -> None:
+        """Take what the agent has seen of the rank, as of the records fed; it is shown when the round ends."""
 
     def settle(self, now_unix_ns: int | None = None) -> None:
         """End a round: show what has added up. ``now_unix_ns`` asks for it even if nothing is new."""

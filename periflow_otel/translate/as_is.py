@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from periflow_otel.records import RankRun, Record
+from periflow_otel.translate.telemetry import Observed
 
 
 class RecordTranslator:
@@ -21,6 +22,9 @@ class RecordTranslator:
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
         """Do nothing: a record is complete as it is."""
+
+    def observe(self, observed: Observed) -> None:
+        """Do nothing: it is no record."""
 
     def settle(self, now_unix_ns: int | None = None) -> None:
         """Do nothing: records do not add up."""
@@ -59,3 +63,7 @@ class EveryRecord(RecordTranslator):
         if step and self._open != (step, started_unix_ns):
             self._open = StepBegan(step, started_unix_ns)
             self._records.append(self._open)  # type: ignore[arg-type]  # whoever takes all takes this too
+
+    def observe(self, observed: Observed) -> None:
+        """Pass it on as if it were a record."""
+        self._records.append(observed)  # type: ignore[arg-type]  # whoever takes all takes this too

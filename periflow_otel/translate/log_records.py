@@ -8,7 +8,7 @@ from periflow_otel.identities import identify
 from periflow_otel.records import LogLine, RankRun, Record
 from periflow_otel.run_config import without_user_info
 from periflow_otel.translate.steps import SpanTranslator
-from periflow_otel.translate.telemetry import AttributeValue, LogRecord, Span
+from periflow_otel.translate.telemetry import AttributeValue, LogRecord, Observed, Span
 from periflow_otel.translate.values import to_attribute, whole
 
 _SAMPLED: Final = 1
@@ -45,6 +45,9 @@ class LogTranslator:
         if self._spans:
             self._spans.step_began(step, started_unix_ns)
             self._take_events(self._spans)
+
+    def observe(self, observed: Observed) -> None:
+        """Do nothing: it makes no log record."""
 
     def settle(self, now_unix_ns: int | None = None) -> None:
         """Do nothing: log records do not add up."""

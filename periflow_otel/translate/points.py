@@ -6,7 +6,7 @@ refuses those. What is taken later is not of an earlier time, and values of a st
 so a time places a value on its step.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from periflow_otel.records import (
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
-from periflow_otel.translate.telemetry import Exemplar, Point
+from periflow_otel.translate.telemetry import Exemplar, Observation, Observed, Point
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, label, number
 from periflow_otel.translate.walltime import RESTART, WallTime
 
@@ -107,6 +107,8 @@ class PointTranslator:
         self.state = msgspec.msgpack.decode(state, type=PointState) if state else self._fresh(is_exponential)
         self._sampler = StepSampler(self.state.sampler)
         self._config_due_unix_ns = 0
+        self._observed: Sequence[Observation] = ()
+        self._observed_before: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def _fresh(self, is_exponential: bool) -> PointState:  # noqa: FBT001  # private, and there is only one
         started = self._run.started_unix_ns
@@ -138,6 +140,11 @@ class PointTranslator:
             self.state.step, self.state.step_started_unix_ns = step, started_unix_ns
             self.state.is_changed = True
 
+    def observe(self, observed: Observed) -> None:
+        """Show what the agent has seen of the rank in the next snapshot, whose time it gets: times of a rank rise."""
+        self._observed = observed.values
+        self._seen(observed.time_unix_ns)
+
     def settle(self, now_unix_ns: int | None = None) -> None:
         """Take a snapshot if something has changed since the last one, or if a time is given."""
         if self.state.is_changed or now_unix_ns is not None:
@@ -167,6 +174,7 @@ class PointTranslator:
         self._snapshot_config()
         self._snapshot_sums()
         self._snapshot_histograms()
+        self._snapshot_observed()
         if self._is_delta:
             self._start_over()
 
@@ -350,6 +358,26 @@ class PointTranslator:
                         self._is_delta,
                     )
                 )
+
+    def _snapshot_observed(self) -> None:
+        observed, self._observed = self._observed, ()
+        for each in observed:
+            if self._is_delta and each.instrument.kind == "counter":
+                self._add_growth(each)
+            else:
+                self._add_observed(each, each.value, each.start_unix_ns)
+
+    def _add_growth(self, seen: Observation) -> None:
+        """Show by how much a sum has grown since it was seen last; what was before, nobody knows who has it."""
+        stream = seen.instrument.name, seen.attributes, seen.start_unix_ns
+        before, self._observed_before[stream] = self._observed_before.get(stream), (seen.value, self._snapshot_unix_ns)
+        if before is not None and seen.value > before[0]:
+            self._add_observed(seen, seen.value - before[0], before[1], is_delta=True)
+
+    def _add_observed(self, seen: Observation, value: float, start_unix_ns: int, *, is_delta: bool = False) -> None:
+        attributes = (*seen.attributes, *self._rank)
+        point = Point(seen.instrument, attributes, self._snapshot_unix_ns, value, start_unix_ns, is_delta=is_delta)
+        self._points.append(point)
 
     def _exemplars(self) -> list[Exemplar]:
         return [self._exemplar(*example) for example in self.state.examples.values()]

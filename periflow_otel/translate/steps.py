@@ -26,7 +26,7 @@ from periflow_otel.records import (
     StepEnded,
 )
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Span
+from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Observed, Span
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute
 
 SAMPLED_OUT: Final = "sampled_out"
@@ -118,6 +118,9 @@ class SpanTranslator:
         draft = self.state.draft
         if draft and draft.ended and draft.step < step:
             self._release(draft)
+
+    def observe(self, observed: Observed) -> None:
+        """Do nothing: it makes no span."""
 
     def settle(self, now_unix_ns: int | None = None) -> None:
         """Do nothing: spans do not add up."""

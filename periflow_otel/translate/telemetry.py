@@ -131,6 +131,23 @@ class Point(msgspec.Struct, frozen=True, gc=False):
     is_delta: bool = False
 
 
+class Observation(NamedTuple):
+    """What the agent has seen of the machine: a value that has no time yet."""
+
+    instrument: Instrument
+    value: int | float
+    attributes: tuple[tuple[str, str | int], ...] = ()
+    start_unix_ns: int = 0
+    """Since when a sum counts."""
+
+
+class Observed(NamedTuple):
+    """What the agent has seen of one rank at one time."""
+
+    time_unix_ns: int
+    values: tuple[Observation, ...]
+
+
 class Resource(NamedTuple):
     """Who emits: the attributes of a resource, sorted by key, so that equal resources compare equal."""
 

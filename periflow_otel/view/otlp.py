@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel import names
-from periflow_otel.view.rank_view import Member, RankView
+from periflow_otel.view.rank_view import Member, RankView, machine_key
 from periflow_otel.view.run_view import RunView
 
 Number = float | str | None
@@ -233,7 +233,8 @@ class OtlpFeed:
         elif isinstance(rank, int):
             self._add_of_rank(self._rank(who, rank), name, given, points)
         else:
-            self._add_machine(self._rank(who, 0), name, given, points)
+            rank_view = self._view(who).first_rank(_integer(given.get(names.NODE_RANK), who.node_rank))
+            self._add_machine(rank_view or self._rank(who, 0), name, given, points)
 
     def _add_of_rank(self, rank: RankView, name: str, attributes: dict[str, Any], points: list[_Point]) -> None:
         times_s = _times_s(points)
@@ -252,8 +253,7 @@ class OtlpFeed:
         values = _numbers(points)
         if any(map(isfinite, values)):
             times_s = _times_s(points)
-            shown = ", ".join(f"{key}={value}" for key, value in attributes.items() if key != names.RANK)
-            key = f"{name} {shown}" if shown else name
+            key = machine_key(name, tuple(attributes.items()))
             rank.add_values(key, self._places_of(rank).steps(times_s), times_s, values, "machine")
 
     def _places_of(self, rank: RankView) -> "_Places":

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final, Literal
 
+from periflow_otel import names
 from periflow_otel.view.heat import Heat
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
 
@@ -63,6 +64,15 @@ class Limits:
     def max_rows(self) -> int:
         """Rows that each may have."""
         return max(MIN_ROWS, min(MAX_ROWS, self.max_total_rows // max(self.series, 1)))
+
+
+Attributes = tuple[tuple[str, Any], ...]
+
+
+def machine_key(name: str, attributes: Attributes) -> str:
+    """Return the key of a series that is of the machine."""
+    shown = ", ".join(f"{key}={value}" for key, value in sorted(attributes) if key != names.RANK)
+    return f"{name} {shown}" if shown else name
 
 
 class RankView:
@@ -160,6 +170,11 @@ class RankView:
                 if not isfinite(value):
                     self.nonfinite_by_key[key] += 1
                     self.nonfinite.add(key=key, step=step, time=round(time_s, 3), value=_named(value))
+
+    def add_of_machine(self, name: str, attributes: Attributes, time_s: float, value: float) -> None:
+        """Add a value of the machine."""
+        if isfinite(value):
+            self.add_values(machine_key(name, attributes), [self.step_at(time_s)], [time_s], [value], "machine")
 
     def add_text(self, key: str, value: str) -> None:
         """Keep the latest text that was given under a key."""

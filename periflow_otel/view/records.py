@@ -8,6 +8,7 @@ from typing import Any, Final
 from periflow_otel import names
 from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
+from periflow_otel.translate.telemetry import Observed
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import RESTART, WallTime
 from periflow_otel.view.rank_view import Member
@@ -27,15 +28,18 @@ class RecordFeed:
         view.name = str(dict(run.resource).get(names.RUN_NAME, ""))
         self._view = view
         self._run = run
-        self._waiting: list[Record] = []
+        self._waiting: list[Record | Observed] = []
         self._rank = view.rank(member_of(run))
         self._wall_time = WallTime(accounted_unix_ns=run.started_unix_ns, ended_step=run.initial_step)
         if run.earlier:
             self._rank.restart_gap_s = restart_gap_ns(run) / 1e9
             self._wall_time.spent_ns[RESTART] = restart_gap_ns(run)
 
-    def feed(self, records: Iterable[Record]) -> None:
-        """Take some records. They may wait for more of them: ``settle`` is to be called before the view is read."""
+    def feed(self, records: Iterable[Record | Observed]) -> None:
+        """Take some records, and what was seen of the rank.
+
+        They may wait for more of them: ``settle`` is to be called before the view is read.
+        """
         self._waiting += records
         if len(self._waiting) >= _ENOUGH:
             self.settle()
@@ -71,7 +75,7 @@ class RecordFeed:
             self._wall_time.note(metrics[-1].time_unix_ns)
             self._add_metrics(metrics)
 
-    def _add_rare(self, record: Record) -> None:
+    def _add_rare(self, record: Record | Observed) -> None:
         match record:
             case Checkpoint():
                 self._rank.add_checkpoint(record.step, record.time_unix_ns / 1e9, save_type(record))
@@ -81,6 +85,8 @@ class RecordFeed:
                 self._wall_time.end_phase(record)
             case Config():
                 self._view.config.update(record.values)
+            case Observed():
+                self._observe(record)
             case RunFinished():
                 self._wall_time.close(record.time_unix_ns)
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
@@ -88,6 +94,10 @@ class RecordFeed:
                 self._lose_step(record)
                 self._wall_time.lose(record)
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
+
+    def _observe(self, observed: Observed) -> None:
+        for each in observed.values:
+            self._rank.add_of_machine(each.instrument.name, each.attributes, observed.time_unix_ns / 1e9, each.value)
 
     def _lose_step(self, record: RankLost) -> None:
         """Note the step that was open when the process went."""

@@ -44,12 +44,19 @@ class RunView:
         return RankView(member, limits)
 
     def add_reports(self, points: Iterable[Point]) -> None:
-        """Take what agents say of their own work, and of the ranks of their node."""
+        """Take what agents say of their own work, of the ranks of their node, and of the machine."""
         for point in points:
             if isinstance(point.value, Histogram | ExponentialHistogram):
                 self._add_lateness(dict(point.attributes), point.value)
-            else:
+            elif point.instrument in names.OF_AGENT:
                 self.telemetry[point.instrument.name, point.attributes] = point.value
+            elif rank := self.first_rank(int(dict(point.attributes).get(names.NODE_RANK, 0))):
+                time_s = point.time_unix_ns / 1e9
+                rank.add_of_machine(point.instrument.name, point.attributes, time_s, point.value)
+
+    def first_rank(self, node_rank: int) -> RankView | None:
+        """Return the first rank of a node in the last attempt: what is told of the node is kept with it."""
+        return next((each for each in self.last_attempt() if each.member.node_rank == node_rank), None)
 
     def add_earlier(self, other: "RunView") -> None:
         """Take the attempts before those that are known."""
