@@ -37,6 +37,7 @@ _PATHS: Final = re.compile(
 """Variables that name a file or a folder."""
 
 JOURNAL_MAX_BYTES: Final = 256 << 20
+STUCK_AFTER_S: Final = 20.0
 LEFTOVERS_FACTOR: Final = 8
 """What runs have left behind may take as much as so many ranks: those of a usual node."""
 PROMETHEUS_PORT: Final = 9464
@@ -87,6 +88,8 @@ class ExportSettings:
     machine_interval_s: float = 10.0
     """How often the machine is looked at; 0: never."""
     linger_s: float = 60.0
+    stuck_after_s: float = STUCK_AFTER_S
+    """Nothing is said of ranks that do not go on for less; 0: none is ever asked why."""
     leftovers_max_bytes: int = LEFTOVERS_FACTOR * JOURNAL_MAX_BYTES
     """Bound of what all runs together have left behind."""
 
@@ -127,6 +130,7 @@ class ExportSettings:
             metric_interval_s=variables.number("OTEL_METRIC_EXPORT_INTERVAL", 60_000, 1, 86_400_000) / 1000,
             machine_interval_s=variables.number(names.MACHINE_INTERVAL, 10, 0, 3600),
             linger_s=variables.number(names.AGENT_LINGER, 60, 0, 86_400),
+            stuck_after_s=_stuck_after_s(variables),
             leftovers_max_bytes=LEFTOVERS_FACTOR * _journal_max_bytes(variables),
         )
 
@@ -165,6 +169,10 @@ class ExportSettings:
             yield from (_consumer(name, each) for name in exporters)
 
 
+def _stuck_after_s(variables: Variables) -> float:
+    return variables.number(names.STUCK_AFTER, STUCK_AFTER_S, 0, 86_400)
+
+
 def _journal_max_bytes(variables: Variables) -> int:
     return variables.integer(names.JOURNAL_MAX_BYTES, JOURNAL_MAX_BYTES, 32 << 20, 1 << 50)
 
@@ -186,6 +194,8 @@ class RunSettings:
     agent: AgentMode
     exit_timeout_s: float
     journal_max_bytes: int
+    can_be_asked: bool
+    """The agent may ask this process for its stack."""
     service_name: str
     resource_attributes: tuple[tuple[str, str], ...]
     sampling_ratio: float
@@ -225,6 +235,7 @@ class RunSettings:
             agent=variables.choice(names.AGENT, "process", get_args(AgentMode)),
             exit_timeout_s=variables.number(names.EXIT_TIMEOUT, 5, 0, 3600),
             journal_max_bytes=_journal_max_bytes(variables),
+            can_be_asked=_stuck_after_s(variables) > 0,
             service_name=variables.text("OTEL_SERVICE_NAME") or service_name,
             resource_attributes=tuple(sorted(attributes.items())),
             sampling_ratio=_sampling_ratio(variables),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from periflow_otel.config import RunSettings
 from periflow_otel.journal.cursors import is_delivered
+from periflow_otel.journal.stacks import speaker
 from periflow_otel.journal.writer import JournalWriter, NoJournal
 from periflow_otel.records import RankRun
 from periflow_otel.startup import Beginning
@@ -46,6 +47,8 @@ class Handover:
             return NoJournal()
         journal = JournalWriter(self._journal_folder, run, max_bytes=self._settings.journal_max_bytes, opening=opening)
         self._has_journal = _is_there(self._journal_folder)
+        if self._has_journal and self._settings.can_be_asked:
+            speaker.speak(self._journal_folder)
         return journal
 
     def next_journal(self, folder: Path, records: int) -> None:
@@ -56,6 +59,7 @@ class Handover:
     def ensure_agent(self) -> bool:
         """See to it that there is an agent, and tell whether there is one."""
         self._prepare()
+        speaker.look(self._journal_folder)
         return self._launcher is not None and self._launcher.ensure()
 
     def wait(self, records: int, timeout_s: float | None) -> bool:

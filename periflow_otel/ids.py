@@ -69,6 +69,11 @@ def metrics_span_id(seed: str, attempt: int, rank: int, number: int) -> SpanId:
     return _hash(f"{seed}\0{attempt}\0metrics\0{rank}\0{number}", 8)
 
 
+def stuck_span_id(seed: str, attempt: int, step: int, node_rank: int, number: int) -> SpanId:
+    """Return the id of a span on ranks of a node that do not go on; ``number`` counts those on the same."""
+    return _hash(f"{seed}\0{attempt}\0stuck\0{step}\0{node_rank}\0{number}", 8)
+
+
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:
     """Decide as OpenTelemetry's ``TraceIdRatioBased`` does, so that all ranks agree.
 

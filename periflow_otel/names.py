@@ -36,7 +36,9 @@ CHECKPOINT_SPAN: Final = "periflow.checkpoint"
 another step than the last."""
 METRICS_SPAN: Final = "periflow.metrics"
 """Carries values that were told to be of another step than the last; below that step's span."""
-SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN)
+STUCK_SPAN: Final = "periflow.stuck"
+"""Ranks of a node do not go on, since its start; emitted at once, again with growing pauses, and when they do go on."""
+SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN, STUCK_SPAN)
 
 # Events
 CHECKPOINT_UPLOAD: Final = "periflow.checkpoint.upload"
@@ -45,7 +47,9 @@ EXCEPTION: Final = "exception"
 """An exception ended the step, the phase or the run."""
 RUN_RESTART: Final = "periflow.run.restart"
 """This attempt goes on from an earlier one. On the run.start span of each rank."""
-EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART)
+STUCK_STACK: Final = "periflow.stuck.stack"
+"""What ranks of a stuck node are doing that do the same. On the stuck span, those that hold up the others first."""
+EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART, STUCK_STACK)
 
 # Attributes
 STEP: Final = "periflow.step.number"
@@ -100,6 +104,20 @@ REDONE_STEPS: Final = "periflow.restart.redone_steps"
 """Steps of the attempt before that are done once more."""
 LAST_RANK: Final = "periflow.last_rank"
 """The rank of the node that began a step last. Metric attribute."""
+STUCK_PHASE: Final = "periflow.stuck.phase"
+"""step: in a step. gap: between two."""
+STUCK_SECONDS: Final = "periflow.stuck.seconds"
+"""For how long no step has begun or ended."""
+STUCK_RANKS: Final = "periflow.stuck.ranks"
+"""Which ranks, such as 0-2, 5. On the span, and as a metric attribute, those that hold up the others."""
+STUCK_PLACE: Final = "periflow.stuck.place"
+"""File, line and function of the innermost code of the user's own. Also a metric attribute."""
+STUCK_SUMMARY: Final = "periflow.stuck.summary"
+"""Who holds up the others, where, and who waits, in one line."""
+STUCK_ROLE: Final = "periflow.stuck.role"
+"""culprit: holds up the others, as far as that can be told. waiting: does not."""
+STUCK_OVER: Final = "periflow.stuck.over"
+"""Whether the ranks have gone on."""
 EXCEPTION_TYPE: Final = "exception.type"
 """Type of the exception, with its module; its message may hold secrets and stays out."""
 ERROR_TYPE: Final = "error.type"
@@ -140,6 +158,8 @@ ATTRIBUTES: Final = {
     CODE_STACKTRACE: "string", CODE_FILE_PATH: "string", CODE_FUNCTION: "string", CODE_LINE: "int", THREAD_ID: "int",
     THREAD_NAME: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string", DROP_REASON: "string",
     CONSUMER: "string",
+    STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
+    STUCK_SUMMARY: "string", STUCK_ROLE: "string", STUCK_OVER: "boolean",
 }  # fmt: skip
 """With their types, in the words of the semantic conventions."""
 
@@ -159,6 +179,9 @@ STEP_STARTED_AT: Final = Instrument(
 )
 STEP_SKEW: Final = Instrument(
     "periflow.step.skew", "histogram", "s", "From the first rank of a node to begin a step to the last, by that one."
+)
+STUCK_TIME: Final = Instrument(
+    "periflow.stuck.time", "gauge", "s", "For how long ranks of a node are stuck in a place; 0: they have gone on."
 )
 STEP_REDONE: Final = Instrument(
     "periflow.step.redone", "counter", "{step}", "Steps that an earlier attempt had done already."
@@ -210,20 +233,23 @@ TELEMETRY_CPU_TIME: Final = Instrument(
 )
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
-    STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP, METRIC_NONFINITE,
-    METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE, TELEMETRY_BACKLOG,
-    TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
+    STUCK_TIME, STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP,
+    METRIC_NONFINITE, METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE,
+    TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
 )  # fmt: skip
 
 
 INSTRUMENT_ATTRIBUTES: Final = {
-    STEP_COMPLETED: (STEP_OUTCOME,), STEP_SKEW: (LAST_RANK,), TIME: (TIME_KIND,), RUN_ENDED: (OUTCOME,),
+    STEP_COMPLETED: (STEP_OUTCOME,), STEP_SKEW: (LAST_RANK,), STUCK_TIME: (STUCK_PLACE, STUCK_RANKS),
+    TIME: (TIME_KIND,), RUN_ENDED: (OUTCOME,),
     RUN_CONFIG: (METRIC_KEY, CONFIG_VALUE), CHECKPOINT_UPLOADS: (SAVE_TYPE,), METRIC_NONFINITE: (METRIC_KEY,),
     TELEMETRY_RECORDS: (CONSUMER,), TELEMETRY_EXPORTED: (CONSUMER,), TELEMETRY_DROPPED: (CONSUMER, DROP_REASON),
     TELEMETRY_SET_ASIDE: (CONSUMER, DROP_REASON), TELEMETRY_BACKLOG: (CONSUMER,), TELEMETRY_SINCE_SUCCESS: (CONSUMER,),
 }  # fmt: skip
 """What the points of an instrument carry besides who they are from."""
-OF_AGENT: Final = frozenset({STEP_SKEW, *(each for each in INSTRUMENTS if each.name.startswith("periflow.telemetry."))})
+OF_AGENT: Final = frozenset(
+    {STEP_SKEW, STUCK_TIME, *(each for each in INSTRUMENTS if each.name.startswith("periflow.telemetry."))}
+)
 """Instruments of an agent, whose points carry ``NODE_RANK``; those of a rank carry ``RANK``."""
 
 
@@ -277,6 +303,8 @@ CONSOLE: Final = "PERIFLOW_CONSOLE"
 """1: a progress line on stderr every few seconds."""
 OTLP_HEADERS_FILE: Final = "PERIFLOW_OTLP_HEADERS_FILE"
 """File of headers for OTLP, key=value a line, which is read again when it changes. Default: none."""
+STUCK_AFTER: Final = "PERIFLOW_STUCK_AFTER"
+"""Seconds without a step that are worth a look at the least; 0: no process is ever asked for its stack. Default: 20."""
 ALLOWED_HOSTS: Final = "PERIFLOW_ALLOWED_HOSTS"
 """Names, with commas, under which a browser may ask for what is served. Default: localhost and addresses only."""
 EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
@@ -284,5 +312,5 @@ EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
     RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, LOGS_VAR, EVENTS_VAR,
-    MACHINE_INTERVAL, PAGE, CONSOLE, OTLP_HEADERS_FILE, ALLOWED_HOSTS, EMERGENCY_SIGNALS,
+    MACHINE_INTERVAL, STUCK_AFTER, PAGE, CONSOLE, OTLP_HEADERS_FILE, ALLOWED_HOSTS, EMERGENCY_SIGNALS,
 )  # fmt: skip

@@ -127,6 +127,16 @@ def process_start(pid: int) -> int | None:
     return None if state in b"ZX" else int(fields[18])
 
 
+def is_held(pid: int) -> bool:
+    """Tell whether somebody has stopped a process, or debugs it: it does not go on because it must not."""
+    try:
+        status = (_PROC / str(pid) / "status").read_bytes()
+    except OSError:
+        return False
+    state, tracer = (status.partition(name)[2].split(None, 1)[:1] for name in (b"State:", b"TracerPid:"))
+    return state in ([b"T"], [b"t"]) or tracer not in ([], [b"0"])
+
+
 def process_started_unix_ns() -> int:
     """Return when this process began, to a hundredth of a second or so and never late; 0 if nobody can tell."""
     try:

@@ -51,6 +51,8 @@ LOOK_INTERVAL_NS: Final = 1_000_000_000
 """How often ``end_step`` looks whether the agent is alive, and the journal and the control word where they were."""
 _KNOWN_CHECKPOINTS: Final = 100
 """How many of the last checkpoints are known, to tell when one is announced twice."""
+_PAUSES: Final = ("eval", "valid", "test", "predict", "save", "saving", "checkpoint", "compil")
+"""Phases that begin so take long in a step too; between steps all may."""
 _UNFINISHED: Final = "unfinished"
 """Why a step is not complete that was left open."""
 
@@ -354,6 +356,8 @@ class TrainingRun:
         start_unix_ns = self._offset_ns + self._monotonic_ns()
         encode(Phase(name, number, parent, step, start_unix_ns, 0, None, values))  # raises if it is too large
         span = OpenSpan(self._identify, step, number)
+        is_pause = step is None or name.lower().startswith(_PAUSES)
+        pause_before = self._journal.note_pause(self._step + 1) if is_pause else 0
         started_ns = self._monotonic_ns()
         error = None
         try:
@@ -364,6 +368,8 @@ class TrainingRun:
         finally:
             duration_ns = self._monotonic_ns() - started_ns
             span.leave()
+            if is_pause:
+                self._journal.note_pause(pause_before)
             self._journal.append(encode(Phase(name, number, parent, step, start_unix_ns, duration_ns, error, values)))
 
     def flush(self, timeout_s: float | None = None) -> bool:

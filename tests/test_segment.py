@@ -92,12 +92,12 @@ def test_a_link_in_the_place_of_a_segment_is_not_followed(tmp_path: Path):
 
 def test_the_header_says_who_writes_and_where_it_begins(tmp_path: Path):
     """A reader finds the run, the number of records before, and the progress that was given."""
-    create_segment(tmp_path / "a.segment", make_run(rank=3), 77, SMALL, (5, 6, 4, 7))
+    create_segment(tmp_path / "a.segment", make_run(rank=3), 77, SMALL, (5, 6, 4, 7, 9))
     segment = Segment(tmp_path / "a.segment")
     words = segment.words()
     assert segment.run == make_run(rank=3)
     assert segment.first_sequence == 77
-    assert words[STEP:COMMIT] == [5, 6, 4, 7]
+    assert words[STEP:COMMIT] == [5, 6, 4, 7, 9]
     assert words[COMMIT] == segment.data_offset
 
 

@@ -16,8 +16,10 @@ from periflow_otel.agent.destinations import durable_consumer, live_consumers
 from periflow_otel.agent.machine.watching import MachineWatch
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
+from periflow_otel.agent.stuck import StuckWatch
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
+from periflow_otel.exporters import Item
 from periflow_otel.journal.agent_lock import (
     is_lock_in_place,
     is_next_waiting,
@@ -89,6 +91,7 @@ class Agent:
         self._skew = StepSkew()
         self._skew_reader: SkewReader | None = None
         self._machine: MachineWatch | None = None
+        self._stuck = StuckWatch(settings.stuck_after_s, self._tell) if is_live and settings.stuck_after_s else None
         self._stopping = threading.Event()
         self._has_heir = False
 
@@ -247,7 +250,14 @@ class Agent:
             self._skew_reader.read(self._journals.values(), is_urgent=any(is_urgent))
         if self._machine:
             self._machine.look(self._journals.values(), self._consumers())
+        if self._stuck:
+            self._stuck.look(self._journals.values())
         self._offer_reports([consumer for consumer in self._consumers() if consumer.is_report_due()])
+
+    def _tell(self, news: list[Item]) -> None:
+        for consumer in self._consumers():
+            if consumer.takes_news:
+                consumer.tell(news)
 
     def _give_up_declined(self) -> None:
         """Have what a receiver does not take at all dropped, once everything else is done: it would fill the disk."""
@@ -309,6 +319,7 @@ class Agent:
         run = journals[0].run if journals else self._last_run
         if run is not None and consumers:
             reports = self._reporter.report(run, journals, self._consumers()) + self._skew.report(run)
+            reports += self._stuck.report(run) if self._stuck else []
             for consumer in consumers:
                 consumer.offer(reports)
 

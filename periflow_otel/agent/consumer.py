@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextvars import copy_context
 from typing import Any, Final
@@ -16,6 +17,8 @@ from periflow_otel.exporters import Exporter, Item, ShowsState
 from periflow_otel.journal.cursors import Cursor
 from periflow_otel.translate import MakeTranslator
 
+MAX_NEWS: Final = 64
+"""So many spans on what the agent has found out may wait for a receiver."""
 REPORT_EVERY: Final = 10
 """After so many intervals a report is wanted, whether the state of the instruments is due or not: who waits for a
 straggler's name does not want to wait long for it."""
@@ -87,7 +90,7 @@ class Lane:
 class Consumer:
     """Reads, delivers and commits, round by round. All but ``start`` and ``stop`` may be called from any thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # most are given by name
         self,
         name: str,
         exporter: Exporter[Any],
@@ -97,6 +100,7 @@ class Consumer:
         interval_s: float,
         refresh_s: float = float("inf"),
         takes_reports: bool = False,
+        takes_news: bool = False,
         is_per_rank: bool = False,
     ) -> None:
         """Prepare a consumer; ``start`` sets it going.
@@ -109,10 +113,12 @@ class Consumer:
             interval_s: How often it delivers what is there.
             refresh_s: How often it delivers the state of the instruments even if nothing is new.
             takes_reports: It wants items on the agent itself too, and on the machine.
+            takes_news: It wants spans of what the agent has found out.
             is_per_rank: Ranks have destinations of their own, and one that fails does not hold up the others.
         """
         self.name = name
         self.takes_reports = takes_reports
+        self.takes_news = takes_news
         self.last_success_s = time.monotonic()
         """On the monotonic clock; when nothing is left to deliver, that is a success too."""
         self._exporter = exporter
@@ -128,6 +134,7 @@ class Consumer:
         self._lanes: dict[RankJournal | None, Lane] = {}
         self._offered: dict[str, Sequence[Item]] = {}
         self._reported_at_s = time.monotonic()
+        self._news: deque[Item] = deque(maxlen=MAX_NEWS)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._gives_up = threading.Event()
@@ -176,6 +183,11 @@ class Consumer:
             self._reported_at_s = time.monotonic()
         self._offered.pop(of, None)  # the new one comes last
         self._offered[of] = items
+
+    def tell(self, news: Sequence[Item]) -> None:
+        """Give spans, to be delivered at once, or as soon as that can be; the oldest of very many are dropped."""
+        self._news.extend(news)
+        self._wake.set()
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return what became of a journal so far."""
@@ -246,7 +258,11 @@ class Consumer:
         return Lane(Delivery(name, self._exporter, self._set_aside), self._refresh_s)
 
     def _report(self) -> None:
-        """Deliver what there is to say of the agent itself, and of the machine."""
+        """Deliver what the agent has found out, and what there is to say of itself and of the machine."""
+        if news := list(self._news):
+            done = self._exporter.export(news).done
+            while done and self._news and self._news[0] in news[:done]:
+                self._news.popleft()
         reports = [item for of in list(self._offered) for item in self._offered.pop(of, ())]
         if self._deltas:
             reports = list(self._deltas.since_delivery(reports))

@@ -72,6 +72,7 @@ def durable_consumer(name: str, settings: ExportSettings, folder: Path) -> Consu
         interval_s=destination.interval_s,
         refresh_s=settings.metric_interval_s if name.endswith(".metrics") else float("inf"),
         takes_reports=name.endswith(".metrics"),
+        takes_news=name.endswith(".traces"),
         is_per_rank=destination.is_per_rank,
     )
 
@@ -89,7 +90,7 @@ def live_consumers(settings: ExportSettings, folder: Path) -> Iterator[Consumer]
             yield _live_consumer("prometheus", exporter, takes_reports=True)
         if settings.serves_page:
             page = load("live_page.LivePage", site, folder)
-            yield Consumer("page", page, EveryRecord, interval_s=LIVE_INTERVAL_S, takes_reports=True)
+            yield Consumer("page", page, EveryRecord, interval_s=LIVE_INTERVAL_S, takes_reports=True, takes_news=True)
             if page.url:
                 say(f"periflow_otel: watch this run at {page.url}")
     if settings.shows_console:

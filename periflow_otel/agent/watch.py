@@ -44,6 +44,11 @@ class RankJournal:
         """Tell whether the process that writes the journal is there."""
         return self.lost is None
 
+    @property
+    def head(self) -> Head:
+        """What it said of its rank at the last look."""
+        return self._head or self.reader.head()
+
     def look(self) -> bool:
         """Look at the rank; return whether something should be delivered at once."""
         before, self._head = self._head, self.reader.head()

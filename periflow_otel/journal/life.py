@@ -59,6 +59,11 @@ def is_written(folder: Path, writer: Process) -> bool:
     return holds(writer, folder / WRITER_LOCK)
 
 
+def is_certainly(process: Process, folder: Path) -> bool:
+    """Tell whether a process lives that is certainly the writer of a journal: not without evidence."""
+    return process.is_alive() is True and _is_locked(folder / WRITER_LOCK) is True
+
+
 def holds(process: Process, path: Path) -> bool:
     """Tell whether a process may still hold the lock of a file: without evidence of the contrary, it may."""
     lives = process.is_alive()

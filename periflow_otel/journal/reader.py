@@ -17,6 +17,7 @@ from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     CLOSED,
     COMMIT,
+    PAUSE,
     STEP,
     STEP_STARTED_UNIX_NS,
     SUFFIX,
@@ -26,6 +27,7 @@ from periflow_otel.journal.segment import (
     segment_indices,
     segment_path,
     split_commit,
+    unframe,
     whole_frames,
 )
 from periflow_otel.records import MAX_RECORD_BYTES, Missing, RankRun, Record, decode
@@ -35,6 +37,8 @@ READ_BYTES: Final = 256 << 10
 LIST_INTERVAL_S: Final = 5.0
 """How often a folder is listed while its writer seems to be in the last segment that is known. It says so when it
 leaves, unless it is ended at that very moment."""
+TAIL_BYTES: Final = 16 << 10
+"""How much the last records take."""
 OPEN_SEGMENTS: Final = 8
 """How many segments of a rank are kept open, for consumers in different places."""
 
@@ -64,6 +68,13 @@ class Head(NamedTuple):
     step_started_unix_ns: int
     checkpoint_step: int
     """Step of the last checkpoint that was announced; 0: there was none."""
+    pause: int
+    """One more than the step in or after which a pause has begun that the script has announced; 0: there is none."""
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether the script has said that no step is to be expected: it evaluates, say."""
+        return self.pause == self.step + 1
 
 
 class Chunk(NamedTuple):
@@ -143,9 +154,16 @@ class JournalReader:
             last = next(filter(None, map(self._segment, reversed(self._indices()))), None)
             words = last.words() if last else []
         if last is None:
-            return Head(0, 0, 0, 0, 0)
+            return Head(0, 0, 0, 0, 0, 0)
         sequence = last.first_sequence + split_commit(words[COMMIT])[0]
-        return Head(sequence, words[URGENT_SEQUENCE], words[STEP], words[STEP_STARTED_UNIX_NS], words[CHECKPOINT_STEP])
+        return Head(
+            sequence,
+            words[URGENT_SEQUENCE],
+            words[STEP],
+            words[STEP_STARTED_UNIX_NS],
+            words[CHECKPOINT_STEP],
+            words[PAUSE],
+        )
 
     def read(self, position: Position, max_records: int) -> Chunk:
         """Return the records after ``position``: none if there are no more yet.
@@ -171,6 +189,21 @@ class JournalReader:
             if following is None:
                 break
         return Chunk(records, position, lost, size_bytes)
+
+    def last_records(self) -> list[Record]:
+        """Return the last records, as many as a few KiB hold: found from the end, so it takes no longer where many are.
+
+        Raises:
+            OSError: This process has too many files open.
+        """
+        last = next(filter(None, map(self._segment, reversed(self._indices()))), None)
+        if last is None:
+            return []
+        end = split_commit(last.words()[COMMIT])[1]
+        start = max(last.data_offset, end - TAIL_BYTES)
+        tail = last.read(start, end - start)
+        first = next((offset for offset in range(len(tail)) if unframe(tail, offset) is not None), len(tail))
+        return _whole_frames(tail[first:], Position(), len(tail)).records
 
     def forget(self, before: int) -> None:
         """Delete the segments before index ``before``: everybody has had them."""

@@ -27,7 +27,7 @@ SUFFIX: Final = ".segment"
 # Header words. The first ones never change; CHECKSUM covers them and the run.
 MAGIC, FIRST_SEQUENCE, RUN_BYTES, CREATED_UNIX_NS, CREATED_MONOTONIC_NS, CHECKSUM = range(6)
 # A reader copies the words in order: it may see an old step with a new commit, but never the reverse.
-STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, COMMIT, CLOSED = range(8, 14)
+STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, PAUSE, COMMIT, CLOSED = range(8, 15)
 WORDS: Final = 16
 WORD_BYTES: Final = 8
 HEADER_BYTES: Final = WORDS * WORD_BYTES
@@ -111,7 +111,7 @@ def create_segment(
         run: Who writes.
         first_sequence: Number of records before it.
         size_bytes: Its size; it never grows.
-        progress: The first values of the words from ``STEP`` to ``URGENT_SEQUENCE``.
+        progress: The first values of the words from ``STEP`` to ``PAUSE``.
         opening: A frame that is there from the beginning.
 
     Raises:

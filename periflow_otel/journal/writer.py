@@ -31,6 +31,7 @@ from periflow_otel.journal.segment import (
     HEADER_BYTES,
     OFFSET_MASK,
     ONE_FRAME,
+    PAUSE,
     SEGMENT_BYTES,
     STEP,
     STEP_STARTED_UNIX_NS,
@@ -161,6 +162,15 @@ class JournalWriter:
         words = self._words
         words[STEP_STARTED_UNIX_NS] = unix_ns
         words[STEP] = step
+
+    def note_pause(self, pause: int) -> int:
+        """Show the agent that no step is to be expected; return what was shown before.
+
+        Args:
+            pause: One more than the step in or after which it begins; 0: it is over.
+        """
+        before, self._words[PAUSE] = self._words[PAUSE], pause
+        return before
 
     def note_checkpoint(self, step: int) -> None:
         """Keep the step of the last checkpoint where the next attempt finds it."""
@@ -415,6 +425,11 @@ class NoJournal:
 
     def begin_step(self, step: int, unix_ns: int) -> None:
         """Show nobody anything."""
+
+    def note_pause(self, pause: int) -> int:
+        """Show nobody anything."""
+        del pause
+        return 0
 
     def note_checkpoint(self, step: int) -> None:
         """Keep nothing."""
