@@ -231,11 +231,18 @@ TELEMETRY_SINCE_SUCCESS: Final = Instrument(
 TELEMETRY_CPU_TIME: Final = Instrument(
     "periflow.telemetry.cpu.time", "counter", "s", "CPU time that the agent process has used."
 )
+MACHINE_CPU_LIMIT: Final = Instrument(
+    "periflow.machine.cpu.limit", "gauge", "{cpu}", "Of how many processors the container may use the time."
+)
+MACHINE_CPU_THROTTLED: Final = Instrument(
+    "periflow.machine.cpu.throttled", "counter", "s", "Time for which the container was kept from running by its limit."
+)
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
     STUCK_TIME, STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP,
     METRIC_NONFINITE, METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE,
     TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
+    MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED,
 )  # fmt: skip
 
 
@@ -247,8 +254,15 @@ INSTRUMENT_ATTRIBUTES: Final = {
     TELEMETRY_SET_ASIDE: (CONSUMER, DROP_REASON), TELEMETRY_BACKLOG: (CONSUMER,), TELEMETRY_SINCE_SUCCESS: (CONSUMER,),
 }  # fmt: skip
 """What the points of an instrument carry besides who they are from."""
+OF_MACHINE: Final = frozenset({MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED})
+"""What the agent sees of the machine and the semantic conventions have no name for."""
 OF_AGENT: Final = frozenset(
-    {STEP_SKEW, STUCK_TIME, *(each for each in INSTRUMENTS if each.name.startswith("periflow.telemetry."))}
+    {
+        STEP_SKEW,
+        STUCK_TIME,
+        *OF_MACHINE,
+        *(each for each in INSTRUMENTS if each.name.startswith("periflow.telemetry.")),
+    }
 )
 """Instruments of an agent, whose points carry ``NODE_RANK``; those of a rank carry ``RANK``."""
 

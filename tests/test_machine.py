@@ -2,9 +2,9 @@
 
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from programs import Collector, ReceivedPoint, wait_until
 from training import Training, cloud
 
 from periflow_otel import conventions
+from periflow_otel.agent.machine.cgroups import Cgroups
 from periflow_otel.agent.machine.processes import Processes
-from periflow_otel.agent.machine.system import System
+from periflow_otel.agent.machine.system import System, mountpoint_of
 from periflow_otel.processes import Process
 from periflow_otel.translate.telemetry import Observation
 
@@ -26,17 +27,38 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a copy of /proc, as it is now, from which psutil reads: values stand still, and can be written."""
     copy = tmp_path / "proc"
-    for part in (".", str(os.getpid())):
-        (copy / part).mkdir()
+    for part in (".", "net", str(os.getpid()), f"{os.getpid()}/fd"):
+        (copy / part).mkdir(parents=True, exist_ok=True)
         for each in (Path("/proc") / part).iterdir():
-            if each.name in FILES:
-                with suppress(OSError):
-                    shutil.copyfile(each, copy / part / each.name)
+            if each.name in FILES and each.is_file():
+                shutil.copyfile(each, copy / part / each.name)
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(copy))
     return copy
 
 
-FILES = frozenset({"stat", "statm", "status", "io", "meminfo", "vmstat", "diskstats", "limits"})
+MEMINFO = """\
+MemTotal: 8000000 kB
+MemFree: 1000000 kB
+MemAvailable: 3000000 kB
+Buffers: 20000 kB
+Cached: 2000000 kB
+SReclaimable: 30000 kB
+Shmem: 40000 kB
+Active: 50000 kB
+Inactive: 60000 kB
+Slab: 70000 kB
+SwapTotal: 5000 kB
+SwapFree: 3500 kB
+"""
+
+
+@pytest.fixture
+def no_limits(tmp_path: Path) -> Cgroups:
+    """Return control groups without any limit, whatever those of this machine are."""
+    return Cgroups(tmp_path / "no groups", tmp_path / "none")
+
+
+FILES = frozenset({"stat", "statm", "status", "io", "meminfo", "vmstat", "zoneinfo", "diskstats", "dev"})
 
 
 def values(seen: Iterable[Observation]) -> dict[Any, float]:
@@ -49,11 +71,11 @@ def values(seen: Iterable[Observation]) -> dict[Any, float]:
     return found
 
 
-def test_times_of_processors_are_those_of_psutil(proc: Path):
+@pytest.mark.usefixtures("proc")
+def test_times_of_processors_are_those_of_psutil(no_limits: Cgroups):
     """To the digit, added up over all of them."""
-    seen, known = values(System().read()), psutil.cpu_times()
-    assert (proc / "stat").exists()
-    assert {mode: value for (each, mode), value in seen.items() if each is conventions.SYSTEM_CPU_TIME} == {
+    seen, known = values(System(no_limits).read()), psutil.cpu_times()
+    assert {key[1]: value for key, value in seen.items() if key[0] is conventions.SYSTEM_CPU_TIME} == {
         "user": known.user,
         "nice": known.nice,
         "system": known.system,
@@ -64,10 +86,10 @@ def test_times_of_processors_are_those_of_psutil(proc: Path):
     }
 
 
-def test_utilization_is_of_the_time_since_the_reading_before(proc: Path):
+def test_utilization_is_of_the_time_since_the_reading_before(proc: Path, no_limits: Cgroups):
     """The first has none before it."""
     (proc / "stat").write_text("cpu  100 0 100 800 0 0 0 0 0 0\nbtime 1700000000\n")
-    system = System()
+    system = System(no_limits)
     assert conventions.SYSTEM_CPU_UTILIZATION not in {each.instrument for each in system.read()}
     (proc / "stat").write_text("cpu  175 0 110 810 5 0 0 0 0 0\nbtime 1700000000\n")
     seen = values(system.read())
@@ -75,11 +97,75 @@ def test_utilization_is_of_the_time_since_the_reading_before(proc: Path):
     assert shares == pytest.approx({"user": 0.75, "system": 0.1, "idle": 0.1, "iowait": 0.05})
 
 
-def test_memory_of_a_process_is_that_of_psutil(proc: Path):
+def test_memory_swap_disks_and_network_are_those_of_psutil(proc: Path, no_limits: Cgroups):
     """To the byte."""
+    (proc / "meminfo").write_text(MEMINFO)
+    (proc / "vmstat").write_text("pswpin 7\npswpout 9\n")
+    seen = values(System(no_limits).read())
+    memory, swap, disks, nics = (
+        psutil.virtual_memory(), psutil.swap_memory(), psutil.disk_io_counters(), psutil.net_io_counters(pernic=True),
+    )  # fmt: skip
+    assert seen[conventions.SYSTEM_MEMORY_LIMIT,] == memory.total == 8_000_000 * 1024
+    for state in ("used", "free", "cached", "buffers"):
+        assert seen[conventions.SYSTEM_MEMORY_USAGE, state] == getattr(memory, state)
+        assert seen[conventions.SYSTEM_MEMORY_UTILIZATION, state] == getattr(memory, state) / memory.total
+    assert seen[conventions.SYSTEM_PAGING_USAGE, "used"] == swap.used == 1_500 * 1024
+    assert seen[conventions.SYSTEM_PAGING_OPERATIONS, "in"] == 7
+    assert seen[conventions.SYSTEM_PAGING_OPERATIONS, "out"] == 9
+    if disks:
+        assert seen[conventions.SYSTEM_DISK_IO, "write"] == disks.write_bytes
+        assert seen[conventions.SYSTEM_DISK_OPERATIONS, "read"] == disks.read_count
+    names = {key[2] for key in seen if key[0] is conventions.SYSTEM_NETWORK_IO}
+    assert "lo" not in names
+    for name in names:
+        assert seen[conventions.SYSTEM_NETWORK_IO, "receive", name] == nics[name].bytes_recv
+        assert seen[conventions.SYSTEM_NETWORK_ERRORS, "transmit", name] == nics[name].errout
+
+
+def test_the_file_systems_of_folders_are_told_of_once(tmp_path: Path):
+    """Their states add up to their size."""
+    seen = values(System().read([tmp_path, tmp_path / "missing"]))
+    mountpoint = mountpoint_of(tmp_path)
+    sizes = [seen[conventions.SYSTEM_FILESYSTEM_USAGE, state, mountpoint] for state in ("used", "free", "reserved")]
+    assert sum(sizes) == seen[conventions.SYSTEM_FILESYSTEM_LIMIT, mountpoint] == psutil.disk_usage(str(tmp_path)).total
+    assert 0 <= seen[conventions.SYSTEM_FILESYSTEM_UTILIZATION, mountpoint] <= 1
+
+
+def test_what_cannot_be_seen_takes_nothing_else_along(proc: Path, no_limits: Cgroups):
+    """As in sandboxes without some files of /proc."""
+    for missing in ("meminfo", "net/dev"):
+        (proc / missing).unlink()
+    found = {each.instrument for each in System(no_limits).read()}
+    assert conventions.SYSTEM_CPU_TIME in found
+    assert conventions.SYSTEM_PAGING_USAGE not in found or conventions.SYSTEM_MEMORY_LIMIT not in found
+
+
+def test_what_is_seen_of_a_process_is_what_psutil_says(proc: Path):
+    """To the digit."""
     (proc / str(os.getpid()) / "statm").write_text("5000 1234 500 1 0 600 0\n")
-    seen = values(Processes().read(Process.current()))
-    assert seen[conventions.PROCESS_MEMORY_USAGE,] == psutil.Process().memory_info().rss == 1234 * PAGE_BYTES
+    (proc / str(os.getpid()) / "fd" / "7").touch()
+    seen, known = values(Processes().read(Process.current())), psutil.Process()
+    assert seen[conventions.PROCESS_MEMORY_USAGE,] == known.memory_info().rss == 1234 * PAGE_BYTES
+    assert seen[conventions.PROCESS_MEMORY_VIRTUAL,] == known.memory_info().vms == 5000 * PAGE_BYTES
+    assert seen[conventions.PROCESS_CPU_TIME, "user"] == known.cpu_times().user
+    assert seen[conventions.PROCESS_CPU_TIME, "system"] == known.cpu_times().system
+    assert seen[conventions.PROCESS_THREAD_COUNT,] == known.num_threads()
+    assert seen[conventions.PROCESS_FILE_COUNT,] == known.num_fds() == 1
+    assert seen[conventions.PROCESS_CONTEXT_SWITCHES, "voluntary"] == known.num_ctx_switches().voluntary
+    assert seen[conventions.PROCESS_DISK_IO, "write"] == known.io_counters().write_bytes
+
+
+def test_the_share_of_a_process_is_of_all_processors_that_it_may_use():
+    """Half of the time of two is all of one."""
+    processes, own = Processes(), Process.current()
+    began_s, before, first_s = time.monotonic(), values(processes.read(own, 2.0)), time.monotonic()
+    busy_until_s = time.process_time() + 0.1
+    wait_until(lambda: sum(range(100_000)) and time.process_time() > busy_until_s, 60)
+    last_s, after, ended_s = time.monotonic(), values(processes.read(own, 2.0)), time.monotonic()
+    assert (conventions.PROCESS_CPU_UTILIZATION, "user") not in before
+    spent_s = after[conventions.PROCESS_CPU_TIME, "user"] - before[conventions.PROCESS_CPU_TIME, "user"]
+    share = after[conventions.PROCESS_CPU_UTILIZATION, "user"]
+    assert spent_s / (ended_s - began_s) <= share * 2 <= spent_s / (last_s - first_s)
 
 
 def test_a_process_that_is_gone_has_no_values():

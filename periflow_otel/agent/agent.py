@@ -124,7 +124,7 @@ class Agent:
             if any(journal.run.local_world_size > 1 for journal in self._journals.values()):
                 self._skew_reader = SkewReader(self._skew)
             if self._settings.machine_interval_s:
-                self._machine = MachineWatch(self._settings.machine_interval_s)
+                self._machine = MachineWatch(self.folder, self._settings.machine_interval_s)
         for consumer in self._live:
             consumer.start()
         self._write_note(0)

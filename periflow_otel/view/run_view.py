@@ -48,7 +48,7 @@ class RunView:
         for point in points:
             if isinstance(point.value, Histogram | ExponentialHistogram):
                 self._add_lateness(dict(point.attributes), point.value)
-            elif point.instrument in names.OF_AGENT:
+            elif point.instrument in names.OF_AGENT - names.OF_MACHINE:
                 self.telemetry[point.instrument.name, point.attributes] = point.value
             elif rank := self.first_rank(int(dict(point.attributes).get(names.NODE_RANK, 0))):
                 time_s = point.time_unix_ns / 1e9

@@ -68,19 +68,24 @@ class Reader:
         self._stopping.set()
 
     def _serve(self) -> None:
+        if self._stopping.wait(min(_FIRST_S, self._interval_s)):
+            return  # the run was over before there was anything to see
         try:
-            if self._stopping.wait(min(_FIRST_S, self._interval_s)):
-                return  # the run was over before there was anything to see
-            read = self._make_read()
-            self.latest = read(self.ranks)
-            while not self._stopping.wait(self._interval_s):
-                self.latest = read(self.ranks)
+            self._go_on(self._make_read())
         except Exception as error:  # noqa: BLE001  # whatever it is: training and telemetry go on without
             _log.warning("nothing is shown of the %s: %s: %s", self._name, type(error).__name__, error)
 
+    def _go_on(self, read: Read) -> None:
+        self.latest = read(self.ranks)
+        while not self._stopping.wait(self._interval_s):
+            self.latest = read(self.ranks)
 
-def make_read_system() -> Read:
+
+def make_read_system(folder: Path) -> Read:
     """Return what reads the node, the agent's own process and those of ranks.
+
+    Args:
+        folder: Of the run: on a file system that matters, as are those of metric logs.
 
     Raises:
         ImportError: psutil is missing or broken.
@@ -88,7 +93,9 @@ def make_read_system() -> Read:
     system, processes, own = System(), Processes(), Process.current()
 
     def read(ranks: Sequence[Rank]) -> Reading:
-        of_ranks = {each.folder: Observed(time.time_ns(), processes.read(each.run.process)) for each in ranks}
-        return Reading((*system.read(), *processes.read(own)), of_ranks)
+        cpus = system.cpu_limit()
+        folders = {folder, *(Path(each.run.local_log).parent for each in ranks if each.run.local_log)}
+        of_ranks = {each.folder: Observed(time.time_ns(), processes.read(each.run.process, cpus)) for each in ranks}
+        return Reading((*system.read(folders), *processes.read(own, cpus)), of_ranks)
 
     return read

@@ -5,10 +5,13 @@ The node, its GPUs and the agent are the agent's to tell of, once however many r
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from periflow_otel import names
 from periflow_otel.agent.consumer import Consumer
+from periflow_otel.agent.machine.gpus import make_read_gpus
 from periflow_otel.agent.machine.reading import Rank, Reader, Reading, make_read_system
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
@@ -21,13 +24,17 @@ _MS: Final = 1_000_000
 class MachineWatch:
     """Has the machine read, and tells all consumers of an agent. For the thread of the agent."""
 
-    def __init__(self, interval_s: float) -> None:
+    def __init__(self, folder: Path, interval_s: float) -> None:
         """Begin to read.
 
         Args:
+            folder: Of the run.
             interval_s: How often.
         """
-        self._readers = {"machine": Reader("machine", make_read_system, interval_s)}
+        self._readers = {
+            "machine": Reader("machine", partial(make_read_system, folder), interval_s),
+            "GPUs": Reader("GPUs", make_read_gpus, interval_s),
+        }
         self._told: dict[str, Reading] = {name: reader.latest for name, reader in self._readers.items()}
         for reader in self._readers.values():
             reader.start()
