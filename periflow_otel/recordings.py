@@ -1,5 +1,7 @@
 """The files that local mode has left: which belong together, and what they tell of."""
 
+import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -12,6 +14,7 @@ from periflow_otel.errors import ConfigurationError
 from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.run_view import RunView
 
+_log = logging.getLogger("periflow_otel")
 _NAME: Final = re.compile(r"(?P<stem>.+)\.(?P<signal>traces|metrics|logs)(\.(?P<number>\d+))?\.jsonl")
 
 
@@ -51,16 +54,26 @@ def read_views(files: Iterable[Path], make_view: Callable[[str], RunView] = RunV
 
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
-        return [each for each in path.iterdir() if _NAME.fullmatch(each.name)]
+        return [each for each in path.iterdir() if _NAME.fullmatch(each.name) and _can_be_read(each)]
     match = _NAME.fullmatch(path.name)
     stem = match["stem"] if match else path.name.removesuffix(".log")
     found = [each for each in _beside(path) if (other := _NAME.fullmatch(each.name)) and other["stem"] == stem]
+    found = [each for each in found if each.is_file()]
     if not found:
         message = (
             f"{path}: there is no OTLP JSON file; give a folder, a metric log, or a file such as train.traces.jsonl"
         )
         raise ConfigurationError(message)
     return found
+
+
+def _can_be_read(path: Path) -> bool:
+    """Tell whether something in a folder is a file of this user's: nobody has asked for it by its name."""
+    is_file = path.is_file()
+    if is_file and not os.access(path, os.R_OK):
+        _log.warning("%s cannot be read, and is left out", path)
+        return False
+    return is_file
 
 
 def _beside(path: Path) -> Iterable[Path]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Begin, Said
@@ -250,3 +251,47 @@ def test_variables_that_contradict_each_other_are_an_error(
     said = Said(capsys, "ranks")
     assert (said.status, said.output) == (2, "")
     assert said.errors == "periflow-otel: RANK is '1' but WORLD_SIZE is not set; set both, or unset RANK\n"
+
+
+def command(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a program, with what even root may not do."""
+    line = [*UNPRIVILEGED, sys.executable, "-m", "periflow_otel", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"), [(("export", "-o", "shut/x.csv"), "shut/x.csv"), (("report", "shut"), "shut")]
+)
+def test_a_place_that_is_shut_is_named(tmp_path: Path, arguments: tuple[str, ...], place: str):
+    """In one line, whichever command it is."""
+    (tmp_path / "shut").mkdir(mode=0)
+    said = command(*arguments, cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (2, f"periflow-otel: {place}: Permission denied\n")
+
+
+def test_where_nothing_can_be_written_it_is_said():
+    """A disk that is full is no success."""
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-m", "periflow_otel", "runs"]
+        ended = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (2, "periflow-otel: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["export"], ["runs", "--json"]])
+def test_nobody_need_listen(arguments: list[str]):
+    """As under a scheduler that closes what it does not need."""
+    ended = command(*arguments, preexec_fn=lambda: os.close(1))
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode in (0, 1)
+
+
+def test_a_terminal_with_few_letters_shows_what_it_can(begin: Begin):
+    """Curves are left out, other letters are question marks."""
+    run = begin(run_id="ünï")
+    for value in (1.0, 2.0):
+        with run.train_step():
+            pass
+        run.metric({"loss": value})
+    said = command("status", env={**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "20"})
+    assert said.stdout.startswith("?n?: running at step 2/10")
+    assert said.stdout.endswith("\nloss  1 to 2\n")

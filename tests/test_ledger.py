@@ -11,7 +11,7 @@ from recorder import S, make_run
 import periflow_otel as pf
 from periflow_otel.journal.attempts import Made, Wish, join_agreed
 from periflow_otel.journal.folders import LEDGER, journal_folder, make_private
-from periflow_otel.journal.ledger import find_earlier, note_end, note_loss, noted_loss
+from periflow_otel.journal.ledger import find_earlier, last_attempt, note_end, note_loss, noted_loss
 from periflow_otel.journal.segment import segment_path
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.records import Earlier, RankLost
@@ -28,7 +28,14 @@ def node(tmp_path: Path) -> Path:
 
 
 def train(
-    node: Path, attempt: int, *, rank: int = 0, last_step: int = 0, checkpoint: int = 0, earlier: Earlier | None = None
+    node: Path,
+    attempt: int,
+    *,
+    rank: int = 0,
+    last_step: int = 0,
+    checkpoint: int = 0,
+    earlier: Earlier | None = None,
+    is_ended: bool = True,
 ) -> Path:
     """Leave the journal of an attempt that came so far; return its folder."""
     folder = journal_folder(node, attempt, rank)
@@ -39,7 +46,8 @@ def train(
         writer.begin_step(step + 1, STARTED_NS * attempt + (step + 1) * S)
     if checkpoint:
         writer.note_checkpoint(checkpoint)
-    writer.close()
+    if is_ended:
+        writer.close()
     return folder
 
 
@@ -172,3 +180,32 @@ def test_an_attempt_that_goes_on_is_not_an_earlier_one(tmp_path: Path, monkeypat
     assert beside.info.earlier is None
     assert (beside.info.attempt, after.info.attempt) == (2, 3)
     assert after.info.earlier is not None
+
+
+def test_the_last_attempt_is_known_by_lines_and_by_journals(node: Path):
+    """Of what is delivered a line stays; what nobody has delivered is still there."""
+    deliver(train(node, 1, last_step=17), 1, STARTED_NS + 30 * S)
+    deliver(train(node, 2, rank=0, last_step=29), 2, STARTED_NS + 60 * S)
+    train(node, 2, rank=1, last_step=28)
+    entries = last_attempt(node)
+    assert [(entry.run.rank, entry.attempt, entry.last_step) for entry in entries if entry.run] == [
+        (0, 2, 29),
+        (1, 2, 28),
+    ]
+
+
+def test_a_process_that_did_not_end_its_run_is_lost(node: Path):
+    """Whether somebody has noticed, or nobody was there to."""
+    train(node, 1, rank=0, last_step=17, is_ended=False)
+    journal = train(node, 1, rank=1, last_step=17, is_ended=False)
+    note_loss(journal, RankLost(STARTED_NS + 20 * S, 17, STARTED_NS + 17 * S))
+    deliver(journal, 1, STARTED_NS + 30 * S)
+    deliver(train(node, 1, rank=2, last_step=17), 1, STARTED_NS + 30 * S)
+    assert [entry.is_lost for entry in last_attempt(node)] == [True, True, False]
+
+
+def test_a_line_that_is_damaged_tells_nothing(node: Path):
+    """As one of an earlier version, or of a full disk."""
+    deliver(train(node, 1, last_step=17), 1, STARTED_NS + 30 * S)
+    (node / "ledger" / "a001-r00000").write_bytes(b"{")
+    assert last_attempt(node) == []

@@ -1,6 +1,9 @@
 """What is read from the files of local mode is what was recorded."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from privileges import UNPRIVILEGED
 from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, make_run, play
 
 from periflow_otel import names
@@ -21,6 +25,11 @@ from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
+
+OF_NO_RUN = b"""
+{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"x","gauge":{"dataPoints":[{"asDouble":1}]}}]}]}]}
+{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"x"}]}]}]}
+"""
 
 
 def record(
@@ -188,9 +197,9 @@ def test_who_was_late_is_a_rank_of_the_last_attempt(tmp_path: Path):
     assert [(member, bool(rank.late)) for member, rank in view.ranks.items()] == [((1, 0), False), ((2, 0), True)]
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"resourceSpans": 7}\n', b"\xff\n", b"[]\n"])
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"resourceSpans": 7}\n', b"\xff\n", b"[]\n", OF_NO_RUN])
 def test_a_damaged_line_is_left_out(tmp_path: Path, damage: bytes):
-    """A disk that was full, or a file that is being written."""
+    """A disk that was full, a file that is being written, or one of another program."""
     record(tmp_path, trained())
     for file in tmp_path.iterdir():
         file.write_bytes(damage + b"\n" + file.read_bytes()[:-30])
@@ -204,3 +213,27 @@ def test_what_is_not_there_is_said(tmp_path: Path, names: Sequence[str]):
     record(tmp_path, trained())
     with pytest.raises(ConfigurationError, match=f"{names[-1]}.*no OTLP JSON file"):
         find_files([tmp_path / name for name in names])
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path):
+    """A pipe would be waited for, a link may lead nowhere, or to itself."""
+    record(tmp_path, trained())
+    os.mkfifo(tmp_path / "pipe.traces.jsonl")
+    (tmp_path / "folder.traces.jsonl").mkdir()
+    (tmp_path / "nowhere.traces.jsonl").symlink_to("not-there")
+    (tmp_path / "circle.traces.jsonl").symlink_to("circle.traces.jsonl")
+    assert {each.name for each in find_files([tmp_path])} == {"train.traces.jsonl", "train.metrics.jsonl"}
+    with pytest.raises(ConfigurationError, match="no OTLP JSON file"):
+        find_files([tmp_path / "pipe.traces.jsonl"])
+
+
+def test_a_file_of_somebody_else_is_said_and_left_out(tmp_path: Path):
+    """In a folder that many use, what can be read is shown."""
+    record(tmp_path, trained())
+    other = tmp_path / "other.traces.jsonl"
+    other.write_text("")
+    other.chmod(0)
+    command = [*UNPRIVILEGED, sys.executable, "-m", "periflow_otel", "export"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout.count("loss")) == (0, 5)
+    assert ended.stderr == "periflow_otel: other.traces.jsonl cannot be read, and is left out\n"

@@ -15,7 +15,7 @@ from periflow_otel.cli.tail import follow
 from periflow_otel.journal.folders import journal_folders
 
 SCRIPT = """
-import sys, time
+import os, sys, time
 import periflow_otel as pf
 pf.init(total_train_steps=40, local_log_name="train.log", run_id=sys.argv[1])
 for step in range(1, 41):
@@ -24,6 +24,8 @@ for step in range(1, 41):
     pf.metric({"acc": step, "eval_loss": 1 / step})
 if sys.argv[2] == "fails":
     raise ValueError
+if sys.argv[2] == "dies" and os.environ["PERIFLOW_AGENT"] == "off":
+    os._exit(1)
 """
 
 
@@ -98,6 +100,20 @@ def test_a_run_that_is_over_is_known_by_the_word_of_its_agent(
     assert f"job: {outcome} at step 40/40" in shown.output
     assert "acc  1 to 40" in shown.output
     assert "live at" not in shown.output
+
+
+@pytest.mark.parametrize(("agent", "state"), [("process", "ended"), ("off", "killed")])
+def test_a_run_that_no_page_has_seen_is_known_too(
+    agent: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """By the ledger and by what journals are left: how far it came, and where its files are."""
+    with Training("job", "dies", code=SCRIPT, PERIFLOW_STATE_DIR=str(tmp_path), PERIFLOW_AGENT=agent) as training:
+        training.wait()
+        wait_until(lambda: list(tmp_path.glob("job/*/ledger/*")) or agent == "off", 60, "the agent is done")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert Said(capsys, "runs").output.splitlines()[1].split()[:3] == ["job", state, "40/40"]
+    assert "acc  1 to 40" in Said(capsys, "status", "job").output
 
 
 def test_files_in_this_folder_are_runs_too(

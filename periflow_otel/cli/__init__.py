@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from periflow_otel import names
@@ -20,6 +21,7 @@ REPLAY_TIMEOUT_S = 60.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    _set_up_streams()
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     limit_repeats()
@@ -35,7 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"periflow-otel: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be read or written, a full disk
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"periflow-otel: {place}{error.strerror or error}", file=sys.stderr)
+        return 2
     return status
+
+
+def _set_up_streams() -> None:
+    """Have somewhere to write to, where anything can be written: names that are no text, letters a terminal lacks."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  # until the end
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """The runs that this machine knows of: those that go on, and those whose agents have left word of them."""
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -18,6 +19,8 @@ from periflow_otel.recordings import find_files, read_views
 from periflow_otel.records import RankRun
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
+
+_log = logging.getLogger("periflow_otel")
 
 View = dict[str, Any]
 """What ``RunView.to_dict`` returns."""
@@ -83,8 +86,13 @@ def _known_run(folder: Path) -> KnownRun | None:
 
 def _runs_of_files(here: Path, known: Collection[str]) -> Iterator[KnownRun]:
     """Yield the runs of files that no agent of this node has left: from elsewhere, or of long ago."""
-    files = [file for file in find_files([here]) if not _is_of(file, known)]
-    for run_id, view in read_views(files).items():
+    try:
+        files = [file for file in find_files([here]) if not _is_of(file, known)]
+        views = read_views(files)
+    except OSError as error:
+        _log.warning("this folder cannot be read: %s", error.strerror or error)
+        return
+    for run_id, view in views.items():
         if run_id not in known:
             yield KnownRun(here, view.summary(), is_live=False, logs=list(map(str, files)))
 

@@ -13,7 +13,9 @@ from periflow_otel.config import find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.files import read_own
 from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
+from periflow_otel.journal.ledger import Entry, last_attempt
 from periflow_otel.recordings import find_files, read_views
+from periflow_otel.view.records import RecordFeed, member_of
 from periflow_otel.view.run_view import RunView
 
 _MAX_BYTES = 1 << 20
@@ -75,8 +77,31 @@ def words_left(run_id: str) -> Iterator[dict[str, Any]]:
 
 
 def word_left(folder: Path) -> dict[str, Any] | None:
-    """Return the word that the agent of a run has left in its folder; None if there is none."""
+    """Return the word that agents of a run have left in its folder; None if there is none.
+
+    Where the last of them showed no page, or was killed, less is known: how far the run came, and where its files are.
+    """
+    word, ended = _summary(folder), [entry for entry in last_attempt(folder) if entry.run]
+    if word and word.get("attempt", 0) >= max((entry.attempt for entry in ended), default=0):
+        return word
+    return _summary_of(ended) if ended else word
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
     with suppress(OSError, msgspec.DecodeError, msgspec.ValidationError):
         word = msgspec.json.decode(read_own(folder / SUMMARY_FILE, _MAX_BYTES) or b"", type=dict[str, Any])
         return word if "id" in word and isinstance(word.get("logs"), list) else None
     return None
+
+
+def _summary_of(ended: Sequence[Entry]) -> dict[str, Any]:
+    """Return what the ledger knows of a run."""
+    runs = [entry.run for entry in ended if entry.run]
+    view = RunView(runs[0].run_id)
+    for entry, run in zip(ended, runs, strict=True):
+        RecordFeed(view, run)
+        view.rank(member_of(run)).begin_step(entry.last_step, entry.last_seen_unix_ns / 1e9)
+    state = "killed" if any(entry.is_lost for entry in ended) else "unknown"
+    step = min(entry.last_step for entry in ended)
+    logs = sorted({run.local_log for run in runs if run.local_log})
+    return {**view.summary(), "state": state, "step": step, "logs": logs}

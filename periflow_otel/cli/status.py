@@ -21,6 +21,8 @@ INTERVAL_S: Final = 2.0
 MAX_CURVES: Final = 4
 MAX_RANKS: Final = 32
 _CURVE_HEIGHT: Final = 3
+_FULL: Final = "\u28ff"
+"""A piece of a curve."""
 _CLEAR: Final = "\x1b[H\x1b[J"
 _TROUBLED: Final = frozenset({"failed", "killed"})
 
@@ -94,11 +96,22 @@ def _curves(view: View, width: int) -> Iterator[str]:
         values = series.get("mean") or series["last"]
         known = [value for value in values if value is not None]
         if len(known) > 1:
+            values_seen = f"{min(known):.4g} to {max(known):.4g}"
             yield ""
-            yield f"{one_line(key)}  {min(known):.4g} to {max(known):.4g}"
-            yield from curve(values, width, _CURVE_HEIGHT)
+            yield f"{one_line(key)[: max(1, width - len(values_seen) - 2)]}  {values_seen}"
+            if _can_show(_FULL):
+                yield from curve(values, width, _CURVE_HEIGHT)
     if len(shown) > MAX_CURVES:
         yield f"and {len(shown) - MAX_CURVES} more metrics"
+
+
+def _can_show(text: str) -> bool:
+    """Tell whether the terminal has letters for a text."""
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ranks(view: View) -> Iterator[str]:
@@ -123,6 +136,7 @@ def _lateness(late: Any) -> str:
     return f"{late['count']} times, {duration_words(late['max'])} at most" if late and late["count"] else ""
 
 
+_STATES_OF_OVER: Final = {"running": "gone", "unknown": "ended"}
 _HEADER: Final = ("RUN", "STATE", "STEP", "LAST", "TOOK", "SEEN")
 
 
@@ -130,7 +144,7 @@ def _row(run: KnownRun) -> tuple[str, ...]:
     summary = run.summary
     target = f"/{summary['target_step']}" if summary["target_step"] else ""
     name = f" ({one_line(summary['name'])})" if summary["name"] else ""
-    state = summary["state"] if run.is_live or summary["state"] != "running" else "gone"
+    state = summary["state"] if run.is_live else _STATES_OF_OVER.get(summary["state"], summary["state"])
     took = duration_words(summary["seen"] - summary["started"]) if summary["started"] and summary["seen"] else "–"
     return (
         one_line(run.run_id) + name, state, f"{summary['step']}{target}", _last(summary["last"]), took,

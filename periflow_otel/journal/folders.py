@@ -122,6 +122,13 @@ def own_attempts(folder: Path, rank: int) -> list[int]:
     return sorted({numbers[0] for numbers in entries if numbers and numbers[1] == rank})
 
 
+def last_lines(folder: Path) -> list[Path]:
+    """Return the lines of the ledger of a run on this node that its last attempt has there, one for each rank."""
+    entries = [(numbers, folder / LEDGER / name) for name in _names(folder / LEDGER) if (numbers := _numbers(name))]
+    last = max((attempt for (attempt, _), _ in entries), default=0)
+    return [path for (attempt, _), path in sorted(entries) if attempt == last]
+
+
 def claim_journal(folder: Path, attempt: int, rank: int) -> Path:
     """Create a folder for a journal that no other process has, and return it.
 

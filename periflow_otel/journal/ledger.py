@@ -9,16 +9,33 @@ import msgspec
 from periflow_otel.journal.attempts import earlier_parts
 from periflow_otel.journal.cursors import replace_file
 from periflow_otel.journal.files import read_own
-from periflow_otel.journal.folders import LEDGER, journal_folder, make_private, own_attempts
+from periflow_otel.journal.folders import (
+    LEDGER,
+    journal_folder,
+    journal_folders,
+    last_lines,
+    make_private,
+    own_attempts,
+)
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import JournalReader
-from periflow_otel.records import Earlier, RankLost
+from periflow_otel.records import Earlier, RankLost, RankRun
 
 LOST_FILE: Final = "lost"
 _MAX_BYTES: Final = 64 << 10
 
+
+class Entry(Earlier, frozen=True):
+    """A line of the ledger: how far an attempt of a rank came, and, for who lists runs, which it was."""
+
+    run: RankRun | None = None
+    is_lost: bool = False
+    """Its process had gone without ending the run."""
+
+
 _decode_loss = msgspec.msgpack.Decoder(RankLost).decode
 _decode_entry = msgspec.json.Decoder(Earlier).decode
+_decode_line = msgspec.json.Decoder(Entry).decode
 
 
 def note_loss(journal: Path, loss: RankLost) -> None:
@@ -50,8 +67,42 @@ def note_end(journal: Path, attempt: int, ended_unix_ns: int) -> None:
     ledger = journal.parent / LEDGER
     with contextlib.suppress(OSError):  # the next attempt then knows less
         make_private(ledger)
-        if earlier := _look(journal, attempt, ended_unix_ns):
-            replace_file(ledger / journal.name, msgspec.json.encode(earlier) + b"\n")
+        if entry := _entry(journal, attempt, ended_unix_ns):
+            replace_file(ledger / journal.name, msgspec.json.encode(entry) + b"\n")
+
+
+def last_attempt(folder: Path) -> list[Entry]:
+    """Return how far the ranks of the last attempt of a run came, of which none is at work any more.
+
+    Args:
+        folder: Folder of the run on this node.
+    """
+    lines = [entry for path in last_lines(folder) if (entry := _line(path))]
+    # Of those that are still there, because somebody waits for them or because the agent was killed, there is no line.
+    journals = [entry for journal in journal_folders(folder) if (entry := _open_entry(journal))]
+    last = max((entry.attempt for entry in (*lines, *journals)), default=0)
+    found = {entry.run.rank: entry for entry in (*journals, *lines) if entry.attempt == last and entry.run}
+    return [found[rank] for rank in sorted(found)]
+
+
+def _line(path: Path) -> Entry | None:
+    with contextlib.suppress(OSError, msgspec.DecodeError):  # damaged, or of an older version
+        return _decode_line(read_own(path, _MAX_BYTES) or b"")
+    return None
+
+
+def _entry(journal: Path, attempt: int, ended_unix_ns: int) -> Entry | None:
+    reader = JournalReader(journal)
+    seen, is_lost = _look(journal, attempt, ended_unix_ns), noted_loss(journal) is not None and not reader.is_closed()
+    return Entry(**msgspec.structs.asdict(seen), run=reader.run(), is_lost=is_lost) if seen else None
+
+
+def _open_entry(journal: Path) -> Entry | None:
+    """Return what the line of a journal would be that is still there, of a process that is not."""
+    reader = JournalReader(journal)
+    run = reader.run()
+    entry = _entry(journal, run.attempt, 0) if run else None
+    return msgspec.structs.replace(entry, is_lost=not reader.is_closed()) if entry else None
 
 
 def find_earlier(node: Path, rank: int, attempt: int) -> Earlier | None:

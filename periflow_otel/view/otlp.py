@@ -130,11 +130,11 @@ class OtlpFeed:
         """
         decoded = _decode(line)
         for group in decoded.resourceSpans:
-            who = _Who(_read(group.resource.attributes))
-            self._add_spans(who, [span for scope in group.scopeSpans for span in scope.spans])
+            if (who := _Who(_read(group.resource.attributes))).run_id:
+                self._add_spans(who, [span for scope in group.scopeSpans for span in scope.spans])
         for group in decoded.resourceMetrics:
-            who = _Who(_read(group.resource.attributes))
-            self._add_points(who, [metric for scope in group.scopeMetrics for metric in scope.metrics])
+            if (who := _Who(_read(group.resource.attributes))).run_id:
+                self._add_points(who, [metric for scope in group.scopeMetrics for metric in scope.metrics])
 
     def _view(self, who: "_Who") -> RunView:
         view = self.views.get(who.run_id)
