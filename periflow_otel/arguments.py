@@ -52,6 +52,8 @@ def step_number(given: object, *, least: int) -> int:
         TypeError: It is not an integer.
         ValueError: It is below ``least``, or beyond all sense.
     """
+    if type(given) is int and least <= given <= _MAX_STEP:
+        return given  # at once, as it is asked in each step
     try:
         number = operator.index(given)  # type: ignore[arg-type]  # what has none raises
     except TypeError:

@@ -156,9 +156,9 @@ class TrainingRun:
         return self._step
 
     @property
-    def is_step_open(self) -> bool:
-        """Whether a step has started and not ended."""
-        return self._started_ns is not None
+    def open_step(self) -> int | None:
+        """Number of the step that has started and not ended; None between steps."""
+        return None if self._started_ns is None else self._step
 
     def start_step(self, step: int | None = None) -> None:
         """Begin a step.

@@ -3,6 +3,7 @@
 import copy
 import gc
 import inspect
+import pickle
 import runpy
 import signal
 import sys
@@ -224,6 +225,37 @@ def test_a_run_that_ctrl_c_ends_is_interrupted(captured: testing.Captured, make_
         make_trainer(PeriFlowCallback(), Interrupting(interrupt), max_steps=3).train()
     pf.shutdown()
     assert outcomes(captured) == ["interrupted"]
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(0, "interrupted"), (None, "interrupted"), (3, "failed")])
+def test_a_script_that_leaves_in_the_middle(
+    captured: testing.Captured, make_trainer: MakeTrainer, status: int | None, outcome: str
+):
+    """It has not finished training, though an exit without a status is no failure."""
+    with pytest.raises(SystemExit):
+        make_trainer(PeriFlowCallback(), Interrupting(lambda: sys.exit(status)), max_steps=3).train()
+    pf.shutdown()
+    assert outcomes(captured) == [outcome]
+
+
+@pytest.mark.parametrize("end_run", [pf.shutdown, pf.init])
+def test_a_run_that_the_script_ends_in_the_middle_is_interrupted(
+    captured: testing.Captured, make_trainer: MakeTrainer, end_run: Callable[[], object]
+):
+    """Nothing has failed, and training was not over."""
+    make_trainer(PeriFlowCallback(), Interrupting(end_run), max_steps=3).train()
+    assert outcomes(captured)[0] == "interrupted"
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])  # noqa: S301  # our own
+def test_a_copy_of_a_callback_that_has_trained(
+    captured: testing.Captured, make_trainer: MakeTrainer, copied: Callable[[PeriFlowCallback], PeriFlowCallback]
+):
+    """It records a training of its own, such as in another process."""
+    callback = PeriFlowCallback()
+    make_trainer(callback, max_steps=2).train()
+    make_trainer(copied(callback), max_steps=3).train()
+    assert step_numbers(captured) == [1, 2, 1, 2, 3]
 
 
 @pytest.mark.parametrize("call", [pf.shutdown, pf.init, lambda: (pf.shutdown(), pf.init())])

@@ -1127,7 +1127,7 @@ def test_a_step_that_is_abandoned_was_never_begun(begin: Begin):
         pass
     run.start_step(5)
     run.abandon_step()
-    assert (run.step, run.is_step_open) == (1, False)
+    assert (run.step, run.open_step) == (1, None)
     run.abandon_step()  # there is none
     run.start_step()
     run.end_step()

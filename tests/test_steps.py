@@ -411,7 +411,10 @@ def test_a_step_is_linked_to_its_run():
     assert step.trace_id != run.trace_id
 
 
-@pytest.mark.parametrize(("error", "outcome"), [(None, "finished"), ("KeyError", "failed")])
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(None, "finished"), ("KeyError", "failed"), ("some.where.UnfinishedTrainingError", "interrupted")],
+)
 def test_a_run_span_tells_the_outcome(error: str | None, outcome: str):
     """Steps, the last of them, the last checkpoint and the target are on it, and the exception that ended it."""
     recorder = Recorder(initial_step=4)

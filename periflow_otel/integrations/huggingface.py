@@ -80,13 +80,11 @@ class PeriFlowCallback(TrainerCallback):
         if training is not None:
             self._training, self._is_preempted = training, False
 
-    @harmless
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin a step, which may take several batches."""
         if training := self._training_of(state):
             training.start_step(state.global_step + 1)
 
-    @harmless
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """End it, and have a checkpoint saved if somebody asks for one."""
         if training := self._training_of(state):
@@ -94,13 +92,11 @@ class PeriFlowCallback(TrainerCallback):
         if self._saves_in_emergency and pf.is_initialized() and pf.is_emergency_save():
             control.should_save = True
 
-    @harmless
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Let go of batches that were too few for a step."""
         if training := self._training_of(state):
             training.abandon_step()
 
-    @harmless
     def on_log(
         self,
         args: TrainingArguments,
@@ -110,11 +106,10 @@ class PeriFlowCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Record what is logged, also after training."""
-        last = last_training()
-        if last is None or last is self._training_of(state):
-            record(logs or {})
+        training = self._training_of(state)
+        if logs and (training.has_run() if training else last_training() is None):
+            record(logs)
 
-    @harmless
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Say that training is over."""
         if training := self._training_of(state):
@@ -122,7 +117,8 @@ class PeriFlowCallback(TrainerCallback):
 
     def _training_of(self, state: TrainerState) -> Training | None:
         """Return the training that an event belongs to, if it is recorded; a callback may be shared by trainers."""
-        return self._training if self._training is not None and self._training.is_of(state) else None
+        training = self._training
+        return training if training is not None and training.session() is state else None
 
     @harmless
     def _saved(self, state: TrainerState, control: TrainerControl) -> None:

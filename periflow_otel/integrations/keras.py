@@ -120,7 +120,7 @@ class PeriFlowCallback(Callback):
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """End it, and record what it has found; in training, the end of the epoch tells."""
         self._phases.close()
-        if self._training is None or not self._training.is_of(_list_of(self)):
+        if self._training is None or self._training.session() is not _list_of(self):
             record({f"val_{key}": value for key, value in (logs or {}).items()})
 
     @harmless

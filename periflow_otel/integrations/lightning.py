@@ -104,19 +104,19 @@ class PeriFlowCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step, which may take several batches. Its number is that of the last update it is going to make."""
         if training := self._training_of(trainer):
-            training.start_step(trainer.global_step + self._steps_per_batch)
-            self._steps_done = trainer.global_step
+            self._steps_done = done = trainer.global_step
+            training.start_step(done + self._steps_per_batch)
 
     @harmless
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """End the step if this was its last batch."""
-        if trainer.global_step == self._steps_done:
-            return
         if training := self._training_of(trainer):
-            training.end_step()
-            self._steps_per_batch = trainer.global_step - self._steps_done
+            steps = trainer.global_step - self._steps_done
+            if steps:
+                training.end_step()
+                self._steps_per_batch = steps
 
     @harmless
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,7 +161,8 @@ class PeriFlowCallback(Callback):
 
     def _training_of(self, trainer: Trainer) -> Training | None:
         """Return the training that an event belongs to, if it is recorded."""
-        return self._training if self._training is not None and self._training.is_of(trainer) else None
+        training = self._training
+        return training if training is not None and training.session() is trainer else None
 
 
 class PeriFlowLogger(Logger):

@@ -35,6 +35,19 @@ class PreemptedError(Exception):
 _UNFINISHED: Final = UnfinishedTrainingError()
 
 
+def harmless(hook: _Hook) -> _Hook:
+    """Let a hook of a framework fail without an end of training: what was wrong is said instead."""
+
+    @wraps(hook)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            hook(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever it is, training matters more
+            _log.warning("%s() could not record: %s: %s", hook.__name__, type(error).__name__, error)
+
+    return cast("_Hook", call)
+
+
 class Training:
     """One training of one trainer, in the run that the script has begun, else in one that it begins itself.
 
@@ -45,17 +58,27 @@ class Training:
     def __init__(self, trainer: object, session: object, *, has_begun_run: bool) -> None:
         """Take part in the current run; see :func:`begin_training`."""
         self._trainer = weakref.ref(trainer)
-        self._session = weakref.ref(session)
+        self.session = weakref.ref(session)
+        """What the framework makes anew for each training."""
         self._has_begun_run = has_begun_run
-        self._run: weakref.ref[pf.TrainingRun] | None = None
-        self._open: tuple[weakref.ref[pf.TrainingRun], int] | None = None
+        self._run: Callable[[], pf.TrainingRun | None] = _no_run
+        self._attempt: object = None
+        """That of the run to which a step was told last."""
+        self._step: int | None = None
+        """The one that this training has opened."""
         self._is_over = False
         self._last_error = id(_last_error())
 
-    def is_of(self, session: object) -> bool:
-        """Tell whether this is the training of a session: what a framework makes anew for each training."""
-        return self._session() is session
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Be nothing in a copy: a callback that was copied or sent elsewhere has begun no training."""
+        return _no_run, ()
 
+    def has_run(self) -> bool:
+        """Tell whether the current run is for this training, and no other has it."""
+        run = self._run()
+        return run is not None and run is pf.current_run()
+
+    @harmless
     def start_step(self, step: int) -> None:
         """Begin a step, unless one is open; one that the script has opened is left alone.
 
@@ -65,35 +88,43 @@ class Training:
             step: Its number, as the framework counts.
         """
         run = pf.current_run()
-        if run is not None and not run.is_step_open and self._has(run):
-            run.start_step(step=step)
+        if run is None or run.open_step is not None or not (run is self._run() or self._take(run)):
+            return
+        run.start_step(step)
+        self._step = step
+        if run.info is not self._attempt:
+            self._attempt = run.info
             run.note_error(_UNFINISHED)  # until it says otherwise
-            self._open = weakref.ref(run), step
 
+    @harmless
     def end_step(self, error: BaseException | None = None) -> None:
         """End the step that is open, if this training has opened it."""
-        if (run := self._run_of_step()) is not None:
+        step, self._step = self._step, None
+        if step is not None and (run := self._run_of(step)) is not None:
             run.end_step(error)
-        self._open = None
 
+    @harmless
     def abandon_step(self) -> None:
         """Take back the step that is open: its batches came to no update of the optimizer."""
-        if (run := self._run_of_step()) is not None:
+        step, self._step = self._step, None
+        if step is not None and (run := self._run_of(step)) is not None:
             run.abandon_step()
-        self._open = None
 
+    @harmless
     def end(self, error: BaseException | None = None) -> None:
         """Say that the training is over.
 
         Args:
-            error: What ended it before its time.
+            error: What ended it before its time; an exit without a failure leaves it unfinished.
         """
+        if isinstance(error, SystemExit) and not error.code:
+            error = _UNFINISHED
         if error is None:
             self.abandon_step()
         else:
             self.end_step(error)
         self._is_over = True
-        if (run := pf.current_run()) is not None and _last.get(run) is self:
+        if (run := pf.current_run()) is not None and run is self._run():
             run.note_error(error)
 
     def make_way(self) -> None:
@@ -113,24 +144,26 @@ class Training:
         own = self._trainer()
         if self._is_over or own is None:
             return False
-        return self.is_of(session) if own is trainer else _is_at_work(own)
+        return self.session() is session if own is trainer else _is_at_work(own)
 
-    def _has(self, run: pf.TrainingRun) -> bool:
-        """Tell whether a run is for this training; one that no other has that goes on, it takes."""
-        if self._run is not None and self._run() is run:
-            return True
+    def _take(self, run: pf.TrainingRun) -> bool:
+        """Take a run for this training, and tell whether it could; one of a training that goes on is left to it."""
         other = _last.get(run)
-        if other is not None and not other._is_over:  # noqa: SLF001  # one of the same class
-            return False
-        _last[run], self._run = self, weakref.ref(run)
+        if other is not None:
+            if not other._is_over:  # noqa: SLF001  # one of the same class
+                return False
+            other._run = _no_run  # noqa: SLF001
+        _last[run], self._run, self._step = self, weakref.ref(run), None
         return True
 
-    def _run_of_step(self) -> pf.TrainingRun | None:
-        """Return the run in which the step of this training is open; None if it is over, or the step is."""
-        if self._open is None:
-            return None
-        run, step = self._open[0](), self._open[1]
-        return run if run is not None and run is pf.current_run() and run.is_step_open and run.step == step else None
+    def _run_of(self, step: int) -> pf.TrainingRun | None:
+        """Return the run in which a step of this training is open; None if it is over, or the step is."""
+        run = pf.current_run()
+        return run if run is not None and run is self._run() and run.open_step == step else None
+
+
+def _no_run() -> None:
+    """Return nothing, as a reference does to what is gone."""
 
 
 _last: "weakref.WeakKeyDictionary[pf.TrainingRun, Training]" = weakref.WeakKeyDictionary()
@@ -176,7 +209,7 @@ def begin_training(
         add_config(config or {})
         training = Training(trainer, session, has_begun_run=has_begun_run)
         if (run := pf.current_run()) is not None:
-            training._has(run)  # noqa: SLF001  # the one before is over
+            training._take(run)  # noqa: SLF001  # the one before is over
         return training
 
 
@@ -191,6 +224,7 @@ def phase(name: str) -> AbstractContextManager[None]:
     return pf.span(name) if pf.is_initialized() else nullcontext()
 
 
+@harmless
 def record(values: Mapping[str, Any], step: int | None = None) -> None:
     """Record values that a framework logs, if a run is active. What is no metric, such as an image, is left out.
 
@@ -198,14 +232,15 @@ def record(values: Mapping[str, Any], step: int | None = None) -> None:
         values: By name.
         step: Whose values they are. Default: the step that started last.
     """
-    if not values or not pf.is_initialized():
+    run = pf.current_run()
+    if run is None or not values:
         return
     try:
-        pf.metric(values, step=step)
+        run.metric(values, step)
     except (TypeError, ValueError):
         for key, value in values.items():
             with suppress(TypeError, ValueError):
-                pf.metric({key: value}, step=step)
+                run.metric({key: value}, step)
 
 
 def add_config(values: Mapping[str, Any]) -> None:
@@ -229,19 +264,6 @@ def announce_checkpoint(step: int) -> None:
     if pf.is_initialized():
         with suppress(pf.CheckpointAlreadyUploadedError):
             pf.upload_checkpoint(step=step)
-
-
-def harmless(hook: _Hook) -> _Hook:
-    """Let a hook of a framework fail without an end of training: what was wrong is said instead."""
-
-    @wraps(hook)
-    def call(*args: Any, **kwargs: Any) -> None:
-        try:
-            hook(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # whatever it is, training matters more
-            _log.warning("%s() could not record: %s: %s", hook.__name__, type(error).__name__, error)
-
-    return cast("_Hook", call)
 
 
 def _last_error() -> BaseException | None:

@@ -459,8 +459,10 @@ def _config_attributes(record: Config) -> dict[str, AttributeValue]:
     return {names.CONFIG_PREFIX + key: to_attribute(value) for key, value in record.values.items()}
 
 
-_INTERRUPTIONS: Final = frozenset({"KeyboardInterrupt", "PreemptedError", "SIGTERMException", "TrialPruned"})
-"""What ends a run because somebody wanted it to end: Ctrl-C, SIGTERM in frameworks that heed it, a pruned trial."""
+_INTERRUPTIONS: Final = frozenset(
+    {"KeyboardInterrupt", "PreemptedError", "SIGTERMException", "TrialPruned", "UnfinishedTrainingError"}
+)
+"""What ends a run though nothing has failed: Ctrl-C, SIGTERM where it is heeded, a pruned trial, an early exit."""
 
 
 def outcome_of(record: RunFinished | RankLost) -> str:
