@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, taken
 from periflow_otel.journal.cursors import replace_file
