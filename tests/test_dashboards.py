@@ -74,6 +74,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         wait_until(
             lambda: min(stack.prometheus.last_evaluations()) > ended, 60, "all rules have seen the end of the run"
         )
+        # Prometheus writes alerts down from its second evaluation on.
+        wait_until(lambda: stack.prometheus.query("ALERTS"), 60, "an alert is there")
         yield Filled(
             stack,
             began,
