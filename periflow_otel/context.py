@@ -137,10 +137,10 @@ def whereabouts(identify: Identify, open_step: int | None) -> Whereabouts:
         open_step: The step that is open; None if there is none. Where no span is current, as in threads, it is in that.
     """
     span = get_current_span()
-    if isinstance(span, OpenSpan) and span.belongs_to(identify):
-        return Whereabouts(span.step, span.phase)
-    if span is INVALID_SPAN or isinstance(span, OpenSpan | StandingSpan):
+    if span is INVALID_SPAN or isinstance(span, StandingSpan):
         return Whereabouts(open_step, 0)
+    if isinstance(span, OpenSpan):
+        return Whereabouts(span.step, span.phase) if span.belongs_to(identify) else Whereabouts(open_step, 0)
     found = span.get_span_context()
     return Whereabouts(open_step, 0, _as_bytes(found) if found.is_valid else b"")
 

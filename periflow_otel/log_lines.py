@@ -37,26 +37,24 @@ def encode_line(record: logging.LogRecord, where: Whereabouts, now_unix_ns: int)
     """
     error, error_message, stack = _exception(record)
     extra, dropped = _extra(record)
-    line = LogLine(
-        time_unix_ns=round(record.created * 1e9),
-        observed_unix_ns=now_unix_ns,
-        step=where.step,
-        phase=where.phase,
-        span=where.foreign,
-        logger=_text(record.name),
-        level=int(record.levelno),
-        level_name=_text(record.levelname),
-        message=_message(record),
-        path=_text(record.pathname),
-        line=int(record.lineno),
-        function=_text(record.funcName),
-        thread_id=record.thread or 0,
-        thread=_text(record.threadName),
-        error=error,
-        error_message=error_message,
-        stack=stack,
-        extra=extra,
-        dropped=dropped,
+    line = LogLine(  # by position, which takes a fifth of the time
+        round(record.created * 1e9),
+        now_unix_ns,
+        *where,
+        _text(record.name),
+        int(record.levelno),
+        _text(record.levelname),
+        _message(record),
+        _text(record.pathname),
+        int(record.lineno),
+        _text(record.funcName),
+        record.thread or 0,
+        _text(record.threadName),
+        error,
+        error_message,
+        stack,
+        extra,
+        dropped,
     )
     try:
         return encode(line)

@@ -110,6 +110,9 @@ LOG_RECORDS = st.builds(
     trace_id=TRACE_IDS,
     span_id=SPAN_IDS,
     flags=st.integers(0, 255),
+    source=st.dictionaries(st.sampled_from(["code.file.path", "thread.id"]), ANY_TEXT | INTEGERS).map(
+        lambda each: tuple(each.items())
+    ),
     event_name=ANY_TEXT,
     dropped_attributes=st.integers(0, 9),
 )
@@ -155,7 +158,7 @@ def sdk_logs(items: Iterable[tuple[RankRun, LogRecord]]) -> list[ReadableLogReco
 
 def _sdk_log(record: LogRecord) -> SdkLogRecord:
     context = SpanContext(record.trace_id, record.span_id, is_remote=False, trace_flags=TraceFlags(record.flags))
-    attributes = BoundedAttributes(attributes=_attributes(record.attributes.items()))
+    attributes = BoundedAttributes(attributes=_attributes([*record.attributes.items(), *record.source]))
     attributes.dropped = record.dropped_attributes
     return SdkLogRecord(
         timestamp=record.time_unix_ns,

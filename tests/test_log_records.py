@@ -38,13 +38,14 @@ def test_a_line_becomes_a_log_record():
         severity=9,
         severity_text="INFO",
         body="loss 0.12",
-        attributes={
-            "periflow.rank": 1, "periflow.step.number": 3, "code.file.path": "/src/train.py",
-            "code.function.name": "main", "code.line.number": 12, "thread.id": 9, "thread.name": "loader",
-        },
+        attributes={"periflow.step.number": 3},
         trace_id=ids.step_trace_id(run.seed, 1, 3),
         span_id=ids.step_span_id(run.seed, 1, 3, 1),
         flags=1,
+        source=(
+            ("periflow.rank", 1), ("code.file.path", "/src/train.py"), ("code.function.name", "main"),
+            ("code.line.number", 12), ("thread.id", 9), ("thread.name", "loader"),
+        ),
     )  # fmt: skip
 
 
@@ -93,7 +94,8 @@ def test_no_url_shows_a_password():
 def test_extra_does_not_hide_what_we_say():
     """A key of the script's that is one of ours gives way."""
     record = said(extra={"lr": 0.1, "periflow.rank": 7}, dropped=2)
-    assert (record.attributes["lr"], record.attributes[names.RANK], record.dropped_attributes) == (0.1, 0, 2)
+    assert record.attributes == {"lr": 0.1, names.STEP: 3}
+    assert record.dropped_attributes == 3
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def _log_record(record: LogRecord) -> Fields:
         "observedTimeUnixNano": str(record.observed_unix_ns),
         "severityNumber": record.severity,
         "severityText": _key(record.severity_text),
-        "attributes": _attributes(record.attributes.items()),
+        "attributes": _attributes(record.attributes.items()) + _source(record.source),
         "traceId": _trace_id(record.trace_id),
         "spanId": _span_id(record.span_id),
         "flags": record.flags,
@@ -169,6 +169,12 @@ def _log_record(record: LogRecord) -> Fields:
     if record.dropped_attributes:
         fields["droppedAttributesCount"] = record.dropped_attributes
     return fields
+
+
+@lru_cache(maxsize=4096)
+def _source(attributes: tuple[tuple[str, str | int], ...]) -> list[Fields | msgspec.Raw]:
+    """Return what all records of a line of code share."""
+    return [_raw(each) for each in _attributes(attributes)]
 
 
 def _event(event: Event) -> Fields:

@@ -158,6 +158,7 @@ def _log_record(record: LogRecord) -> bytes:
         _severity(record.severity, record.severity_text),
         b"" if record.body is None else delimited(5, _text(1, record.body)),
         _attributes(6, record.attributes.items()),
+        _source(record.source),
         integer(7, record.dropped_attributes) if record.dropped_attributes else b"",
         _pack_flags(_LOG_FLAGS, record.flags) if record.flags else b"",
         _LOG_TRACE_ID,
@@ -168,6 +169,12 @@ def _log_record(record: LogRecord) -> bytes:
         _text(12, record.event_name) if record.event_name else b"",
     ]
     return delimited(2, b"".join(parts))
+
+
+@lru_cache(maxsize=4096)
+def _source(attributes: tuple[tuple[str, str | int], ...]) -> bytes:
+    """Return what all records of a line of code share."""
+    return _attributes(6, attributes)
 
 
 @lru_cache(maxsize=256)

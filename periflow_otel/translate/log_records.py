@@ -1,6 +1,7 @@
 """What the script has logged, and events where they are wanted so, to log records."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 from periflow_otel import names
@@ -8,7 +9,7 @@ from periflow_otel.identities import identify
 from periflow_otel.records import LogLine, RankRun, Record
 from periflow_otel.run_config import without_user_info
 from periflow_otel.translate.steps import SpanTranslator
-from periflow_otel.translate.telemetry import AttributeValue, LogRecord, Observed, Span
+from periflow_otel.translate.telemetry import Attributes, AttributeValue, LogRecord, Observed, Span
 from periflow_otel.translate.values import to_attribute, whole
 
 _SAMPLED: Final = 1
@@ -30,6 +31,8 @@ class LogTranslator:
         self._run = run
         self._spans = SpanTranslator(run, state) if has_events else None
         self._records: list[LogRecord] = []
+        self._where: tuple[int | None, int] | None = None
+        self._ids = 0, 0, 0
 
     def feed(self, records: Iterable[Record]) -> None:
         """Translate some records."""
@@ -71,43 +74,58 @@ class LogTranslator:
         self._records += [event for span in spans.take() for event in _events(span)]
 
     def _said(self, line: LogLine) -> LogRecord:
-        trace_id, span_id, flags = self._place(line)
+        extra = {key: to_attribute(value) for key, value in line.extra.items() if key not in names.ATTRIBUTES}
         return LogRecord(
-            scope=line.logger,
-            time_unix_ns=line.time_unix_ns,
-            observed_unix_ns=line.observed_unix_ns,
-            severity=severity(line.level),
-            severity_text=line.level_name,
-            body=_whole(line.message),
-            attributes=dict(self._attributes(line)),
-            trace_id=trace_id,
-            span_id=span_id,
-            flags=flags,
-            dropped_attributes=line.dropped,
+            line.logger,
+            line.time_unix_ns,
+            line.observed_unix_ns,
+            severity(line.level),
+            line.level_name,
+            _whole(line.message),
+            {**extra, **_step(line), **_exception(line)},
+            *self._place(line),
+            _source(self._run.rank, line.path, line.function, line.line, line.thread_id, line.thread),
+            dropped_attributes=line.dropped + len(line.extra) - len(extra),
         )
 
     def _place(self, line: LogLine) -> tuple[int, int, int]:
         """Return trace id, span id and flags of where a line was said."""
         if line.span:
             return int.from_bytes(line.span[:16], "big"), int.from_bytes(line.span[16:24], "big"), line.span[24]
-        trace_id, span_id, is_sampled = identify(self._run, line.step, line.phase)
-        return trace_id, span_id, _SAMPLED if is_sampled else 0
+        where = line.step, line.phase
+        if where != self._where:
+            trace_id, span_id, is_sampled = identify(self._run, *where)
+            self._where, self._ids = where, (trace_id, span_id, _SAMPLED if is_sampled else 0)
+        return self._ids
 
-    def _attributes(self, line: LogLine) -> Iterator[tuple[str, AttributeValue]]:
-        yield from ((key, to_attribute(value)) for key, value in line.extra.items())
-        yield names.RANK, self._run.rank
-        if line.step is not None:
-            yield names.STEP, line.step
-        yield names.CODE_FILE_PATH, line.path
-        yield names.CODE_FUNCTION, line.function
-        yield names.CODE_LINE, line.line
-        yield names.THREAD_ID, line.thread_id
-        yield names.THREAD_NAME, line.thread
-        if line.error is not None:
-            yield names.EXCEPTION_TYPE, line.error
-            yield names.EXCEPTION_MESSAGE, _whole(line.error_message)
-        if line.stack:
-            yield names.CODE_STACKTRACE if line.error is None else names.EXCEPTION_STACKTRACE, _whole(line.stack)
+
+def _step(line: LogLine) -> Attributes:
+    return {} if line.step is None else {names.STEP: line.step}
+
+
+def _exception(line: LogLine) -> dict[str, AttributeValue]:
+    if line.error is None:
+        return {names.CODE_STACKTRACE: _whole(line.stack)} if line.stack else {}
+    return {
+        names.EXCEPTION_TYPE: line.error,
+        names.EXCEPTION_MESSAGE: _whole(line.error_message),
+        names.EXCEPTION_STACKTRACE: _whole(line.stack),
+    }
+
+
+@lru_cache(maxsize=4096)
+def _source(
+    rank: int, path: str, function: str, number: int, thread_id: int, thread: str
+) -> tuple[tuple[str, str | int], ...]:
+    """Return what all log records share that a line of code has said in one thread."""
+    return (
+        (names.RANK, rank),
+        (names.CODE_FILE_PATH, path),
+        (names.CODE_FUNCTION, function),
+        (names.CODE_LINE, number),
+        (names.THREAD_ID, thread_id),
+        (names.THREAD_NAME, thread),
+    )
 
 
 def _whole(text: str) -> str:

@@ -69,6 +69,8 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     span_id: SpanId
     flags: int
     """Those of the W3C trace context: 1: sampled."""
+    source: tuple[tuple[str, str | int], ...] = ()
+    """More attributes: what all share that the same line of code has said."""
     event_name: str = ""
     """Of an event."""
     dropped_attributes: int = 0
