@@ -12,7 +12,8 @@ from test_recordings import from_records, make_run, record, trained
 
 from periflow_otel.cli import main
 from periflow_otel.page.report import report_html
-from periflow_otel.page.words import describe_run, duration_words
+from periflow_otel.page.words import describe_run
+from periflow_otel.view.words import duration_words
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&`${7*7}\u2028"
 

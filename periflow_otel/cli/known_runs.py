@@ -1,6 +1,7 @@
 """The runs that this machine knows of: those that go on, and those whose agents have left word of them."""
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
@@ -129,7 +130,8 @@ def _from_files(run: KnownRun) -> View | None:
 
 def _from_journals(run: KnownRun) -> View:
     view = _view_of_journals(run.folder, run.run_id)
-    return view.to_dict() | ({} if view.ranks else {"run": {**run.summary, "config": {}}})
+    whole = view.to_dict(now_s=time.time() if run.is_live else None)
+    return whole if view.ranks else whole | {"run": {**run.summary, "config": {}}}
 
 
 def _view_of_journals(folder: Path, run_id: str) -> RunView:

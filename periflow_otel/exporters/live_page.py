@@ -136,7 +136,8 @@ class LivePage:
         self._read_files()
         with self._lock:
             self._settle()
-            whole = self._view.to_dict(_revision(request)) if self._view else None  # nothing is recorded yet
+            # Nothing may be recorded yet.
+            whole = self._view.to_dict(_revision(request), now_s=time.time()) if self._view else None
             self._is_told.set()
         return Response(msgspec.json.encode(whole), "application/json")
 

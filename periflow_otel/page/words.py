@@ -1,7 +1,9 @@
 """A run in a few words, for a terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from periflow_otel.view.words import duration_words
 
 View = Mapping[str, Any]
 """What ``RunView.to_dict`` returns."""
@@ -25,34 +27,8 @@ def describe_run(view: View) -> str:
             f"  step time p50 {duration_words(duration_s['p50'])}, p95 {duration_words(duration_s['p95'])}, "
             f"max {duration_words(duration_s['max'])}" + (f", rank {slowest['rank']}" if len(steps) > 1 else "")
         )
-    lines += _trouble(view)
+    lines += [f"  {'!' if each['is_fault'] else '-'} {one_line(each['text'])}" for each in view["findings"]]
     return "\n".join(lines)
-
-
-def _trouble(view: View) -> Iterator[str]:
-    for rank in view["ranks"]:
-        for key, count in rank["nonfinite"]["by_key"].items():
-            step = next((mark["step"] for mark in rank["nonfinite"]["kept"] if mark["key"] == key), "?")
-            yield f"  ! {one_line(key)} was not finite {count} times on rank {rank['rank']}, first at step {step}"
-    for attempt in view["attempts"][1:]:
-        yield f"  ! attempt {attempt['attempt']} did {attempt['redone_steps']} steps again"
-
-
-def duration_words(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    if seconds < 60:
-        scale, unit = _unit(seconds)
-        return f"{seconds * scale:.3g} {unit}"
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    return f"{days}d {h}h" if days else f"{hours}h {m}m" if hours else f"{minutes}m {s}s"
-
-
-def _unit(seconds: float) -> tuple[float, str]:
-    if seconds >= 1 or seconds == 0:
-        return 1.0, "s"
-    return (1e3, "ms") if seconds >= 1e-3 else (1e6, "µs")
 
 
 def one_line(text: str) -> str:

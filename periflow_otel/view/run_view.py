@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from msgspec.structs import asdict
+
 from periflow_otel import names
 from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point
+from periflow_otel.view.findings import find
 from periflow_otel.view.heat import QUANTILES, merged, quantile
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
 
@@ -113,12 +116,13 @@ class RunView:
             "last": self._last_values(),
         }
 
-    def to_dict(self, since: int = 0, digits: int | None = None) -> dict[str, Any]:
+    def to_dict(self, since: int = 0, digits: int | None = None, now_s: float | None = None) -> dict[str, Any]:
         """Return everything, as ``docs/view.md`` describes it.
 
         Args:
             since: Of the series, return what has changed after this revision, which an earlier call returned.
             digits: Round the values of series to so many; None leaves them as they are.
+            now_s: Unix time, for a run that goes on: it tells how long a step has not ended.
         """
         for each in self.ranks.values():
             each.fit()
@@ -136,7 +140,7 @@ class RunView:
                           for (name, attributes), value in sorted(self.telemetry.items(), key=repr)],
         }  # fmt: skip
         self._limits.revision += 1
-        return whole
+        return whole | {"findings": list(map(asdict, find(whole, now_s)))}
 
     def _by_attempt(self) -> list[tuple[int, list[RankView]]]:
         attempts: dict[int, list[RankView]] = {}

@@ -6,7 +6,7 @@ const COLUMNS = ["step", "time", "last", "min", "max", "mean", "count", "nonfini
 /** Put a part into what is known of a run, and return that. */
 function withPart(known, part) {
   const whole = known && part.since ? known : { series: new Map() };
-  for (const name of ["run", "attempts", "ranks", "step_time", "telemetry", "revision"]) whole[name] = part[name];
+  for (const name of ["run", "attempts", "ranks", "step_time", "findings", "telemetry", "revision"]) whole[name] = part[name];
   for (const each of part.series) {
     const id = [each.kind, each.key, each.attempt, each.rank].join("\u0000");
     const series = whole.series.get(id) || { ...each, ...Object.fromEntries(COLUMNS.map((name) => [name, []])) };
@@ -83,32 +83,6 @@ function lastAttempt(run) {
   return run.ranks.filter((rank) => rank.attempt === run.run.attempt);
 }
 
-function median(values) {
-  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
-  return sorted.length ? sorted[sorted.length >> 1] : null;
-}
-
-/** Return the rank of the last attempt that takes longest for a step, if it stands out. */
-function slowRank(run) {
-  const ranks = lastAttempt(run).filter((rank) => rank.duration.p50);
-  if (ranks.length < 2) return null;
-  const usual = median(ranks.map((rank) => rank.duration.p50));
-  const slowest = ranks.reduce((a, b) => (b.duration.p50 > a.duration.p50 ? b : a));
-  return slowest.duration.p50 > 1.15 * usual || (ranks.length === 2 && slowest.duration.p50 > 1.15 * Math.min(...ranks.map((rank) => rank.duration.p50)))
-    ? { rank: slowest.rank, p50: slowest.duration.p50, usual: Math.min(usual, ...ranks.map((rank) => rank.duration.p50)) } : null;
-}
-
-/** Return the rank of the last attempt that was most often the last to begin a step, if it stands out. */
-function lateRank(run) {
-  const ranks = lastAttempt(run).filter((rank) => rank.late.count);
-  const total = ranks.reduce((sum, rank) => sum + rank.late.count, 0);
-  const worst = ranks.reduce((a, b) => (!a || b.late.count > a.late.count ? b : a), null);
-  const usual = median(lastAttempt(run).map((rank) => rank.duration.p50)) || 0;
-  if (!worst || total < 10 || worst.late.count < 0.6 * total) return null;
-  const mean = worst.late.sum / worst.late.count;
-  return mean > 0.1 * usual ? { rank: worst.rank, share: worst.late.count / total, mean } : null;
-}
-
 /** Return the mean seconds that each rank of the last attempt spends in a phase of a step; phases by time, the longest first. */
 function phaseMeans(run) {
   const ranks = lastAttempt(run).filter((rank) => rank.steps);
@@ -119,29 +93,6 @@ function phaseMeans(run) {
 
 function longest(means) {
   return means.reduce((a, b) => (b.mean > a.mean ? b : a));
-}
-
-/**
- * Return the phase in which one rank is a tenth of a step or more slower than is usual: where ranks wait for one another
- * within a step all of them take the same time for it, and this is what tells who is waited for.
- */
-function slowPhase(run) {
-  const step = median(lastAttempt(run).map((rank) => rank.duration.p50));
-  const found = phaseMeans(run).map(([name, means]) => {
-    const sorted = means.map((each) => each.mean).sort((a, b) => a - b);
-    return { name, ...longest(means), usual: sorted[(sorted.length - 1) >> 1] };
-  });
-  return found.filter((each) => each.mean - each.usual > 0.1 * step && each.mean > 1.5 * each.usual).sort((a, b) => b.mean - b.usual - a.mean + a.usual)[0] || null;
-}
-
-/** Return in words how ranks of an attempt have ended that did not finish, those of one kind together. */
-function endings(run, attempt) {
-  const ended = run.ranks.filter((rank) => rank.attempt === attempt && rank.outcome && rank.outcome !== "finished");
-  return [...new Set(ended.map((rank) => rank.outcome))].sort().reverse().map((outcome) => {
-    const ranks = ended.filter((rank) => rank.outcome === outcome);
-    const who = ranks.length === 1 ? `Rank ${ranks[0].rank} was` : `Ranks ${ranks.map((rank) => rank.rank).join(", ")} were`;
-    return `${who} ${outcome === "failed" ? "ended by an exception" : outcome} in step ${shownNumber(Math.min(...ranks.map((rank) => rank.step)))}.`;
-  });
 }
 
 /** Return the marks of a kind over all ranks, one for each attempt and step, in order. */

@@ -93,24 +93,9 @@ function tilesOf(run) {
     tile("Attempt", shownNumber(of.attempt)));
 }
 
-/** Say in words what a stranger would have to look for. */
+/** Return what stands out of a run, in words. */
 function alertsOf(run) {
-  const said = [];
-  const slow = slowRank(run), late = lateRank(run), phase = slowPhase(run);
-  for (const mark of marks(run, "nonfinite").slice(0, 3)) {
-    said.push(["", `${mark.key} was ${mark.value} at step ${shownNumber(mark.step)}${run.ranks.length > 1 ? `, rank ${mark.ranks.join(", ")}` : ""}.`]);
-  }
-  for (const text of endings(run, run.run.attempt)) said.push(["", text]);
-  if (slow) said.push(["note", `Rank ${slow.rank} is slow: half of its steps take ${shownSeconds(slow.p50)} or more, against ${shownSeconds(slow.usual)}.`]);
-  if (late) said.push(["note", `Rank ${late.rank} was the last to begin ${Math.round(100 * late.share)} % of the steps, by ${shownSeconds(late.mean)} on average.`]);
-  if (phase) said.push(["note", `Rank ${phase.rank} spends ${shownSeconds(phase.mean)} of a step in "${phase.name}"; usual are ${shownSeconds(phase.usual)}.`]);
-  for (const each of run.attempts.slice(1)) {
-    said.push(["note", `${endings(run, each.attempt - 1).map((text) => `${text} `).join("")}Attempt ${each.attempt} went on from step ${shownNumber(each.initial_step)}${each.restart_gap ? ` after ${shownSeconds(each.restart_gap)}` : ""}${each.redone_steps ? ` and did ${shownNumber(each.redone_steps)} steps again` : ""}.`]);
-  }
-  for (const rank of lastAttempt(run)) {
-    if (page.isLive && !page.lost && rank.step_started && rank.outcome === null && now() - rank.step_started > Math.max(10, 10 * (rank.duration.p95 || 1))) said.push(["", `Rank ${rank.rank} has been in step ${shownNumber(rank.step)} for ${shownSeconds(now() - rank.step_started)}; usual are ${shownSeconds(rank.duration.p50)}.`]);
-  }
-  return said.slice(0, 8).map(([kind, text]) => make("p", { class: `alert ${kind}` }, text));
+  return run.findings.map((each) => make("p", { class: each.is_fault ? "alert" : "alert note" }, each.text));
 }
 
 function runsTable() {
@@ -256,16 +241,16 @@ function timeSection() {
 function ranksSection() {
   const run = page.runs[0];
   if (page.runs.length > 1 || run.run.world_size < 2 || lastAttempt(run).length < 2) return null;
-  const slow = slowRank(run), late = lateRank(run), cards = [];
+  const accused = new Set(run.findings.filter((each) => each.ranks.length < run.run.world_size).flatMap((each) => each.ranks)), cards = [];
   if (rankGrid(run, "step")) {
     const heat = card("rank heat", rankHeatCard);
     cards.push(heat.card);
     requestAnimationFrame(() => heat.draw());
   }
-  const worst = new Set([slow, late, slowPhase(run)].filter(Boolean).map((each) => each.rank)), phases = phaseMeans(run).slice(0, 4);
+  const phases = phaseMeans(run).slice(0, 4);
   const heads = ["rank", "host", "state", "step", "step p50", "p95", "max", ...phases.map(([name]) => `in "${name}"`), "was last", "by, on average", "not finite"];
   const rows = lastAttempt(run).map((rank) => tableRow(heads, [rank.rank, rank.host || rank.node_rank, rank.outcome || "running", shownNumber(rank.ended_step), shownSeconds(rank.duration.p50), shownSeconds(rank.duration.p95), shownSeconds(rank.duration.max),
-    ...phases.map(([, means]) => shownSeconds(means.find((each) => each.rank === rank.rank)?.mean)), shownNumber(rank.late.count || 0), rank.late.count ? shownSeconds(rank.late.sum / rank.late.count) : "–", shownNumber(rank.nonfinite.count)], worst.has(rank.rank) ? "worst" : null));
+    ...phases.map(([, means]) => shownSeconds(means.find((each) => each.rank === rank.rank)?.mean)), shownNumber(rank.late.count || 0), rank.late.count ? shownSeconds(rank.late.sum / rank.late.count) : "–", shownNumber(rank.nonfinite.count)], accused.has(rank.rank) ? "worst" : null));
   cards.push(make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Ranks" }, table(heads, rows)));
   return section("ranks-section", "Ranks", cards);
 }

@@ -1,0 +1,199 @@
+"""What stands out in a run: the words that a stranger would need an hour of looking for.
+
+Each finding names what, which ranks, and by how much. What healthy runs do too is none: first steps that take long,
+evaluations, saving, noise.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Final
+
+from periflow_otel import names
+from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP
+from periflow_otel.view.finding import Finding, View
+from periflow_otel.view.laggards import laggards
+from periflow_otel.view.words import duration_words, ranks_words
+
+SLOWER_FACTOR: Final = 1.5
+"""Steps have become slower if their median is so many times what it was."""
+LONG_FACTOR: Final = 10.0
+"""A step is long that takes so many times the usual, and ``LONG_S``."""
+LONG_S: Final = 1.0
+WARM_UP_STEPS: Final = 10
+"""The first steps of an attempt compile and fill caches."""
+OPEN_S: Final = 10.0
+"""A step that has not ended is said to be long only after so many seconds."""
+WAITING_SHARE: Final = 0.4
+"""A rank waits much that spends so much of its time between steps, or in checkpoints half of that."""
+LEAST_S: Final = 10.0
+"""Nothing is said of shares of a time that is shorter."""
+UNDELIVERED_S: Final = 60.0
+MAX_OF_A_KIND: Final = 3
+
+
+def find(view: View, now_s: float | None) -> list[Finding]:
+    """Return what stands out, faults first.
+
+    Args:
+        view: A run.
+        now_s: Unix time, for a run that goes on; None where nobody knows how long it has been silent.
+    """
+    ranks = _ranks_of(view, view["run"]["attempt"])
+    found = [*_not_finite(view), *_ended(ranks), *_open_steps(ranks, now_s)]
+    found += (late := list(laggards(ranks)))
+    found += _waits(ranks, {rank for each in late for rank in each.ranks})
+    for look in (_slower_steps, _behind, _restarts, _telemetry):
+        found += look(view, ranks)
+    return sorted(found, key=lambda each: not each.is_fault)
+
+
+def _ranks_of(view: View, attempt: int) -> list[View]:
+    return [each for each in view["ranks"] if each["attempt"] == attempt]
+
+
+def _not_finite(view: View) -> Iterator[Finding]:
+    """Name the first step in which a metric was not finite, and who had it there."""
+    marks: dict[str, list[tuple[int, int, str]]] = {}
+    counts: Counter[str] = Counter()
+    for rank in view["ranks"]:
+        counts.update(rank["nonfinite"]["by_key"])
+        for mark in rank["nonfinite"]["kept"]:
+            marks.setdefault(mark["key"], []).append((mark["step"], rank["rank"], mark["value"]))
+    for key in sorted(marks, key=lambda key: min(marks[key]))[:MAX_OF_A_KIND]:
+        step, _, value = min(marks[key])
+        who = sorted({rank for at, rank, _ in marks[key] if at == step})
+        where = f" on {ranks_words(who).lower()}" if len(view["ranks"]) > 1 else ""
+        more = f", the first of {counts[key]} times" if counts[key] > len(who) else ""
+        yield Finding("not_finite", f"{key} was {value} at step {step}{where}{more}.", who, step, is_fault=True)
+
+
+def _ended(ranks: Sequence[View]) -> Iterator[Finding]:
+    """Say how ranks of an attempt have ended that did not finish."""
+    for outcome, words in (("killed", "killed"), ("failed", "ended by an exception"), ("interrupted", "interrupted")):
+        those = [each for each in ranks if each["outcome"] == outcome]
+        if those:
+            step = min(each["step"] for each in those)
+            who = [each["rank"] for each in those]
+            text = f"{ranks_words(who)} {'was' if len(who) == 1 else 'were'} {words} in step {step}{_error(those)}."
+            yield Finding(outcome, text, who, step, is_fault=outcome != "interrupted")
+
+
+def _error(ranks: Sequence[View]) -> str:
+    errors = {mark["error"] for each in ranks for mark in each["errors"]["kept"][-1:]} - {"killed", "interrupted"}
+    return f" by {errors.pop()}" if len(errors) == 1 else ""
+
+
+def _open_steps(ranks: Sequence[View], now_s: float | None) -> Iterator[Finding]:
+    """Name who has been in a step for long: those that wait for each other are in it together."""
+    waiting = []
+    for each in ranks:
+        usual_s = each["duration"]["p95"]
+        if now_s is not None and usual_s and each["step_started"] and each["outcome"] is None:
+            open_s = now_s - each["step_started"]
+            if open_s > max(OPEN_S, LONG_FACTOR * usual_s):
+                waiting.append((each["rank"], each["step"], open_s, usual_s))
+    if waiting:
+        _, step, open_s, usual_s = max(waiting, key=lambda each: each[2])
+        who = [rank for rank, *_ in waiting]
+        text = (
+            f"{ranks_words(who)} {'has' if len(who) == 1 else 'have'} been in step {step} for"
+            f" {duration_words(open_s)}; usual are {duration_words(usual_s)}."
+        )
+        yield Finding("open_step", text, who, step, is_fault=True)
+
+
+def _waits(ranks: Sequence[View], accused: Collection[int]) -> Iterator[Finding]:
+    """Find who spends much of the time outside of steps; whoever is accused of that is not named again."""
+    for kind, least, words, several in (
+        (GAP, WAITING_SHARE, "between steps: it waits for data, or does", "between steps: they wait for data, or do"),
+        (CHECKPOINT, WAITING_SHARE / 2, "with checkpoints", "with checkpoints"),
+    ):
+        shares = {each["rank"]: share for each in ranks if (share := _share(each["time"], kind)) > least}
+        who = [rank for rank in shares if rank not in accused]
+        if who:
+            part = f"{median(shares[rank] for rank in who):.0%} of the time"
+            text = f"spends {part} {words}" if len(who) == 1 else f"spend {part} {several}"
+            rest = " something that is no step" if kind == GAP else ""
+            yield Finding(f"much_{kind}", f"{ranks_words(who)} {text}{rest}.", who)
+
+
+def _share(time: Mapping[str, float], kind: str) -> float:
+    whole_s = sum(seconds for each, seconds in time.items() if each != STARTUP)
+    return time.get(kind, 0.0) / whole_s if whole_s > LEAST_S else 0.0
+
+
+def _slower_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
+    """Find steps that take longer and longer, and the few that take very long."""
+    heat = next((each for each in reversed(view["step_time"]) if each["attempt"] == view["run"]["attempt"]), None)
+    if heat is None or len(heat["p50"]) < 8:
+        return
+    quarter = len(heat["p50"]) // 4
+    first_s, last_s = median(heat["p50"][1 : 1 + quarter]), median(heat["p50"][-quarter:])
+    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > 1e-3:
+        text = f"Steps have become slower: {duration_words(last_s)} now, {duration_words(first_s)} at first."
+        yield Finding("slower", text)
+    usual_s = median(heat["p50"])
+    first = min(each["initial_step"] for each in view["attempts"] if each["attempt"] == view["run"]["attempt"])
+    settled = max(first + WARM_UP_STEPS, heat["step"][1])
+    long = [(longest_s, step) for longest_s, step in zip(heat["max"], heat["step"], strict=True)
+            if step >= settled and longest_s > max(LONG_FACTOR * usual_s, LONG_S)]  # fmt: skip
+    if long:
+        longest_s, step = max(long)
+        who = [each["rank"] for each in ranks if (each["duration"]["max"] or 0) >= longest_s]
+        near = f"near step {step}" if heat["width"] > 1 else f"step {step}"
+        whose = f" of {ranks_words(who).lower()}" if len(ranks) > 1 and 0 < len(who) < len(ranks) else ""
+        text = (
+            f"Some steps take very long: {near}{whose} {duration_words(longest_s)},"
+            f" usual are {duration_words(usual_s)}."
+        )
+        yield Finding("long_steps", text, who if whose else [], step)
+
+
+def _restarts(view: View, _: Sequence[View]) -> Iterator[Finding]:
+    attempts = view["attempts"]
+    for before, each in list(pairwise(attempts))[-MAX_OF_A_KIND:]:
+        why = [found.text for found in _ended(_ranks_of(view, before["attempt"]))]
+        pause = f" after {duration_words(each['restart_gap'])}" if each["restart_gap"] else ""
+        redone = f" and did {each['redone_steps']} steps again" if each["redone_steps"] else ""
+        went_on = f"Attempt {each['attempt']} went on from step {each['initial_step']}{pause}{redone}."
+        yield Finding("restart", " ".join((*why, went_on)), [], each["initial_step"])
+    best = [max(each["ended_step"] for each in attempts[: i + 1]) for i in range(len(attempts))]
+    if len(attempts) > 3 and best[-1] == best[-4]:
+        text = f"The last {MAX_OF_A_KIND} attempts ended no step beyond {best[-1]}: restarts lead nowhere."
+        yield Finding("restart_loop", text, [], best[-1], is_fault=True)
+
+
+def _behind(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
+    """Find who has done less than the others: ranks that do not wait for each other, with uneven data."""
+    pace = view["run"]["pace"]
+    done = [each["ended_step"] for each in ranks]
+    if len(done) < 2 or not pace:
+        return
+    ahead = median(done)
+    who = [each["rank"] for each in ranks if (ahead - each["ended_step"]) / pace > LEAST_S]
+    if who:
+        step = min(done)
+        text = (
+            f"{ranks_words(who)} {'is' if len(who) == 1 else 'are'} behind: at step {step}, the others at {int(ahead)}."
+        )
+        yield Finding("behind", text, who, step)
+
+
+def _telemetry(view: View, _: Sequence[View]) -> Iterator[Finding]:
+    """Find what has not arrived."""
+    values: dict[str, dict[str, float]] = {}
+    for each in view["telemetry"]:
+        consumer = str(each["attributes"].get(names.CONSUMER, ""))
+        of = values.setdefault(each["name"], {})
+        of[consumer] = of.get(consumer, 0.0) + each["value"]
+    for name, words in ((names.TELEMETRY_DROPPED, "are lost"), (names.TELEMETRY_SET_ASIDE, "are set aside")):
+        for consumer, count in values.get(name.name, {}).items():
+            if count:
+                yield Finding("telemetry_lost", f"{count:.0f} items for {consumer} {words}: see periflow-otel doctor.")
+    for consumer, since_s in values.get(names.TELEMETRY_SINCE_SUCCESS.name, {}).items():
+        waiting = values.get(names.TELEMETRY_BACKLOG.name, {}).get(consumer, 0.0)
+        if since_s > UNDELIVERED_S and waiting:
+            text = f"{consumer} has taken nothing for {duration_words(since_s)}; {waiting:.0f} records wait for it."
+            yield Finding("undelivered", text)

@@ -1,0 +1,111 @@
+"""Who holds the others up."""
+
+from collections.abc import Iterator, Sequence
+from statistics import median, median_low
+from typing import Final
+
+from periflow_otel.translate.walltime import GAP
+from periflow_otel.view.finding import Finding, View
+from periflow_otel.view.words import duration_words, ranks_words
+
+SLOW_FACTOR: Final = 1.15
+"""A rank or a node is slow whose median step takes so many times that of the others; noise makes a few percent."""
+PHASE_FACTOR: Final = 1.5
+"""A rank is slow in a phase that takes so many times what is usual, and ``LATE_PART`` of a step more."""
+LEAST_STEPS: Final = 10
+"""Of ranks with fewer steps nothing is said."""
+LATE_SHARE: Final = 0.6
+"""A rank is late that is the last of its node to begin so many of the steps."""
+LATE_PART: Final = 0.1
+"""And this part of a step later than the one before it, on average."""
+
+
+def laggards(ranks: Sequence[View]) -> Iterator[Finding]:
+    """Name who holds the others up.
+
+    Ranks that meet within a step end it together: those that wait have the longer steps, and who begins last is late.
+    """
+    timed = [each for each in ranks if each["steps"] >= LEAST_STEPS and each["duration"]["p50"]]
+    found = (
+        _late(timed) or _slow_in_phase(timed) or _slow_between_steps(timed) or _slow_node(timed) or _slow_rank(timed)
+    )
+    if found is not None:
+        yield found
+
+
+def _late(ranks: Sequence[View]) -> Finding | None:
+    late = [each for each in ranks if each["late"] and each["late"]["count"]]
+    total = sum(each["late"]["count"] for each in late)
+    if total < LEAST_STEPS:
+        return None
+    worst = max(late, key=lambda each: int(each["late"]["count"]))
+    share, mean_s = worst["late"]["count"] / total, worst["late"]["sum"] / worst["late"]["count"]
+    if share < LATE_SHARE or mean_s < LATE_PART * median(each["duration"]["p50"] for each in ranks):
+        return None
+    text = (
+        f"Rank {worst['rank']} was the last to begin {share:.0%} of the steps,"
+        f" by {duration_words(mean_s)} on average: the others wait for it."
+    )
+    return Finding("late_rank", text, [worst["rank"]])
+
+
+def _slow_in_phase(ranks: Sequence[View]) -> Finding | None:
+    """Find the phase in which one rank is slower than is usual, where there is one: it says the most."""
+    means = {
+        name: {each["rank"]: each["phases"].get(name, {}).get("seconds", 0.0) / each["steps"] for each in ranks}
+        for name in {name for each in ranks for name in each["phases"]}
+    }
+    found = [(max(of, key=lambda rank: of[rank]), median_low(of.values()), of, name) for name, of in means.items()]
+    slow = [(of[rank] - usual_s, rank, usual_s, name) for rank, usual_s, of, name in found
+            if of[rank] > PHASE_FACTOR * usual_s]  # fmt: skip
+    excess_s, rank, usual_s, name = max(slow, default=(0.0, 0, 0.0, ""))
+    if not slow or excess_s < LATE_PART * median(each["duration"]["p50"] for each in ranks):
+        return None
+    text = f'Rank {rank} spends {duration_words(usual_s + excess_s)} of a step in "{name}"'
+    return Finding("slow_phase", f"{text}; usual are {duration_words(usual_s)}.", [rank])
+
+
+def _slow_between_steps(ranks: Sequence[View]) -> Finding | None:
+    """Find the one of several that takes long between steps; of two, nobody knows which of them waits."""
+    if len(ranks) < 3:
+        return None
+    gaps = {each["rank"]: each["time"].get(GAP, 0.0) / (each["steps"] - 1) for each in ranks}
+    worst = max(gaps, key=lambda rank: gaps[rank])
+    usual_s = median(gap_s for rank, gap_s in gaps.items() if rank != worst)
+    if gaps[worst] - usual_s < LATE_PART * median(each["duration"]["p50"] for each in ranks):
+        return None
+    text = (
+        f"Rank {worst} takes long between steps: {duration_words(gaps[worst])} on average,"
+        f" against {duration_words(usual_s)}."
+    )
+    return Finding("late_rank", text, [worst])
+
+
+def _slow_node(ranks: Sequence[View]) -> Finding | None:
+    hosts: dict[str, list[View]] = {}
+    for each in ranks:
+        hosts.setdefault(each["host"], []).append(each)
+    if len(hosts) < 2 or min(map(len, hosts.values())) < 2:
+        return None
+    medians = {host: median(each["duration"]["p50"] for each in those) for host, those in hosts.items()}
+    slowest = max(medians, key=lambda host: medians[host])
+    usual_s = median(p50_s for host, p50_s in medians.items() if host != slowest)
+    if min(each["duration"]["p50"] for each in hosts[slowest]) < SLOW_FACTOR * usual_s:
+        return None
+    who = [each["rank"] for each in hosts[slowest]]
+    return _slower("slow_node", f"Node {slowest} ({ranks_words(who).lower()})", who, medians[slowest], usual_s)
+
+
+def _slow_rank(ranks: Sequence[View]) -> Finding | None:
+    if len(ranks) < 2:
+        return None
+    slow = max(ranks, key=lambda each: float(each["duration"]["p50"]))
+    usual_s = median(each["duration"]["p50"] for each in ranks if each is not slow)
+    if slow["duration"]["p50"] < SLOW_FACTOR * usual_s:
+        return None
+    return _slower("slow_rank", f"Rank {slow['rank']}", [slow["rank"]], slow["duration"]["p50"], usual_s)
+
+
+def _slower(kind: str, who: str, ranks: list[int], p50_s: float, usual_s: float) -> Finding:
+    text = f"{who} is slow: half of its steps take {duration_words(p50_s)} or more, against {duration_words(usual_s)}."
+    return Finding(kind, text, ranks)

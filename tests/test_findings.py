@@ -1,0 +1,242 @@
+"""What stands out in a run is said with rank and reason, and of a healthy one nothing is said."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from recorder import MS, STARTED_NS, Recorder, S, give, make_run
+
+from periflow_otel import names
+from periflow_otel.records import Earlier
+from periflow_otel.translate.telemetry import Point
+from periflow_otel.view.findings import find
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
+from periflow_otel.view.words import ranks_words
+
+
+def train(
+    step_ms: Callable[[int, int], float] = lambda _rank, _step: 100.0,
+    gap_ms: Callable[[int, int], float] = lambda _rank, _step: 2.0,
+    steps: Callable[[int], int] = lambda _rank: 200,
+    initial_step: int = 0,
+) -> Callable[[int], Recorder]:
+    """Return what makes the records of a rank whose steps, and the pauses before them, take so long."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder(initial_step)
+        for step in range(initial_step + 1, initial_step + steps(rank) + 1):
+            recorder.work(round(gap_ms(rank, step) * MS))
+            with recorder.step():
+                recorder.work(round(step_ms(rank, step) * MS))
+        return recorder
+
+    return make
+
+
+def view_of(
+    make: Callable[[int], Recorder], ranks: int = 4, view: RunView | None = None, node_size: int = 8, **fields: Any
+) -> RunView:
+    """Return a view of an attempt, perhaps with others."""
+    view = view or RunView("run")
+    for rank in range(ranks):
+        host = (("host.name", f"node-{rank // node_size}"),)
+        feed = RecordFeed(view, make_run(rank=rank, world_size=ranks, resource=host, **fields))
+        give(feed, make(rank).inputs)
+        feed.settle()
+    return view
+
+
+def said(view: RunView, now_s: float | None = None) -> list[tuple[str, list[int], str]]:
+    """Return kind, ranks and text of everything that is found."""
+    return [(each["kind"], each["ranks"], each["text"]) for each in view.to_dict(now_s=now_s)["findings"]]
+
+
+def jitter(rank: int, step: int) -> float:
+    """Return 100 ms and a little, another little for each rank and step."""
+    return 100 + (rank * 7919 + step * 104_729) % 13
+
+
+HEALTHY = {
+    "even": train(),
+    "noise": train(jitter),
+    "compilation": train(lambda _, step: 60_000 if step == 1 else 100),
+    "compilation again": train(lambda rank, step: 60_000 if step in (1, 2) else jitter(rank, step)),
+    "a few slow steps": train(lambda _, step: 700 if step % 50 == 0 else 100),
+    "evaluation": train(gap_ms=lambda _, step: 2_500 if step % 100 == 0 else 2),
+    "short": train(steps=lambda _: 3),
+    "no step": train(steps=lambda _: 0),
+    "tiny steps": train(lambda *_: 0.001, lambda *_: 0.01),
+    "warming up": train(lambda _, step: 100 + 900 / step),
+    "one rank ahead by a step": train(steps=lambda rank: 200 + (rank == 0)),
+}
+
+
+@pytest.mark.parametrize("make", HEALTHY.values(), ids=HEALTHY)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_of_a_healthy_run_nothing_is_said(make: Callable[[int], Recorder], ranks: int):
+    """Whoever cries wolf is not looked at."""
+    view = view_of(make, ranks)
+    assert said(view, STARTED_NS / 1e9 + 25) == []
+
+
+ILL: dict[str, tuple[Callable[[int], Recorder], str, list[int], str]] = {
+    "a slow rank": (
+        train(lambda rank, _: 150 if rank == 3 else 100),
+        "slow_rank", [3], "Rank 3 is slow: half of its steps take 1.* ms or more, against 1.* ms.",
+    ),
+    "a slow loader, and the others wait in the step": (
+        train(lambda rank, _: 50 if rank == 1 else 150, lambda rank, _: 102 if rank == 1 else 2),
+        "late_rank", [1], "Rank 1 takes long between steps: 10. ms on average, against 2 ms.",
+    ),
+    "all wait for data": (
+        train(gap_ms=lambda *_: 100), "much_gap", [0, 1, 2, 3],
+        "Ranks 0-3 spend 50% of the time between steps: they wait for data, or do something that is no step",
+    ),
+    "throttled": (
+        train(lambda _, step: 100 if step < 100 else 250), "slower", [], "Steps have become slower: 2.* ms now, 1.*",
+    ),
+    "a pause": (
+        train(lambda rank, step: 4_000 if (rank, step) == (2, 77) else 100),
+        "long_steps", [2], "Some steps take very long: near step 76 of rank 2 4.* s, usual are 1.* ms.",
+    ),
+    "uneven data": (
+        train(steps=lambda rank: 60 if rank == 2 else 400),
+        "behind", [2], "Rank 2 is behind: at step 60, the others at 400.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "kind", "ranks", "text"), ILL.values(), ids=ILL)
+def test_the_culprit_is_named(make: Callable[[int], Recorder], kind: str, ranks: Sequence[int], text: str):
+    """One thing is wrong, and that one is said."""
+    ((found_kind, found_ranks, found_text),) = said(view_of(make))
+    assert (found_kind, found_ranks) == (kind, ranks)
+    assert re.fullmatch(f"{text}.*", found_text), found_text
+
+
+def test_a_slow_node_is_not_said_to_be_a_slow_rank():
+    """Where all ranks of a node are slow, something is wrong with the node."""
+    view = view_of(train(lambda rank, _: 150 if rank >= 2 else 100), node_size=2)
+    ((kind, ranks, text),) = said(view)
+    assert (kind, ranks) == ("slow_node", [2, 3])
+    assert text.startswith("Node node-1 (ranks 2, 3) is slow")
+
+
+def test_who_begins_last_is_the_culprit_of_two():
+    """The other one's steps are longer, because it waits there."""
+    make = train(lambda rank, _: 50 if rank == 1 else 100, lambda rank, _: 52 if rank == 1 else 2)
+    view = view_of(make, 2)
+    view.rank(view.ranks[1, 1].member).set_late(199, 199 * 0.05, 0.06)
+    ((kind, ranks, text),) = said(view)
+    assert (kind, ranks) == ("late_rank", [1])
+    assert text == "Rank 1 was the last to begin 100% of the steps, by 50 ms on average: the others wait for it."
+
+
+def test_much_time_in_checkpoints_is_said():
+    """Each takes as long as five steps, every ten steps."""
+
+    def make(_: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 201):
+            with recorder.step():
+                recorder.work(100 * MS)
+            if step % 10 == 0:
+                recorder.work(500 * MS)
+                recorder.checkpoint()
+        return recorder
+
+    assert ("much_checkpoint", [0, 1]) in [each[:2] for each in said(view_of(make, 2))]
+
+
+def test_the_first_value_that_is_not_finite_is_named():
+    """With its step and rank; what followed is counted."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 41):
+            with recorder.step():
+                recorder.work(100 * MS)
+                recorder.metric({"loss": float("nan") if (rank == 1 and step >= 7) or step >= 9 else 1.0})
+        return recorder
+
+    ((kind, ranks, text),) = said(view_of(make, 2))
+    assert (kind, ranks) == ("not_finite", [1])
+    assert text == "loss was NaN at step 7 on rank 1, the first of 66 times."
+
+
+def test_a_rank_that_was_killed_is_a_fault_and_comes_first():
+    """Before what is merely worth a look."""
+
+    def make(rank: int) -> Recorder:
+        recorder = train(lambda rank, _: 150 if rank == 3 else 100)(rank)
+        if rank == 2:
+            recorder.start_step()
+            recorder.be_killed()
+        return recorder
+
+    findings = view_of(make).to_dict()["findings"]
+    assert [(each["kind"], each["ranks"], each["is_fault"]) for each in findings] == [
+        ("killed", [2], True),
+        ("slow_rank", [3], False),
+    ]
+    assert findings[0]["text"] == "Rank 2 was killed in step 201."
+
+
+def test_a_step_that_does_not_end_is_a_fault_once_it_is_long():
+    """Those that wait for each other are named together; without a time nobody is accused."""
+
+    def make(rank: int) -> Recorder:
+        recorder = train()(rank)
+        recorder.start_step()
+        return recorder
+
+    view = view_of(make)
+    began_s = view.ranks[1, 0].step_started_s
+    assert began_s is not None
+    assert said(view, began_s + 9) == said(view) == []
+    ((kind, ranks, text),) = said(view, began_s + 30)
+    assert (kind, ranks) == ("open_step", [0, 1, 2, 3])
+    assert text.startswith("Ranks 0-3 have been in step 201 for 30 s; usual are")
+
+
+def test_restarts_that_lead_nowhere_are_a_fault():
+    """Each ends where the first one ended."""
+    view = view_of(train(steps=lambda _: 20), 1)
+    for attempt in range(2, 6):
+        earlier = Earlier(attempt - 1, 20, 10, STARTED_NS + 10 * S)
+        view = view_of(
+            train(steps=lambda _: 10, initial_step=10), 1, view, attempt=attempt, initial_step=10, earlier=earlier
+        )
+    (loop, *restarts) = said(view)
+    assert loop[0] == "restart_loop"
+    assert "The last 3 attempts ended no step beyond 20" in loop[2]
+    assert {each[0] for each in restarts} == {"restart"}
+
+
+def test_a_receiver_that_takes_nothing_is_said():
+    """How long, and how much waits."""
+    view = view_of(train(), 1)
+    consumer = ((names.CONSUMER, "otlp.traces"),)
+    for instrument, value in (
+        (names.TELEMETRY_SINCE_SUCCESS, 300.0), (names.TELEMETRY_BACKLOG, 12.0), (names.TELEMETRY_DROPPED, 5.0),
+    ):  # fmt: skip
+        view.add_reports([Point(instrument, consumer, 2, value)])
+    texts = [text for _, _, text in said(view)]
+    assert "otlp.traces has taken nothing for 5m 0s; 12 records wait for it." in texts
+    assert "5 items for otlp.traces are lost: see periflow-otel doctor." in texts
+
+
+@pytest.mark.parametrize(
+    ("ranks", "words"),
+    [([3], "Rank 3"), ([1, 0], "Ranks 0, 1"), ([0, 1, 2, 3, 7], "Ranks 0-3, 7"), ([5, 1, 9], "Ranks 1, 5, 9")],
+)
+def test_ranks_are_named_shortly(ranks: list[int], words: str):
+    """A thousand of them fit into a line."""
+    assert ranks_words(ranks) == words
+
+
+def test_a_run_without_anything_has_no_findings():
+    """As it is before the first rank is there."""
+    assert find(RunView("run").to_dict(), 1.0) == []
