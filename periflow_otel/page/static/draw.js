@@ -123,7 +123,7 @@ class Chart {
         y: { distr: settings.y === "log" ? 3 : 1, range: settings.y === "log" ? undefined : (_, min, max) => padded(min, max) },
       },
       axes: [
-        { stroke: muted, font, grid, ticks, size: 30, space: 70, values: (_, splits) => splits.map((x) => (settings.x === "time" ? shownSeconds(x) : shownNumber(x))) },
+        { stroke: muted, font, grid, ticks, size: 30, space: 70, values: (_, splits) => splits.map((x) => (settings.x === "time" ? shownSeconds(x) : shortNumber(x))) },
         { stroke: muted, font, grid, ticks, size: (_, values) => 16 + 6.4 * Math.max(2, ...(values || []).map((value) => String(value || "").length)), values: (_, splits) => splits.map((y) => (y === null ? "" : show(y))) },
       ],
       legend: { show: false },
@@ -201,7 +201,7 @@ function curvesOf(line) {
   const isSmoothed = settings.smoothing > 0 && !line.isExact;
   const curves = [{ values: line.raw, width: isSmoothed ? 1 : 1.6, alpha: isSmoothed ? 0.4 : 1, points: true }];
   if (isSmoothed) curves.push({ values: smoothed(line.raw, settings.smoothing, line.xs), width: 2, alpha: 1 });
-  if (line.hasRange) curves.push({ values: line.low, width: 0, isLow: true }, { values: line.high, width: 0 });
+  if (line.hasRange) curves.push({ values: line.low, width: 1, alpha: 0.45, isLow: true }, { values: line.high, width: 1, alpha: 0.45 });
   return curves;
 }
 

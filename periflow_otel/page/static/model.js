@@ -151,6 +151,12 @@ function shownNumber(value) {
   return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
 }
 
+/** Return a number of steps as an axis has room for. */
+function shortNumber(value) {
+  const [unit, size] = [["G", 1e9], ["M", 1e6], ["k", 1e3]].find(([, each]) => value >= 10 * each || (each > 1e3 && value >= each)) || ["", 1];
+  return unit ? `${Number((value / size).toPrecision(5))}${unit}` : shownNumber(value);
+}
+
 function shownSeconds(s) {
   if (s === null || s === undefined || Number.isNaN(s)) return "–";
   if (s < 0) return `−${shownSeconds(-s)}`;
