@@ -6,6 +6,7 @@ the number of its attempt may come again, where the folder that knew of them is 
 """
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -29,14 +30,21 @@ _MAX_MEMBERS: Final = 32
 _MAX_STATE_CHARS: Final = 512
 
 
+@lru_cache(maxsize=1024)
 def step_trace_id(seed: str, attempt: int, step: int) -> TraceId:
-    """Return the id of the trace that holds one step of all ranks."""
-    return _hash(f"{seed}\0{attempt}\0step\0{step}", 16)
+    """Return the id of the trace that holds one step of all ranks; remembered, as they all ask for it."""
+    return _hash_step(_of_steps(seed, attempt, 16), b"%d" % step)
 
 
 def step_span_id(seed: str, attempt: int, step: int, rank: int) -> SpanId:
     """Return the id of the span of one step of one rank."""
-    return _hash(f"{seed}\0{attempt}\0step\0{step}\0{rank}", 8)
+    return _hash_step(_of_steps(seed, attempt, 8), b"%d\0%d" % (step, rank))
+
+
+@lru_cache(maxsize=1024)
+def step_parent_id(seed: str, attempt: int, step: int) -> SpanId:
+    """Return the id of the span above those of one step of all ranks but 0: that of rank 0."""
+    return step_span_id(seed, attempt, step, 0)
 
 
 def run_trace_id(seed: str, attempt: int) -> TraceId:
@@ -107,3 +115,15 @@ def is_unsampled(traceparent: str | None) -> bool:
 
 def _hash(text: str, size_bytes: int) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size_bytes).digest(), "big") or 1
+
+
+@lru_cache(maxsize=64)
+def _of_steps(seed: str, attempt: int, size_bytes: int) -> blake2b:
+    """Return the hash of what the ids of all steps begin with, to go on from."""
+    return blake2b(f"{seed}\0{attempt}\0step\0".encode("utf-8", "surrogatepass"), digest_size=size_bytes)
+
+
+def _hash_step(begun: blake2b, rest: bytes) -> int:
+    whole = begun.copy()
+    whole.update(rest)
+    return int.from_bytes(whole.digest(), "big") or 1

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.destinations import durable_consumer, live_consumers
 from periflow_otel.agent.machine.watching import MachineWatch
+from periflow_otel.agent.pace import until_beat_s
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.stuck import StuckWatch
@@ -35,7 +36,9 @@ from periflow_otel.journal.files import SCARCE
 from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1
-"""How often the journals and the ranks are looked at."""
+"""How often the journals and the ranks are looked at; where there are many, it is this for each"""
+RANKS_PER_LOOK: Final = 64
+"""of them, as the processors are there for training."""
 LEAST_LINGER_S: Final = 2.0
 """How long the agent goes on at least after the last rank and the last success: as long as a first attempt may take."""
 _STOP_TIMEOUT_S: Final = 2.0
@@ -201,7 +204,8 @@ class Agent:
                 return
             if idle_s > max(self.linger_s, LEAST_LINGER_S):
                 return
-            self._stopping.wait(LOOK_INTERVAL_S)
+            interval_s = LOOK_INTERVAL_S * (1 + len(self._journals) // RANKS_PER_LOOK)
+            self._stopping.wait(until_beat_s(interval_s, time.monotonic()))
         self._finish()
 
     def _finish(self) -> None:

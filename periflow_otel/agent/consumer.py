@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from periflow_otel.agent.delivery import Batch, Delivery, SetAside
 from periflow_otel.agent.deltas import deltas_for
-from periflow_otel.agent.pace import MAX_BACKOFF_S
+from periflow_otel.agent.pace import MAX_BACKOFF_S, until_beat_s
 from periflow_otel.agent.tracks import Budget, Track
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, Item, ShowsState
@@ -231,8 +231,9 @@ class Consumer:
 
     def _wait_s(self) -> float:
         """Return how long to wait for the next round."""
+        now_s = time.monotonic()
         due_s = [lane.delivery.due_s for lane in self._lanes.values() if not lane.delivery.is_done()]
-        return max(0.0, min([self._interval_s, *(each - time.monotonic() for each in due_s)]))
+        return max(0.0, min([until_beat_s(self._interval_s, now_s), *(each - now_s for each in due_s)]))
 
     def _open_tracks(self) -> None:
         tracks = {journal: self._track(journal) for journal in self._journals}

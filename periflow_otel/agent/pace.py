@@ -12,6 +12,11 @@ HASTY_REQUESTS_PER_S: Final = 50.0
 _GROWTH: Final = 4
 
 
+def until_beat_s(interval_s: float, now_s: float) -> float:
+    """Return how long it is until the next beat: all with one interval meet there, and read a journal once for all."""
+    return interval_s - now_s % interval_s
+
+
 class Window:
     """How many of the items are given at once: all, until somebody among them is looked for."""
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 from periflow_otel import names
+from periflow_otel.agent.pace import until_beat_s
 from periflow_otel.agent.tracks import Budget, Track
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
@@ -88,7 +89,7 @@ class SkewReader:
         if is_urgent or now_s >= self._due_s:
             self._tracks = {each: self._tracks.get(each) or _track(each) for each in journals}
             is_behind = [self._read_until(now_s + READ_S, track) for track in self._tracks.values()]
-            self._due_s = now_s if any(is_behind) else now_s + INTERVAL_S
+            self._due_s = now_s if any(is_behind) else now_s + until_beat_s(INTERVAL_S, now_s)
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return how far it has got in a journal."""

@@ -137,7 +137,7 @@ class Track:
 
     def _chunks(self, budget: Budget, end_sequence: int) -> Iterator[list[Any]]:
         while self._position.sequence < end_sequence and not budget.is_spent():
-            chunk = self.journal.reader.read(self._position, budget.records)
+            chunk = self.journal.recent.read(self._position, budget.records)
             self._feed(chunk.records)
             if chunk.lost:
                 self.account.dropped["journal"] += chunk.lost

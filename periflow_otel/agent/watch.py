@@ -9,6 +9,7 @@ from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import Head, JournalReader
+from periflow_otel.journal.recent import RecentChunks
 from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.journal.space import trim
 from periflow_otel.processes import Lifeline
@@ -31,6 +32,7 @@ class RankJournal:
         self.folder = folder
         self.run = run
         self.reader = JournalReader(folder)
+        self.recent = RecentChunks(self.reader)
         self.lost = noted_loss(folder)
         self.observed = NOTHING
         """What was seen of the process last; replaced by each look at the machine."""

@@ -279,7 +279,7 @@ class SpanTranslator:
             name=names.STEP_SPAN,
             trace_id=trace_id,
             span_id=ids.step_span_id(run.seed, run.attempt, draft.step, run.rank),
-            parent_span_id=ids.step_span_id(run.seed, run.attempt, draft.step, 0) if run.rank else None,
+            parent_span_id=ids.step_parent_id(run.seed, run.attempt, draft.step) if run.rank else None,
             start_unix_ns=ended.start_unix_ns,
             end_unix_ns=end_unix_ns,
             attributes=attributes,
