@@ -39,6 +39,7 @@ class Stack:
             program(name)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self.offline = folder / "offline"
+        self.logs = folder / "logs" / "logs.jsonl"
         self.endpoint = f"http://127.0.0.1:{ports['OTLP_HTTP']}"
         self.prometheus = Prometheus(f"http://127.0.0.1:{ports['PROMETHEUS']}")
         self.alertmanager = f"http://127.0.0.1:{ports['ALERTMANAGER']}"

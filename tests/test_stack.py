@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from programs import Program, ReceivedSpan, free_ports, is_listening, program, wait_until
+from faulty_receiver import from_json
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from programs import Program, ReceivedSpan, free_ports, is_listening, program, read_logs, wait_until
 from stack import CONFIG, PORTS, ROOT, Series, Stack, start_ranks, wait_for_ranks, wait_for_run
 from training import Training, agents
 
@@ -27,12 +29,14 @@ STEPS = list(range(1, 61))
 CHECKPOINTS = [20, 40, 60]
 NOT_FINITE = 37
 TRAINING = f"""
-import os, time
+import logging, os, time
 import periflow_otel as pf
+logging.basicConfig(level=logging.INFO)
 rank = int(os.environ["RANK"])
 pf.init(total_train_steps={len(STEPS)}, local_log_name="train.log")
 for step in range(1, {len(STEPS) + 1}):
     with pf.train_step():
+        logging.info("step %d of rank %d", step, rank)
         time.sleep(0.005 + 0.01 * rank)
     pf.metric({{"loss": float("nan") if step == {NOT_FINITE} else 1 / step, "learning rate": 0.1 * rank}})
     if step % 20 == 0:
@@ -55,7 +59,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     with pytest.MonkeyPatch.context() as patch, Stack(folder / "on") as online, Stack(folder / "off") as offline:
         (folder / "run").mkdir()
         patch.chdir(folder / "run")
-        wait_for_ranks(start_ranks(TRAINING, PERIFLOW_RUN_ID="seen", OTEL_EXPORTER_OTLP_ENDPOINT=online.endpoint))
+        environ = {"PERIFLOW_RUN_ID": "seen", "PERIFLOW_LOGS": "info", "OTEL_EXPORTER_OTLP_ENDPOINT": online.endpoint}
+        wait_for_ranks(start_ranks(TRAINING, **environ))
         wait_until(lambda: not agents(Path.cwd() / "state"), 60, "the agent has written its last report")
         files = sorted((folder / "run").glob("*.jsonl"))
         for file in files:
@@ -143,7 +148,7 @@ def test_a_key_that_can_be_no_label_keeps_nothing_out(trained: Trained):
 
 def test_files_of_a_run_give_the_same_spans(trained: Trained):
     """What was written without a receiver and read later is the same, span by span."""
-    assert len(trained.files) == 2
+    assert len(trained.files) == 3
     online, offline = ({span.span_id: span for span in each.jaeger.spans()} for each in _stacks(trained))
     assert offline.keys() == online.keys()
     for span_id, span in online.items():
@@ -161,6 +166,23 @@ def test_files_of_a_run_give_the_same_points(trained: Trained):
     online, offline = (_series(each, instruments) for each in _stacks(trained))
     last = {labels: samples[-1][1] for labels, samples in online.items()}
     assert {labels: samples[-1][1] for labels, samples in offline.items()} == last
+
+
+def test_what_was_logged_is_in_a_file(trained: Trained):
+    """Of the run that was sent, and of the one that was read, with the traces that Jaeger shows."""
+    traces = {span.attributes.get("periflow.step.number"): span.trace_id for span in trained.online.jaeger.spans()}
+    for stack in _stacks(trained):
+        wait_until(lambda stack=stack: len(_logged(stack.logs)) == 2 * len(STEPS), 60, "all log records")
+        assert _logged(stack.logs) == {
+            (f"step {step} of rank {rank}", traces[step]) for step in STEPS for rank in range(2)
+        }
+
+
+def _logged(file: Path) -> set[tuple[str, int]]:
+    """Return message and trace of each log record in a file."""
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    records = [record for line in lines for record in read_logs(from_json(line, ExportLogsServiceRequest()))]
+    return {(record.body, record.trace_id) for record in records}
 
 
 def test_an_agent_is_scraped_where_a_link_says_so(tmp_path: Path):
