@@ -10,7 +10,7 @@ import yaml
 from programs import program
 from stack import CONFIG, ROOT
 
-from periflow_otel import names
+from periflow_otel import conventions, names
 from periflow_otel.exporters.prometheus import family_name
 
 FOLDER = CONFIG / "prometheus"
@@ -84,11 +84,13 @@ def test_an_alert_has_a_runbook(alert: str):
 def test_a_rule_asks_for_what_is_emitted(rule: dict[str, Any]):
     """Every series in it is that of an instrument, or of another rule."""
     known = {rule["record"] for rule in rules("rules.yml")}
-    for instrument in names.INSTRUMENTS:
+    for instrument in (*names.INSTRUMENTS, *conventions.INSTRUMENTS):
         name, _ = family_name(instrument)
-        suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+        suffixes = {
+            "counter": ("_total",), "gauge": ("",), "updowncounter": ("",), "histogram": ("_bucket", "_sum", "_count"),
+        }  # fmt: skip
         known |= {name + suffix for suffix in suffixes[instrument.kind]}
-    labels = {"periflow_tenant", *(attribute.replace(".", "_") for attribute in names.ATTRIBUTES)}
-    asked = set(re.findall(r"\bperiflow[\w:]+", rule["expr"])) - labels
+    labels = {"periflow_tenant", *(each.replace(".", "_") for each in (*names.ATTRIBUTES, *conventions.ATTRIBUTES))}
+    asked = set(re.findall(r"\b(?:periflow|system_|process_|hw_)[\w:]+", rule["expr"])) - labels
     assert asked <= known
     assert asked

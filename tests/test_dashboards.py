@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 import yaml
+from gpus import H100, FakeGpus, build
 from programs import program, wait_until
 from stack import CONFIG, ROOT, Stack, start_ranks, wait_for_ranks, wait_for_run
 
@@ -42,6 +43,7 @@ for step in range(first, last + 1):
         pf.upload_checkpoint()
 if last < 100:
     os._exit(1)
+time.sleep(4)  # the agent looks at the processes a few times
 """
 
 
@@ -66,6 +68,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         environ = {"PERIFLOW_RUN_ID": "filled", "OTEL_EXPORTER_OTLP_ENDPOINT": stack.endpoint}
         environ["OTEL_RESOURCE_ATTRIBUTES"] = "periflow.tenant=acme"  # as a gateway stamps it
         environ["OTEL_METRIC_EXPORT_INTERVAL"] = "500"  # several points of each instrument, in a short run
+        environ |= {"PERIFLOW_MACHINE_INTERVAL": "0.2", **_two_gpus(folder)}
         assert [rank.wait(120) for rank in start_ranks(TRAINING, 1, 30, **environ)] == [1, 1]
         wait_for_run(stack.jaeger)
         wait_for_ranks(start_ranks(TRAINING, 21, 100, **environ))
@@ -91,6 +94,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 "__range": "15m",
             },
         )
+
+
+def _two_gpus(folder: Path) -> dict[str, str]:
+    """Return variables with which agents find a GPU for each rank."""
+    gpus = FakeGpus(folder / "gpus")
+    for number in range(2):
+        gpus.add(number, **H100 | {"uuid": f"GPU-{number}"})
+    return {"LD_LIBRARY_PATH": str(build(folder)), "NVML_STUB": str(folder / "gpus"), "CUDA_VISIBLE_DEVICES": "0,1"}
 
 
 def test_dashboards_are_what_the_names_make_of_them(tmp_path: Path):
