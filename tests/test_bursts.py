@@ -32,6 +32,7 @@ class Webhook(ThreadingHTTPServer):
         """Start it."""
         self.calls: list[bytes] = []
         self.may_answer = Event()
+        self.status = 200
         super().__init__(("127.0.0.1", 0), _Handler)
         Thread(target=self.serve_forever, daemon=True).start()
 
@@ -42,7 +43,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.calls.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.may_answer.wait(60)
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -68,6 +69,24 @@ def test_a_slow_webhook_delays_uploads_alone(tmp_path: Path):
         webhook.shutdown()
     assert len(set(webhook.calls)) == len(webhook.calls) == 100
     assert max(counted) == 101
+
+
+def test_an_upload_that_was_refused_can_be_sent_again(tmp_path: Path):
+    """To a webhook that fails an upload is lost, but for the file in which all of them are."""
+    with Webhook() as webhook, Collector(tmp_path / "store") as store:
+        url, webhook.status = f"http://127.0.0.1:{webhook.server_port}", 500
+        webhook.may_answer.set()
+        with Tiers.started(tmp_path / "tiers", *stores(store), **KEEP_ALL, CHECKPOINT_WEBHOOK=url) as tiers:
+            ranks = [span(7, n, events=[(UPLOAD, {"periflow.checkpoint.id": f"run/1/9/{n}"})]) for n in (1, 2)]
+            Client(tiers, tenant="a").send_spans(*ranks, resource={"periflow.run.id": "run"}).raise_for_status()
+            wait_until(lambda: len(webhook.calls) == 2, 30, "the webhook has refused them")
+            tiers.uploads.stop()
+            refused, webhook.status = set(webhook.calls), 200
+            webhook.calls.clear()
+            with tiers.resending():
+                wait_until(lambda: len(webhook.calls) >= 2, 30, "it is asked again")
+        webhook.shutdown()
+    assert sorted(webhook.calls) == sorted(refused)
 
 
 def test_a_step_of_very_many_ranks_is_stored(tmp_path: Path):

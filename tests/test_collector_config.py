@@ -66,7 +66,7 @@ def tiers(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Ti
     "configs",
     [
         *("local", "node-agent", "gateway", "sampling", "uploads"),
-        *("gateway scale/gateway-kafka", "sampling scale/sampling-kafka"),
+        *("gateway scale/gateway-kafka", "sampling scale/sampling-kafka", "uploads resend"),
     ],
 )
 def test_a_configuration_is_valid(tmp_path: Path, configs: str):

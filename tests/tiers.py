@@ -161,6 +161,12 @@ class Tiers:
             yield
         self.uploads.start()
 
+    def resending(self) -> Program:
+        """Start what asks the webhook again for all uploads in the files of the one that has ended."""
+        files = f"{self._environ['UPLOADS_QUEUE_FOLDER']}/uploads*.jsonl"
+        environ = {**self._environ, "RESEND": files, "UPLOADS_QUEUE_FOLDER": str(self.folder / "resend")}
+        return Program(command("uploads", "resend", environ=environ), self.folder / "resend.log", [])
+
     def node_agent(self, token: str, name: str = "node", **more: str) -> "NodeAgent":
         """Start the Collector of a node."""
         return NodeAgent(self.folder / name, token, {**self._environ, **more})
