@@ -29,12 +29,18 @@ from google.protobuf.json_format import MessageToJson, ParseDict
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
-from programs import ReceivedPoint, ReceivedSpan, read_points, read_spans
+from programs import ReceivedLog, ReceivedPoint, ReceivedSpan, read_logs, read_points, read_spans
 from typing_extensions import Self
 
-Content = traces.ExportTraceServiceRequest | metrics.ExportMetricsServiceRequest
+Content = traces.ExportTraceServiceRequest | metrics.ExportMetricsServiceRequest | logs.ExportLogsServiceRequest
+REQUESTS: dict[str, type[Content]] = {
+    "traces": traces.ExportTraceServiceRequest,
+    "metrics": metrics.ExportMetricsServiceRequest,
+    "logs": logs.ExportLogsServiceRequest,
+}
 
 
 class Received(NamedTuple):
@@ -52,7 +58,7 @@ class Received(NamedTuple):
     @property
     def signal(self) -> str:
         """What it holds."""
-        return "traces" if isinstance(self.content, traces.ExportTraceServiceRequest) else "metrics"
+        return next(signal for signal, request in REQUESTS.items() if isinstance(self.content, request))
 
     def spans(self) -> list[ReceivedSpan]:
         """Return the spans in it."""
@@ -61,6 +67,14 @@ class Received(NamedTuple):
     def points(self) -> list[ReceivedPoint]:
         """Return the data points in it."""
         return list(read_points(self.content)) if isinstance(self.content, metrics.ExportMetricsServiceRequest) else []
+
+    def logs(self) -> list[ReceivedLog]:
+        """Return the log records in it."""
+        return list(read_logs(self.content)) if isinstance(self.content, logs.ExportLogsServiceRequest) else []
+
+    def names(self) -> list[str]:
+        """Return the names of all that is in it; a log record goes by what it says."""
+        return [*(each.name for each in (*self.spans(), *self.points())), *(each.body for each in self.logs())]
 
 
 class _Receiver:
@@ -91,6 +105,10 @@ class _Receiver:
         """Return all points that were taken, or those of one metric, repetitions too."""
         points = [point for request in list(self.accepted) for point in request.points()]
         return [point for point in points if name in ("", point.name)]
+
+    def logs(self) -> list[ReceivedLog]:
+        """Return all log records that were taken, repetitions too."""
+        return [record for request in list(self.accepted) for record in request.logs()]
 
     def span_ids(self) -> set[int]:
         """Return the different ids of the spans that were taken."""
@@ -211,7 +229,7 @@ class Exchange(BaseHTTPRequestHandler):
         body = self._read_slowly(length) if self.receiver.read_interval_s else self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         plain = gzip.decompress(body) if headers.get("content-encoding") == "gzip" else body
-        request = traces.ExportTraceServiceRequest if "trace" in self.path else metrics.ExportMetricsServiceRequest
+        request = next((each for signal, each in REQUESTS.items() if signal in self.path), REQUESTS["metrics"])
         content = from_json(plain, request()) if self.is_json else request.FromString(plain)
         self.received = Received(time.monotonic(), self.path, headers, len(body), content)
         self.receiver.requests.append(self.received)
@@ -272,10 +290,10 @@ def page(code: int, content_type: str | None, text: str = "") -> Behaviour:
 
 
 def refuse(*names: str, code: int = 400) -> Behaviour:
-    """Take no request that holds a span or a point with one of these names."""
+    """Take no request that holds a span, a point or a log record with one of these names."""
 
     def behave(exchange: Exchange) -> None:
-        found = {item.name for item in (*exchange.received.spans(), *exchange.received.points())}
+        found = set(exchange.received.names())
         (status(code, message="bad data") if found & set(names) else ok)(exchange)
 
     return behave
@@ -412,6 +430,12 @@ def _response(content: Content, rejected: int = 0, message: str = "") -> Message
             spans.partial_success.rejected_spans = rejected
             spans.partial_success.error_message = message
         return spans
+    if isinstance(content, logs.ExportLogsServiceRequest):
+        records = logs.ExportLogsServiceResponse()
+        if rejected or message:
+            records.partial_success.rejected_log_records = rejected
+            records.partial_success.error_message = message
+        return records
     points = metrics.ExportMetricsServiceResponse()
     if rejected or message:
         points.partial_success.rejected_data_points = rejected
@@ -456,6 +480,7 @@ class FaultyGrpcReceiver(_Receiver):
         services = (
             (traces.DESCRIPTOR.services_by_name["TraceService"], traces.ExportTraceServiceRequest),
             (metrics.DESCRIPTOR.services_by_name["MetricsService"], metrics.ExportMetricsServiceRequest),
+            (logs.DESCRIPTOR.services_by_name["LogsService"], logs.ExportLogsServiceRequest),
         )
         self._server.add_generic_rpc_handlers([self._handler(*each) for each in services])
         address = f"127.0.0.1:{port}"
@@ -496,10 +521,10 @@ def _fail(context: grpc.ServicerContext, failure: FailureError) -> NoReturn:
 
 
 def grpc_refuse(*names: str) -> GrpcBehaviour:
-    """Take no request that holds a span or a point with one of these names."""
+    """Take no request that holds a span, a point or a log record with one of these names."""
 
     def behave(received: Received) -> None:
-        if {item.name for item in (*received.spans(), *received.points())} & set(names):
+        if set(received.names()) & set(names):
             raise FailureError(grpc.StatusCode.INVALID_ARGUMENT, "bad data")
 
     return behave

@@ -10,16 +10,26 @@ import pytest
 from faulty_receiver import FaultyGrpcReceiver, FaultyReceiver, refuse, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import read_points, read_spans
+from programs import read_logs, read_points, read_spans
 from recorder import make_run
-from telemetry import POINT_ITEMS, SPAN_ITEMS, make_point, make_span, metrics_message, traces_message
+from telemetry import (
+    LOG_ITEMS,
+    POINT_ITEMS,
+    SPAN_ITEMS,
+    logs_message,
+    make_log_record,
+    make_point,
+    make_span,
+    metrics_message,
+    traces_message,
+)
 
 from periflow_otel.agent.dead_letters import DeadLetters, all_dead_letters, count_dead_letters
 from periflow_otel.agent.resend import Resent, folders_with_letters, resend
 from periflow_otel.config import ExportSettings
 from periflow_otel.journal.folders import node_folder
 from periflow_otel.otlp.from_json import request_from_json
-from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import Metric
 
 RUN = make_run()
@@ -99,6 +109,15 @@ def test_points_come_back_from_json(items: list[Any]):
     assert sorted(map(repr, read_points(type(expected).FromString(found)))) == sorted(map(repr, read_points(expected)))
 
 
+@settings(deadline=None)
+@given(LOG_ITEMS)
+def test_log_records_come_back_from_json(items: list[Any]):
+    """As what protobuf makes of them."""
+    found = request_from_json("logs", logs_json(items))
+    expected = logs_message(items)
+    assert list(map(repr, read_logs(type(expected).FromString(found)))) == list(map(repr, read_logs(expected)))
+
+
 @given(
     st.binary(max_size=50).map(b"\xff".__add__) | st.sampled_from([b"null", b'{"resourceSpans": 3}', b'{"traceId": 5}'])
 )
@@ -117,17 +136,19 @@ def settings_for(endpoint: str, protocol: str) -> ExportSettings:
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "http/json", "grpc"])
 def test_what_is_set_aside_is_sent_again(tmp_path: Path, protocol: str):
-    """Spans and points, in few requests, and then it is gone."""
+    """Spans, points and log records, in few requests, and then it is gone."""
     folder = node_folder(tmp_path / "run")
     folder.mkdir(parents=True)
     set_aside(folder, "a", "b")
     DeadLetters(folder, "otlp.metrics").add((RUN, make_point(1.0)), "failed", "HTTP 500")
+    DeadLetters(folder, "otlp.logs").add((RUN, make_log_record(body="said")), "failed", "HTTP 500")
     assert list(folders_with_letters([tmp_path])) == [folder]
     with FaultyGrpcReceiver() if protocol == "grpc" else FaultyReceiver() as receiver:
-        assert resend(folder, settings_for(receiver.endpoint, protocol)) == Resent(3, 0)
+        assert resend(folder, settings_for(receiver.endpoint, protocol)) == Resent(4, 0)
         assert [span.name for span in receiver.spans()] == ["a", "b"]
         assert len(receiver.points()) == 1
-        assert len(receiver.requests) == 2
+        assert [record.body for record in receiver.logs()] == ["said"]
+        assert len(receiver.requests) == 3
     assert not any(all_dead_letters(folder))
 
 

@@ -48,15 +48,15 @@ from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from programs import Collector, Rotel, free_ports, read_points, read_spans, wait_until
+from programs import Collector, Rotel, free_ports, read_logs, read_points, read_spans, wait_until
 from recorder import make_run
-from telemetry import metrics_message, traces_message
+from telemetry import logs_message, make_log_record, metrics_message, traces_message
 
 from periflow_otel import names
 from periflow_otel.agent.delivery import Batch, Delivery
 from periflow_otel.agent.tracks import Account
 from periflow_otel.config import ExportSettings
-from periflow_otel.endpoints import OtlpSettings, Protocol, Signal
+from periflow_otel.endpoints import SIGNALS, OtlpSettings, Protocol, Signal
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, OtlpExporter
 from periflow_otel.exporters.otlp_answers import accepted, clean, explanation
@@ -64,11 +64,19 @@ from periflow_otel.exporters.otlp_http import HttpTransport
 from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.headers import Headers
 from periflow_otel.records import RankRun
-from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
+from periflow_otel.translate.telemetry import (
+    Event,
+    Exemplar,
+    ExponentialHistogram,
+    Histogram,
+    Link,
+    LogRecord,
+    Point,
+    Span,
+)
 
 Receiver = FaultyReceiver | FaultyGrpcReceiver
 PROTOCOLS: tuple[Protocol, ...] = ("http/protobuf", "http/json", "grpc")
-SIGNALS: tuple[Signal, ...] = ("traces", "metrics")
 CANARY = "canary-5f0c2d"
 HOUR_NS = 3_600_000_000_000
 UNIX_NS = 1_700_000_000_000_000_000
@@ -90,14 +98,22 @@ def point(number: int, value: Any = 1.0) -> tuple[RankRun, Point]:
     return RUN, Point(names.user_instrument(f"item-{number}"), ((names.RANK, 0),), UNIX_NS + number, value)
 
 
+def log_record(number: int) -> tuple[RankRun, LogRecord]:
+    """Return a log record that says ``item-{number}``."""
+    return RUN, make_log_record(body=f"item-{number}", time_unix_ns=UNIX_NS + number)
+
+
+MAKERS: dict[Signal, Any] = {"traces": span, "metrics": point, "logs": log_record}
+
+
 def items(signal: Signal, count: int) -> list[tuple[RankRun, Any]]:
-    """Return spans or points, numbered from 0."""
-    return [(span if signal == "traces" else point)(number) for number in range(count)]
+    """Return what a signal is made of, numbered from 0."""
+    return [MAKERS[signal](number) for number in range(count)]
 
 
 def item_names(signal: Signal, *numbers: int) -> list[str]:
     """Return how items are called."""
-    return [("" if signal == "traces" else names.METRIC_PREFIX) + f"item-{number}" for number in numbers]
+    return [(names.METRIC_PREFIX if signal == "metrics" else "") + f"item-{number}" for number in numbers]
 
 
 def rich_spans() -> list[tuple[RankRun, Span]]:
@@ -123,6 +139,14 @@ def rich_points() -> list[tuple[RankRun, Point]]:
     loss = names.user_instrument("loss")
     gauges = [Point(loss, ((names.RANK, 0),), UNIX_NS + n * 1_000_000, value) for n, value in enumerate(values)]
     return [(RUN, each) for each in (*points, *gauges)]
+
+
+def rich_logs() -> list[tuple[RankRun, LogRecord]]:
+    """Return log records with everything that one can have, of two loggers in turn."""
+    source = (("code.file.path", "/src/train.py"), ("code.line.number", 12))
+    rich = make_log_record(body="é" * 9, attributes={"lr": 0.1}, source=source, dropped_attributes=2)
+    event = make_log_record(scope=names.SCOPE, body=None, event_name=names.CHECKPOINT_UPLOAD)
+    return [(RUN, rich), (RUN, event), *items("logs", 500)]
 
 
 def comparable(received: Sequence[Any]) -> list[str]:
@@ -151,7 +175,7 @@ def receiving(protocol: Protocol, **arguments: Any) -> Iterator[Receiver]:
 
 def received(receiver: Receiver) -> list[str]:
     """Return the names of all that was taken, in the order of its arrival."""
-    return [each.name for each in (*receiver.spans(), *receiver.points())]
+    return [name for request in receiver.accepted for name in request.names()]
 
 
 def deliver(exporter: OtlpExporter, waiting: Sequence[Any]) -> Account:
@@ -189,13 +213,16 @@ def grpc_hang(receiver: FaultyGrpcReceiver) -> Any:
 
 @each_protocol
 def test_a_real_collector_gets_everything_once_and_equal(protocol: Protocol, collector: Collector):
-    """All fields of spans and points arrive, NaN and infinity too."""
+    """All fields of spans, points and log records arrive, NaN and infinity too."""
     endpoint = collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint
-    spans, points = rich_spans(), rich_points()
+    spans, points, logs = rich_spans(), rich_points(), rich_logs()
     with sending(endpoint, protocol) as exporter:
         assert exporter.export(spans) == taken(len(spans))
     with sending(endpoint, protocol, "metrics", compression="gzip") as exporter:
         assert exporter.export(points) == taken(len(points))
+    with sending(endpoint, protocol, "logs", compression="gzip") as exporter:
+        assert exporter.export(logs) == taken(len(logs))
+    assert collector.logs() == list(read_logs(logs_message(logs)))
     assert comparable(collector.spans()) == comparable(list(read_spans(traces_message(spans))))
     assert comparable(collector.points()) == comparable(list(read_points(metrics_message(points))))
 
