@@ -4,8 +4,12 @@
 const settings = { x: "step", y: "linear", smoothing: 0.6, ranks: "lowest", zoom: null };
 const charts = new Set();
 
+/** The colors of the theme: to ask for one makes the browser look at the style of the whole page. */
+const colors = new Map();
+
 function color(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  if (!colors.has(name)) colors.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  return colors.get(name);
 }
 
 function make(tag, attributes = {}, ...children) {
@@ -26,10 +30,29 @@ function zoomTo(range) {
   for (const chart of charts) chart.invalidate();
 }
 
+const FRAME_MS = 8;
+const waiting = new Set();
+
+/** Have something drawn when there is time: of what is seen as much in a frame as leaves it smooth. */
+function drawSoon(each) {
+  if (!waiting.size) requestAnimationFrame(drawWaiting);
+  waiting.add(each);
+}
+
+function drawWaiting() {
+  const began = performance.now();
+  for (const each of waiting) {
+    waiting.delete(each);
+    each.draw();
+    if (performance.now() - began > FRAME_MS) break;
+  }
+  if (waiting.size) requestAnimationFrame(drawWaiting);
+}
+
 const whenSeen = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     entry.target.chart.isSeen = entry.isIntersecting;
-    entry.target.chart.draw();
+    if (entry.isIntersecting) drawSoon(entry.target.chart);
   }
 }, { rootMargin: "300px" });
 
@@ -60,7 +83,7 @@ class Chart {
     whenResized.observe(this.plot);
   }
 
-  invalidate() { this.isDirty = true; this.draw(); }
+  invalidate() { this.isDirty = true; if (this.isSeen) drawSoon(this); }
 
   rebuild() { this.destroy(); this.invalidate(); }
 
@@ -79,8 +102,7 @@ class Chart {
   }
 
   draw() {
-    if (!this.isDirty || (!this.isSeen && this.curve)) return;
-    if (!this.isSeen) return;
+    if (!this.isDirty || !this.isSeen) return;
     this.isDirty = false;
     this.shown = this.lines().filter((line) => line.xs.length);
     const latest = this.shown.length === 1 ? this.shown[0].raw[this.shown[0].raw.length - 1] : null;

@@ -5,17 +5,23 @@ const COLUMNS = ["step", "time", "last", "min", "max", "mean", "count", "nonfini
 
 /** Put a part into what is known of a run, and return that. */
 function withPart(known, part) {
-  const whole = known && part.since ? known : { series: new Map() };
+  const whole = known && part.since ? known : { series: new Map(), named: new Map() };
   for (const name of ["run", "attempts", "ranks", "step_time", "findings", "telemetry", "revision"]) whole[name] = part[name];
   for (const each of part.series) {
-    const id = [each.kind, each.key, each.attempt, each.rank].join("\u0000");
+    const name = nameOfSeries(each.kind, each.key), id = [name, each.attempt, each.rank].join("\u0000");
+    const isNew = !whole.series.has(id);
     const series = whole.series.get(id) || { ...each, ...Object.fromEntries(COLUMNS.map((name) => [name, []])) };
     const rows = allColumns(each);
     series.width = each.width;
     for (const name of COLUMNS) series[name].splice(each.from, Infinity, ...rows[name]);
     whole.series.set(id, series);
+    if (isNew) whole.named.set(name, [...(whole.named.get(name) || []), series]);
   }
   return whole;
+}
+
+function nameOfSeries(kind, key) {
+  return `${kind}\u0000${key}`;
 }
 
 /** Return the columns of a series with those that were left out because they say nothing new. */
@@ -49,7 +55,7 @@ function smoothed(values, weight, xs) {
 /** Return the keys of the metrics of runs: loss first, then as they came. */
 function metricKeys(runs, kind = "metric") {
   const keys = new Set();
-  for (const run of runs) for (const each of run.series.values()) if (each.kind === kind) keys.add(each.key);
+  for (const run of runs) for (const [first] of run.named.values()) if (first.kind === kind) keys.add(first.key);
   const rank = (key) => (/^(train[/_.])?loss$/i.test(key) ? 0 : /loss/i.test(key) ? 1 : /acc|score|f1/i.test(key) ? 2
     : /lr|learning_rate|grad/i.test(key) ? 3 : 4);
   return [...keys].sort((a, b) => rank(a) - rank(b));
@@ -57,7 +63,7 @@ function metricKeys(runs, kind = "metric") {
 
 /** Return the series of a run that a chart shows; of a metric that of the lowest rank which has it, unless asked. */
 function shownSeries(run, kind, key, ranks) {
-  const all = [...run.series.values()].filter((each) => each.kind === kind && each.key === key);
+  const all = run.named.get(nameOfSeries(kind, key)) || [];
   if (ranks === "all") return all;
   const wanted = ranks === "lowest" ? Math.min(...all.map((each) => each.rank)) : Number(ranks);
   return all.filter((each) => each.rank === wanted);
@@ -143,11 +149,13 @@ function latenessGrid(run) {
   return grid;
 }
 
+const WHOLE = new Intl.NumberFormat("en");
+
 function shownNumber(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
   if (value !== 0 && (size >= 1e7 || size < 1e-4)) return value.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  if (Number.isInteger(value)) return WHOLE.format(value);
   return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
 }
 

@@ -170,11 +170,21 @@ class HeatCard {
     this.extra = make("span", { class: "value" });
     this.card = make("article", { class: "card" }, make("header", {}, make("h3", {}, title), this.extra), this.canvas, this.note);
     this.drawIt = drawIt;
-    this.canvas.chart = { resize: () => this.draw(), draw: () => {} };
+    this.isSeen = this.isDirty = false;
+    this.canvas.chart = this;
+    whenSeen.observe(this.canvas);
     whenResized.observe(this.canvas);
   }
 
-  draw() { this.drawIt(this); }
+  invalidate() { this.isDirty = true; if (this.isSeen) drawSoon(this); }
+
+  resize() { this.invalidate(); }
+
+  draw() {
+    if (!this.isDirty || !this.isSeen) return;
+    this.isDirty = false;
+    this.drawIt(this);
+  }
 }
 
 function drawStepHeat(heatCard) {
@@ -204,7 +214,7 @@ function drawRankHeat(heatCard) {
 function rankHeatCard() {
   const made = new HeatCard("Ranks by steps", drawRankHeat);
   made.card.classList.add("wide");
-  made.extra.append(choice([["time", "step time"], ["late", "late by"]], () => page.rankGrid || "time", (value) => { page.rankGrid = value; made.draw(); }));
+  made.extra.append(choice([["time", "step time"], ["late", "late by"]], () => page.rankGrid || "time", (value) => { page.rankGrid = value; made.invalidate(); }));
   return made;
 }
 
@@ -221,7 +231,7 @@ function speedSection() {
   if (page.runs.length === 1 && page.runs[0].step_time.length) {
     const heat = card("step heat", () => new HeatCard("How long steps take", drawStepHeat));
     cards.push(heat.card);
-    requestAnimationFrame(() => heat.draw());
+    heat.invalidate();
   }
   return section("speed", "Speed", cards);
 }
@@ -245,7 +255,7 @@ function ranksSection() {
   if (rankGrid(run, "step")) {
     const heat = card("rank heat", rankHeatCard);
     cards.push(heat.card);
-    requestAnimationFrame(() => heat.draw());
+    heat.invalidate();
   }
   const phases = phaseMeans(run).slice(0, 4);
   const heads = ["rank", "host", "state", "step", "step p50", "p95", "max", ...phases.map(([name]) => `in "${name}"`), "was last", "by, on average", "not finite"];
@@ -320,10 +330,11 @@ function drawPage() {
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
+  colors.clear();
   byId("theme").textContent = theme === "dark" ? "Light" : "Dark";
   try { localStorage.setItem("periflow-theme", theme); } catch { /* not allowed here */ }
   for (const chart of charts) chart.rebuild();
-  for (const each of page.cards.values()) if (each instanceof HeatCard && document.contains(each.card)) each.draw();
+  for (const each of page.cards.values()) if (each instanceof HeatCard && document.contains(each.card)) each.invalidate();
 }
 
 function setUp() {
