@@ -46,10 +46,15 @@ def read_views(files: Iterable[Path], make_view: Callable[[str], RunView] = RunV
     feed = OtlpFeed(takes_span_metrics=not any(_signal(file) == "metrics" for file in files), make_view=make_view)
     for file in files:
         with file.open("rb") as lines:
-            for line in lines:
+            for line in _told(lines, _signal(file)):
                 with suppress(msgspec.DecodeError):  # the last one of a file that is being written, or a disk's fault
                     feed.feed(line)
     return feed.views
+
+
+def _told(lines: Iterable[bytes], signal: str) -> Iterable[bytes]:
+    """Return the lines that tell something: of what was logged, those with events."""
+    return (line for line in lines if b'"eventName"' in line) if signal == "logs" else lines
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -16,10 +16,11 @@ from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, 
 
 from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.exporters.otlp_file import OtlpPointFile, OtlpSpanFile
+from periflow_otel.exporters.otlp_file import OtlpLogFile, OtlpPointFile, OtlpSpanFile
 from periflow_otel.recordings import find_files, read_views
 from periflow_otel.records import Earlier, RankRun
 from periflow_otel.translate.histograms import ExplicitBuckets
+from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Point
@@ -33,21 +34,50 @@ OF_NO_RUN = b"""
 
 
 def record(
-    folder: Path, recorder: Recorder, max_file_bytes: int = 1 << 20, *, is_delta: bool = False, **fields: Any
+    folder: Path,
+    recorder: Recorder,
+    max_file_bytes: int = 1 << 20,
+    *,
+    is_delta: bool = False,
+    events: str = "span",
+    **fields: Any,
 ) -> RankRun:
     """Write the files of a rank, a few records at a time."""
     run = make_run(mode="local", local_log=str(folder / "train.log"), **fields)
-    spans, points = SpanTranslator(run), PointTranslator(run, shows_steps=True, is_delta=is_delta)
-    span_file, point_file = OtlpSpanFile(max_file_bytes), OtlpPointFile(max_file_bytes)
+    spans = SpanTranslator(run, has_events=events != "log")
+    logs = LogTranslator(run, has_events=events != "span")
+    points = PointTranslator(run, shows_steps=True, is_delta=is_delta)
+    span_file, point_file, log_file = (each(max_file_bytes) for each in (OtlpSpanFile, OtlpPointFile, OtlpLogFile))
     for i in range(0, len(recorder.inputs), 7):
         give(spans, recorder.inputs[i : i + 7])
         give(points, recorder.inputs[i : i + 7])
+        give(logs, recorder.inputs[i : i + 7])
         points.settle()
         span_file.export([(run, span) for span in spans.take()])
         point_file.export([(run, point) for point in points.take()])
-    span_file.close()
-    point_file.close()
+        if events != "span":
+            log_file.export([(run, record) for record in logs.take()])
+    for file in (span_file, point_file, log_file):
+        file.close()
     return run
+
+
+@pytest.mark.parametrize("events", ["log", "both"])
+def test_events_are_read_as_what_they_were_written(tmp_path: Path, events: str):
+    """From log records, from spans, or from both, each once; what was said beside them changes nothing."""
+    recorder = Recorder()
+    for _ in range(3):
+        with recorder.step():
+            recorder.work(S)
+        recorder.checkpoint()
+    recorder.finish()
+    earlier = Earlier(1, last_step=5, last_checkpoint=2, last_seen_unix_ns=STARTED_NS - 5 * S)
+    run = record(tmp_path, recorder, events=events, attempt=2, earlier=earlier)
+    with (tmp_path / "train.logs.jsonl").open("a") as file:
+        file.write('{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":{"stringValue":"said"}}]}]}]}\n')
+    (view,) = read_views(find_files([tmp_path / "train.log"])).values()
+    assert view.to_dict()["ranks"][0]["checkpoints"] == from_records(recorder, run)["ranks"][0]["checkpoints"]
+    assert [rank.restart_gap_s for rank in view.ranks.values()] == [5.0]
 
 
 def from_records(recorder: Recorder, run: RankRun) -> dict[str, Any]:

@@ -42,6 +42,12 @@ class _Event(msgspec.Struct, frozen=True):
     attributes: list[_Attribute] = []
 
 
+class _LogRecord(msgspec.Struct, frozen=True):
+    eventName: str = ""  # noqa: N815
+    timeUnixNano: Number = 0  # noqa: N815
+    attributes: list[_Attribute] = []
+
+
 class _Status(msgspec.Struct, frozen=True, gc=False):
     code: Any = 0
     message: str = ""
@@ -81,6 +87,7 @@ class _Metric(msgspec.Struct, frozen=True):
 class _Scope(msgspec.Struct, frozen=True):
     spans: list[_Span] = []
     metrics: list[_Metric] = []
+    logRecords: list[_LogRecord] = []  # noqa: N815
 
 
 class _Resource(msgspec.Struct, frozen=True):
@@ -91,11 +98,13 @@ class _Group(msgspec.Struct, frozen=True):
     resource: _Resource = _Resource()
     scopeSpans: list[_Scope] = []  # noqa: N815
     scopeMetrics: list[_Scope] = []  # noqa: N815
+    scopeLogs: list[_Scope] = []  # noqa: N815
 
 
 class _Line(msgspec.Struct, frozen=True):
     resourceSpans: list[_Group] = []  # noqa: N815
     resourceMetrics: list[_Group] = []  # noqa: N815
+    resourceLogs: list[_Group] = []  # noqa: N815
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -121,6 +130,8 @@ class OtlpFeed:
         self._places: dict[RankView, _Places] = {}
         self._totals: dict[tuple[Any, ...], _Point] = {}
         """By stream, of those that tell of the time since their last point."""
+        self._checkpoints: set[tuple[RankView, int, str]] = set()
+        """Step and kind of those that are known: an event may be one of a span, and a log record too."""
 
     def feed(self, line: bytes) -> None:
         """Take a line.
@@ -135,6 +146,9 @@ class OtlpFeed:
         for group in decoded.resourceMetrics:
             if (who := _Who(_read(group.resource.attributes))).run_id:
                 self._add_points(who, [metric for scope in group.scopeMetrics for metric in scope.metrics])
+        for group in decoded.resourceLogs:
+            if (who := _Who(_read(group.resource.attributes))).run_id:
+                self._add_log_records(who, [record for scope in group.scopeLogs for record in scope.logRecords])
 
     def _view(self, who: "_Who") -> RunView:
         view = self.views.get(who.run_id)
@@ -160,10 +174,26 @@ class OtlpFeed:
                 steps.setdefault(rank, []).append(_Step(span, attributes))
             else:
                 self._add_span(who, self._rank(who, rank), span, _read(span.attributes))
-            if span.events:
-                _add_events(self._rank(who, rank), span)
+            for event in span.events:
+                self._add_event(self._rank(who, rank), event.name, event.timeUnixNano, _read(event.attributes))
         for rank, taken in steps.items():
             self._add_steps(self._rank(who, rank), taken)
+
+    def _add_log_records(self, who: "_Who", records: Sequence[_LogRecord]) -> None:
+        """Take the events among log records; what was said is nothing for a view."""
+        for record in records:
+            attributes = _read(record.attributes) if record.eventName else {}
+            if (rank := _integer(attributes.get(names.RANK), -1)) >= 0:
+                self._add_event(self._rank(who, rank), record.eventName, record.timeUnixNano, attributes)
+
+    def _add_event(self, rank: RankView, name: str, time: Number, attributes: dict[str, Any]) -> None:
+        if name == names.CHECKPOINT_UPLOAD:
+            checkpoint = rank, _integer(attributes.get(names.STEP), 0), str(attributes.get(names.SAVE_TYPE, "NORMAL"))
+            if checkpoint not in self._checkpoints:
+                self._checkpoints.add(checkpoint)
+                rank.add_checkpoint(checkpoint[1], _seconds(time), checkpoint[2])
+        elif name == names.RUN_RESTART:
+            rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
 
     def _add_steps(self, rank: RankView, taken: "list[_Step]") -> None:
         completed = [step for step in taken if step.error != "killed"]
@@ -325,16 +355,6 @@ def _add_values(rank: RankView, step: _Step) -> None:
         if name.startswith(names.METRIC_PREFIX) and (not isinstance(plain, str) or plain in _NOT_FINITE):
             key = name.removeprefix(names.METRIC_PREFIX)
             rank.add_values(key, [step.number], [step.start_s + step.duration_s], [_float(plain)])
-
-
-def _add_events(rank: RankView, span: _Span) -> None:
-    for event in span.events:
-        attributes = _read(event.attributes)
-        if event.name == names.CHECKPOINT_UPLOAD:
-            step = _integer(attributes.get(names.STEP), 0)
-            rank.add_checkpoint(step, _seconds(event.timeUnixNano), str(attributes.get(names.SAVE_TYPE, "NORMAL")))
-        elif event.name == names.RUN_RESTART:
-            rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
 
 
 def _plus(before: _Point | None, point: _Point) -> _Point:
