@@ -82,6 +82,8 @@ TARGET_STEP: Final = "periflow.run.total_steps"
 """Last step of the run, as given to init."""
 GAP: Final = "periflow.step.gap"
 """Seconds between the end of the step before and the start of this one."""
+PAUSE: Final = "periflow.step.pause"
+"""Seconds that garbage collections of more than a millisecond each have held up the step."""
 NONFINITE: Final = "periflow.step.nonfinite_keys"
 """Keys whose value was NaN or infinite in this step."""
 METRIC_PREFIX: Final = "periflow.metric."
@@ -141,7 +143,7 @@ THREAD_NAME: Final = "thread.name"
 METRIC_KEY: Final = "periflow.key"
 """The user's spelling of a key, of a metric or of the configuration. Metric attribute."""
 TIME_KIND: Final = "periflow.kind"
-"""step, gap, checkpoint, startup, restart, other, or the name of a phase."""
+"""step, gap, checkpoint, startup, restart, other, or the name of a phase; of a pause gc.0, gc.1 or gc.2."""
 STEP_OUTCOME: Final = "periflow.step.outcome"
 """ok or error. Metric attribute."""
 DROP_REASON: Final = "periflow.reason"
@@ -151,7 +153,8 @@ CONSUMER: Final = "periflow.consumer"
 ATTRIBUTES: Final = {
     STEP: "int", RANK: "int", LOCAL_RANK: "int", NODE_RANK: "int", WORLD_SIZE: "int", RUN_ID: "string",
     RUN_NAME: "string", ATTEMPT: "int", MODE: "string", OUTCOME: "string", RUN_STEPS: "int", LAST_STEP: "int",
-    LAST_CHECKPOINT: "int", TARGET_STEP: "int", GAP: "double", NONFINITE: "string[]", METRIC_PREFIX: "template[any]",
+    LAST_CHECKPOINT: "int", TARGET_STEP: "int", GAP: "double", PAUSE: "double", NONFINITE: "string[]",
+    METRIC_PREFIX: "template[any]",
     CONFIG_PREFIX: "template[any]", CONFIG_VALUE: "string", SAVE_TYPE: "string", TRIGGER_TIME: "string",
     CHECKPOINT_ID: "string", REQUEST_DELAY: "double", RESTART_GAP: "double", REDONE_STEPS: "int", LAST_RANK: "int",
     EXCEPTION_TYPE: "string", ERROR_TYPE: "string", EXCEPTION_MESSAGE: "string", EXCEPTION_STACKTRACE: "string",
@@ -167,6 +170,12 @@ ATTRIBUTES: Final = {
 STEP_DURATION: Final = Instrument("periflow.step.duration", "histogram", "s", "Duration of a step.")
 STEP_GAP: Final = Instrument(
     "periflow.step.gap", "histogram", "s", "End of a step to the start of the next: data wait, evaluation, saving."
+)
+STEP_PAUSE: Final = Instrument(
+    "periflow.step.pause",
+    "counter",
+    "s",
+    "Time that garbage collections of more than 1 ms took in steps, by generation.",
 )
 STEP_COMPLETED: Final = Instrument("periflow.step.completed", "counter", "{step}", "Steps that ended, by outcome.")
 STEP_CURRENT: Final = Instrument("periflow.step.current", "gauge", "{step}", "Number of the last step that started.")
@@ -238,8 +247,8 @@ MACHINE_CPU_THROTTLED: Final = Instrument(
     "periflow.machine.cpu.throttled", "counter", "s", "Time for which the container was kept from running by its limit."
 )
 INSTRUMENTS: Final = (
-    STEP_DURATION, STEP_GAP, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT, STEP_SKEW,
-    STUCK_TIME, STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP,
+    STEP_DURATION, STEP_GAP, STEP_PAUSE, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT,
+    STEP_SKEW, STUCK_TIME, STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP,
     METRIC_NONFINITE, METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE,
     TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
     MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED,
@@ -247,7 +256,8 @@ INSTRUMENTS: Final = (
 
 
 INSTRUMENT_ATTRIBUTES: Final = {
-    STEP_COMPLETED: (STEP_OUTCOME,), STEP_SKEW: (LAST_RANK,), STUCK_TIME: (STUCK_PLACE, STUCK_RANKS),
+    STEP_PAUSE: (TIME_KIND,), STEP_COMPLETED: (STEP_OUTCOME,), STEP_SKEW: (LAST_RANK,),
+    STUCK_TIME: (STUCK_PLACE, STUCK_RANKS),
     TIME: (TIME_KIND,), RUN_ENDED: (OUTCOME,),
     RUN_CONFIG: (METRIC_KEY, CONFIG_VALUE), CHECKPOINT_UPLOADS: (SAVE_TYPE,), METRIC_NONFINITE: (METRIC_KEY,),
     TELEMETRY_RECORDS: (CONSUMER,), TELEMETRY_EXPORTED: (CONSUMER,), TELEMETRY_DROPPED: (CONSUMER, DROP_REASON),

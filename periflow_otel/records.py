@@ -206,7 +206,16 @@ class LogLine(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
     """How many of these were left out."""
 
 
-Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config | LogLine
+class Paused(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):
+    """Garbage collections that took long have held up a step. Comes before its end."""
+
+    step: int
+    time_unix_ns: int
+    duration_ns: dict[int, int]
+    """By generation."""
+
+
+Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config | LogLine | Paused
 
 MAX_KEY_CHARS: Final = 256
 """Longest metric key: it becomes the name of an instrument."""

@@ -29,9 +29,11 @@ from periflow_otel.joining import next_attempt
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.log_lines import encode_line
 from periflow_otel.logs import limit_repeats
+from periflow_otel.pauses import Pauses
 from periflow_otel.records import (
     Checkpoint,
     JSONValue,
+    Paused,
     Phase,
     RankRun,
     RunFinished,
@@ -141,6 +143,7 @@ class TrainingRun:
         self._checkpoint_steps: deque[int] = deque(maxlen=_KNOWN_CHECKPOINTS)
         self._is_over = False
         self._script_logs = ScriptLogs(beginning.settings.log_level, self._add_log_line)
+        self._pauses = Pauses(self._monotonic_ns, lambda: self._started_ns is not None) if self._is_recording else None
         self._ensure_agent()
         call_at_exit(self._at_exit)
         _runs.add(self)
@@ -221,6 +224,8 @@ class TrainingRun:
             error = full_type(error)
         gap_ns = None if self._ended_ns is None else started_ns - self._ended_ns
         self._ended_ns, self._step_error = now_ns, error
+        if self._pauses is not None and self._pauses.waiting:
+            self._journal.append(encode(Paused(self._step, self._offset_ns + now_ns, self._pauses.take())))
         ended = StepEnded(self._step, self._started_unix_ns, now_ns - started_ns, error, gap_ns)
         self._journal.append(encode_end(ended))
         if now_ns > self._agent_check_due_ns:
@@ -480,7 +485,7 @@ class TrainingRun:
         if self._started_ns is not None:
             self.end_step(error or _UNFINISHED)
         self._is_over = True
-        self._script_logs.close()
+        self._listen_no_more()
         self._saves.close()
         atexit.unregister(self._at_exit)
         self._standing_span.leave()
@@ -502,7 +507,12 @@ class TrainingRun:
     def _leave_behind(self) -> None:
         """Record nothing more: this is a forked child, and the run is its parent's."""
         self._is_over, self._started_ns = True, None
+        self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
         self._script_logs.close()
+        if self._pauses is not None:
+            self._pauses.close()
 
 
 _NO_CHECKPOINT_FOLDER: Final = (

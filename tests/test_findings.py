@@ -8,7 +8,7 @@ import pytest
 from recorder import MS, STARTED_NS, Recorder, S, give, make_run
 
 from periflow_otel import names
-from periflow_otel.records import Earlier
+from periflow_otel.records import Earlier, Paused
 from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.findings import find
 from periflow_otel.view.records import RecordFeed
@@ -240,3 +240,21 @@ def test_ranks_are_named_shortly(ranks: list[int], words: str):
 def test_a_run_without_anything_has_no_findings():
     """As it is before the first rank is there."""
     assert find(RunView("run").to_dict(), 1.0) == []
+
+
+@pytest.mark.parametrize(("pause_ms", "expected"), [(20, ["pauses"]), (3, [])])
+def test_garbage_collections_are_said_to_hold_up_steps(pause_ms: int, expected: list[str]):
+    """With the rank; a few percent are not worth a word."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 201):
+            with recorder.step():
+                recorder.work(100 * MS)
+                if rank == 2:
+                    recorder.inputs.append(Paused(step, recorder.now_ns, {2: pause_ms * MS}))
+        return recorder
+
+    found = find(view_of(make).to_dict(), None)
+    assert [each.kind for each in found] == expected
+    assert [each.ranks for each in found] == [[2]] * len(expected)

@@ -19,6 +19,7 @@ from periflow_otel.records import (
     Config,
     LogLine,
     Metric,
+    Paused,
     Phase,
     RankLost,
     RankRun,
@@ -28,7 +29,7 @@ from periflow_otel.records import (
 )
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
+from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Exemplar, Observation, Observed, Point
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, label, number
 from periflow_otel.translate.walltime import RESTART, WallTime
@@ -60,6 +61,8 @@ class PointState(msgspec.Struct, array_like=True):
     step_started_unix_ns: int = 0
     completed: dict[str, int] = {}
     redone: int = 0
+    paused_ns: dict[str, int] = {}
+    """Time of garbage collections in steps, by kind."""
     uploads: dict[str, int] = {}
     ended: dict[str, int] = {}
     """By outcome; empty while the run goes on."""
@@ -262,6 +265,11 @@ class PointTranslator:
         trace_id = ids.step_trace_id(run.seed, run.attempt, record.step)
         return self._sampler.keep(trace_id, run.orders.sampling_ratio, duration_s, is_marked=record.error is not None)
 
+    def _add_pause(self, record: Paused) -> None:
+        for kind, duration_ns in pauses_of(record):
+            self.state.paused_ns[kind] = self.state.paused_ns.get(kind, 0) + duration_ns
+        self._seen(record.time_unix_ns)
+
     def _add_checkpoint(self, record: Checkpoint) -> None:
         kind = save_type(record)
         self.state.uploads[kind] = self.state.uploads.get(kind, 0) + 1
@@ -340,6 +348,8 @@ class PointTranslator:
                 self._sum(instrument, count, (attribute, key))
         for kind, spent_ns in state.wall_time.spent_ns.items():
             self._sum(names.TIME, spent_ns / 1e9, (names.TIME_KIND, kind))
+        for kind, paused_ns in state.paused_ns.items():
+            self._sum(names.STEP_PAUSE, paused_ns / 1e9, (names.TIME_KIND, kind))
         self._sum(names.STEP_REDONE, state.redone)
 
     def _snapshot_histograms(self) -> None:
@@ -415,7 +425,9 @@ class PointTranslator:
     def _start_over(self) -> None:
         state = self.state
         state.delta_start_unix_ns = self._snapshot_unix_ns
-        for sums in (state.completed, state.ended, state.uploads, state.nonfinite, state.wall_time.spent_ns):
+        counts = state.completed, state.ended, state.uploads, state.nonfinite
+        times = state.wall_time.spent_ns, state.paused_ns
+        for sums in (*counts, *times):
             sums.update(dict.fromkeys(sums, 0))
         state.redone = 0
         state.examples.clear()
@@ -429,6 +441,7 @@ class PointTranslator:
         Config: _set_config,
         Phase: _add_phase,
         LogLine: _pass_over,
+        Paused: _add_pause,
         RunFinished: _finish,
         RankLost: _lose,
     }

@@ -18,6 +18,7 @@ from periflow_otel.records import (
     Config,
     LogLine,
     Metric,
+    Paused,
     Phase,
     RankLost,
     RankRun,
@@ -45,6 +46,8 @@ class StepDraft(msgspec.Struct, array_like=True):
     """Keys, in the order in which they were so for the first time."""
     dropped: int = 0
     """How many attributes were too many."""
+    pause_ns: int = 0
+    """Time of garbage collections."""
     has_checkpoint: bool = False
     phases: list[Phase] = []
     """Those that must not leave before it is known whether the sampler keeps the step."""
@@ -177,6 +180,10 @@ class SpanTranslator:
         else:
             self._drop(SAMPLED_OUT, 1)
 
+    def _add_pause(self, record: Paused) -> None:
+        if draft := self._draft(record.step):
+            draft.pause_ns += sum(record.duration_ns.values())
+
     def _put(self, values: dict[str, Any], draft: StepDraft) -> None:
         """Put the user's values where the span of a step is drafted."""
         for key, value in values.items():
@@ -293,6 +300,8 @@ class SpanTranslator:
 
     def _attributes_of(self, draft: StepDraft) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = {**draft.values, names.STEP: draft.step, **self._who}
+        if draft.pause_ns:
+            attributes[names.PAUSE] = draft.pause_ns / 1e9
         if draft.nonfinite:
             attributes[names.NONFINITE] = list(draft.nonfinite)
         return attributes
@@ -445,6 +454,7 @@ class SpanTranslator:
         Config: _set_config,
         Phase: _add_phase,
         LogLine: _pass_over,
+        Paused: _add_pause,
         RunFinished: _finish,
         RankLost: _lose,
     }
@@ -472,6 +482,11 @@ def outcome_of(record: RunFinished | RankLost) -> str:
     if record.error is None:
         return "finished"
     return "interrupted" if record.error.rpartition(".")[2] in _INTERRUPTIONS else "failed"
+
+
+def pauses_of(record: Paused) -> list[tuple[str, int]]:
+    """Return the nanoseconds of garbage collections by their kind, which is their generation."""
+    return [(f"gc.{generation}", duration_ns) for generation, duration_ns in sorted(record.duration_ns.items())]
 
 
 def restart_gap_ns(run: RankRun) -> int:

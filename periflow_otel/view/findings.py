@@ -11,7 +11,7 @@ from statistics import median
 from typing import Final
 
 from periflow_otel import names
-from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP
+from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
 from periflow_otel.view.laggards import laggards
 from periflow_otel.view.words import duration_words, ranks_words
@@ -30,6 +30,9 @@ WAITING_SHARE: Final = 0.4
 LEAST_S: Final = 10.0
 """Nothing is said of shares of a time that is shorter."""
 UNDELIVERED_S: Final = 60.0
+PAUSE_S: Final = 1.0
+PAUSE_SHARE: Final = 0.05
+"""Garbage collections are worth a word that take so much of the steps, and so many seconds."""
 MAX_OF_A_KIND: Final = 3
 
 
@@ -44,7 +47,7 @@ def find(view: View, now_s: float | None) -> list[Finding]:
     found = [*_not_finite(view), *_ended(ranks), *_open_steps(ranks, now_s)]
     found += (late := list(laggards(ranks)))
     found += _waits(ranks, {rank for each in late for rank in each.ranks})
-    for look in (_slower_steps, _behind, _restarts, _telemetry):
+    for look in (_slower_steps, _pauses, _behind, _restarts, _telemetry):
         found += look(view, ranks)
     return sorted(found, key=lambda each: not each.is_fault)
 
@@ -149,6 +152,17 @@ def _slower_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
             f" usual are {duration_words(usual_s)}."
         )
         yield Finding("long_steps", text, who if whose else [], step)
+
+
+def _pauses(_: View, ranks: Sequence[View]) -> Iterator[Finding]:
+    """Find whose steps the garbage collector holds up."""
+    paused = {each["rank"]: (sum(each["pauses"].values()), each["time"].get(STEP, 0.0)) for each in ranks}
+    who = [rank for rank, (pause_s, step_s) in paused.items() if pause_s > max(PAUSE_S, PAUSE_SHARE * step_s)]
+    if who:
+        pause_s, step_s = paused[max(who, key=paused.__getitem__)]
+        part = f", {pause_s / step_s:.0%} of them" if step_s > pause_s else ""
+        text = f"Garbage collections took {duration_words(pause_s)} of the steps of {ranks_words(who).lower()}{part}."
+        yield Finding("pauses", text, who)
 
 
 def _restarts(view: View, _: Sequence[View]) -> Iterator[Finding]:

@@ -209,6 +209,8 @@ class OtlpFeed:
             if each.error:
                 rank.begin_step(each.number, each.start_s)
                 rank.add_error(each.number, each.start_s + each.duration_s, each.error)
+            if each.pause_s:
+                rank.add_pause("gc", each.number, each.start_s + each.duration_s, each.pause_s)
             for key, value in each.texts:
                 rank.add_text(key, value)
             if self._takes_span_metrics:
@@ -329,7 +331,7 @@ class _Who:
 class _Step:
     """The span of a step."""
 
-    __slots__ = ("attributes", "duration_s", "error", "gap_s", "number", "start_s", "texts")
+    __slots__ = ("attributes", "duration_s", "error", "gap_s", "number", "pause_s", "start_s", "texts")
 
     def __init__(self, span: _Span, attributes: dict[str, _Value]) -> None:
         self.attributes = attributes
@@ -337,6 +339,7 @@ class _Step:
         self.start_s, self.duration_s = _seconds(span.startTimeUnixNano), _elapsed_s(span)
         gap_s = attributes.get(names.GAP, _NOTHING).doubleValue
         self.gap_s = _NAN if gap_s is None else float(gap_s)
+        self.pause_s = float(attributes.get(names.PAUSE, _NOTHING).doubleValue or 0.0)
         kind = attributes.get(names.ERROR_TYPE, _NOTHING).stringValue
         self.error = (kind or "error") if span.status.code in _ERRORS else ""
         self.texts = [

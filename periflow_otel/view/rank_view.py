@@ -10,7 +10,7 @@ from periflow_otel import names
 from periflow_otel.view.heat import Heat
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
 
-SeriesKind = Literal["metric", "step", "gap", "start", "machine"]
+SeriesKind = Literal["metric", "step", "gap", "start", "machine", "pause"]
 
 MAX_MARKS: Final = 200
 """Of each kind of thing that a rank did at one moment, so many are kept: the first half and the latest."""
@@ -103,6 +103,8 @@ class RankView:
         self.phases: dict[str, list[float]] = {}
         """By name: how many there were, and their seconds together."""
         self.text: dict[str, str] = {}
+        self.pauses: dict[str, float] = {}
+        """Seconds that garbage collections took in steps, by generation."""
         self.late: dict[str, float] = {}
         """How often it was the last of its node to begin a step, and by how many seconds together and at most."""
         self.left_out = 0
@@ -170,6 +172,11 @@ class RankView:
                 if not isfinite(value):
                     self.nonfinite_by_key[key] += 1
                     self.nonfinite.add(key=key, step=step, time=round(time_s, 3), value=_named(value))
+
+    def add_pause(self, kind: str, step: int, time_s: float, duration_s: float) -> None:
+        """Note that garbage collections have held up a step."""
+        self.pauses[kind] = self.pauses.get(kind, 0.0) + duration_s
+        self._extend("pause", "", [step], [time_s], [duration_s])
 
     def add_of_machine(self, name: str, attributes: Attributes, time_s: float, value: float) -> None:
         """Add a value of the machine."""

@@ -6,8 +6,19 @@ from itertools import chain
 from typing import Any, Final
 
 from periflow_otel import names
-from periflow_otel.records import Checkpoint, Config, Metric, Phase, RankLost, RankRun, Record, RunFinished, StepEnded
-from periflow_otel.translate.steps import outcome_of, restart_gap_ns, save_type
+from periflow_otel.records import (
+    Checkpoint,
+    Config,
+    Metric,
+    Paused,
+    Phase,
+    RankLost,
+    RankRun,
+    Record,
+    RunFinished,
+    StepEnded,
+)
+from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Observed
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import RESTART, WallTime
@@ -85,6 +96,9 @@ class RecordFeed:
                 self._wall_time.end_phase(record)
             case Config():
                 self._view.config.update(record.values)
+            case Paused():
+                for kind, duration_ns in pauses_of(record):
+                    self._rank.add_pause(kind, record.step, record.time_unix_ns / 1e9, duration_ns / 1e9)
             case Observed():
                 self._observe(record)
             case RunFinished():

@@ -198,6 +198,7 @@ def _rank(rank: RankView) -> dict[str, Any]:
         "duration": {name: quantile(total, share) for name, share in QUANTILES.items()},
         "time": {kind: _rounded(spent_s) for kind, spent_s in rank.spent_s.items()},
         "late": rank.late,
+        "pauses": {kind: _rounded(paused_s) for kind, paused_s in rank.pauses.items()},
         "checkpoints": _marks(rank.checkpoints),
         "errors": _marks(rank.errors),
         "nonfinite": {**_marks(rank.nonfinite), "by_key": dict(rank.nonfinite_by_key)},

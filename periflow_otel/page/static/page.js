@@ -228,6 +228,9 @@ function speedSection() {
   if (!hasSteps) return null;
   const cards = [card("step time", () => new Chart("Step time", stepTimeLines, { unit: "s", marks: () => marksOf() })).card,
     card("gap", () => new Chart("Between steps: data wait, evaluation, saving", () => linesOf("gap", ""), { unit: "s", marks: () => marksOf() })).card];
+  if (page.runs.some((run) => run.ranks.some((rank) => Object.keys(rank.pauses).length))) {
+    cards.push(card("pause", () => new Chart("Garbage collections in steps", () => linesOf("pause", ""), { unit: "s", marks: () => marksOf() })).card);
+  }
   if (page.runs.length === 1 && page.runs[0].step_time.length) {
     const heat = card("step heat", () => new HeatCard("How long steps take", drawStepHeat));
     cards.push(heat.card);
