@@ -5,13 +5,14 @@ from pathlib import Path
 from exact import TENANTS, Exact, expected_uploads
 from programs import wait_until
 
-RANKS, STEPS = 4, 200
+RANKS, STEPS = 4, 400
 
 
 def test_every_step_and_upload_arrives_once_whatever_fails(tmp_path: Path):
     """Steps once in the store and in its counts, by tenant, and each upload under its one id."""
     with Exact.started(tmp_path) as exact:
         trainings = exact.train(RANKS, STEPS, pause_s=0.05)
+        wait_until(lambda: exact.steps(TENANTS[0]), 60, "the first steps have arrived")
         for disturb in exact.disturbances:
             disturb(1.0)
         assert [training.wait(120) for training in trainings] == [0, 0]
