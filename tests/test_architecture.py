@@ -69,6 +69,7 @@ FOREIGN = {
     "exporters.prometheus": {"prometheus_client"},
     "cli.known_runs": {"msgspec"},
     "cli.sources": {"msgspec"},
+    "cli.stacks": {"msgspec"},
     "cli.status": {"msgspec"},
     "cli.tail": {"msgspec"},
     "cli.export": {"pyarrow"},

@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from recorder import STARTED_NS, Recorder, S, make_run
 from test_live_page import items
 from test_report import HOSTILE, hostile_recorder
+from test_stuck_spans import LINE as STUCK_LINE
+from test_stuck_spans import REPORT as STUCK
+from test_stuck_spans import spans as stuck_spans
 
 from periflow_otel.exporters.live_page import LivePage
 from periflow_otel.journal.folders import node_folder
@@ -208,6 +211,25 @@ def test_the_rank_that_others_wait_for_within_a_step_is_said(tmp_path: Path, ope
     (worst,) = opened.page.locator("#ranks-section tr.worst").all_inner_texts()
     assert worst.split("\t")[0] == "2"
     assert {"60 ms", "20 ms"} < set(worst.split("\t"))
+
+
+def test_what_holds_up_a_run_is_said_with_its_stacks(tmp_path: Path, opened: Tab):
+    """One line names the rank; what all are doing is a click away."""
+    run = make_run(rank=3, world_size=4)
+    recorder = Recorder()
+    with recorder.step():
+        recorder.work(S)
+    view = view_of((run, recorder))
+    [span] = stuck_spans(STUCK)
+    view.stuck.add_span(run.attempt, span)
+    opened.open(saved(tmp_path, view))
+    assert f"S{STUCK_LINE[1:]}." in opened.page.locator(".alerts").inner_text()
+    assert not opened.page.locator(".alerts pre").first.is_visible()
+    opened.page.locator(".alerts summary").click()
+    assert (
+        'File "/home/me/dataset.py", line 88, in __getitem__' in opened.page.locator(".alerts pre").first.inner_text()
+    )
+    assert opened.violations() == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -15,6 +15,7 @@ from periflow_otel.journal.stacks import MAX_BYTES, StackFile
 from periflow_otel.translate.stacks import (
     Fatal,
     Frame,
+    from_ranges,
     parse,
     parse_fatal,
     ranges,
@@ -97,6 +98,7 @@ def test_a_stack_is_shown_as_python_shows_it():
 def test_numbers_are_shown_as_ranges(numbers: tuple[int, ...], shown: str):
     """As people write them."""
     assert ranges(numbers) == shown
+    assert from_ranges(shown) == sorted(numbers)
 
 
 SPEAKER = """

@@ -105,6 +105,15 @@ def test_what_is_usual_is_not_noticed(name: str):
     assert HARMLESS[name]() is False
 
 
+def test_a_wait_that_was_reported_is_no_measure():
+    """The next one of its kind is reported as soon."""
+    rank = Rank()
+    rank.wait(300)
+    rank.progress.is_reported = True
+    rank.step(1)
+    assert rank.wait(LEAST_S + 1)
+
+
 def test_time_counts_only_while_somebody_looks():
     """An agent that was stopped has seen nothing, and a machine that slept has done nothing."""
     rank = Rank()

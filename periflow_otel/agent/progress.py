@@ -37,6 +37,8 @@ class Progress:
         """
         self.waited_s = 0.0
         """Since it has gone on for the last time, as far as it was looked at."""
+        self.is_reported = False
+        """It was said that this takes too long, so it is not what a later wait is measured by."""
         self._head: Head | None = None
         self._looked_s = 0.0
         self._step_s = 0.0
@@ -80,7 +82,8 @@ class Progress:
 
     def _go_on(self, steps: int) -> None:
         waited_s, self.waited_s = self.waited_s, 0.0
-        if self._steps:
+        is_reported, self.is_reported = self.is_reported, False
+        if self._steps and not is_reported:
             self._longest_s = max(self._longest_s, waited_s)
         if steps > 0:
             if self._steps:

@@ -102,6 +102,8 @@ class StuckWatch:
         number = self._report.number + 1 if self._report else 1
         self._report = StuckReport(finding, tuple(witnesses), time.time_ns(), waited_s, number)
         self._note_place(finding, waited_s)
+        for each in self._progress.values():
+            each.is_reported = True
         _log.warning("%s", describe(self._report))
         self._emit(journals, self._report)
 

@@ -120,6 +120,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="as JSON, which docs/view.md describes")
     command.set_defaults(run=_status)
     command = commands.add_parser(
+        "stacks",
+        help="show what the ranks of a run on this node are doing: their Python stacks",
+        description="Ask all ranks of a run on this node for their Python stacks, even where they hang in C, and show "
+        "equal ones together, those that hold up the others first. Training goes on meanwhile.",
+    )
+    command.add_argument("run_id", nargs="?", metavar="RUN", help="which (default: the latest that goes on)")
+    command.add_argument("--json", action="store_true", help="as JSON, a list of groups of ranks")
+    command.set_defaults(run=_stacks)
+    command = commands.add_parser(
         "tail",
         help="print what a run gives to pf.metric, as it does",
         description="Print what a run that goes on gives to pf.metric, until it is over.",
@@ -171,6 +180,12 @@ def _status(options: argparse.Namespace) -> int:
     from periflow_otel.cli.status import show_status  # noqa: PLC0415  # takes a while
 
     return show_status(options.run_id, is_watched=options.watch, is_json=options.json)
+
+
+def _stacks(options: argparse.Namespace) -> int:
+    from periflow_otel.cli.stacks import show_stacks  # noqa: PLC0415  # takes a while
+
+    return show_stacks(options.run_id, is_json=options.json)
 
 
 def _tail(options: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
 from periflow_otel.records import RankLost, RankRun, RunFinished
 from periflow_otel.translate.as_is import StepBegan
+from periflow_otel.translate.telemetry import Span
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 from periflow_otel.web.http import Request, Response, refusal
@@ -77,7 +78,7 @@ class LivePage:
         return self._site.url(PATH)
 
     def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
-        """Take records, steps that began, and what agents say of themselves and of the machine."""
+        """Take records, steps that began, spans on stuck ranks, and what agents say of themselves and the machine."""
         with self._lock:
             self._is_told.clear()
             for run, group in groupby(items, lambda item: item[0]):
@@ -113,10 +114,13 @@ class LivePage:
                 self._settle()  # what is seen of the machine is of the step that goes on
             self._view.add_reports(items)
             return
+        for each in items:
+            if type(each) is Span:
+                self._view.stuck.add_span(run.attempt, each)
         feed = self._feeds.get(run)
         if feed is None:
             feed = self._feeds[run] = RecordFeed(self._view, run)
-        feed.feed([each for each in items if type(each) is not StepBegan])
+        feed.feed([each for each in items if type(each) not in (StepBegan, Span)])
         for each in items:
             if type(each) is StepBegan:
                 feed.step_began(*each)

@@ -12,6 +12,7 @@ MAX_SHOWN_CHARS: Final = 8192
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _HEAD: Final = re.compile(r"(Stack|(Current )?[Tt]hread 0x[0-9a-f]+.*) \(most recent call first\):")
 _FATAL: Final = re.compile(r"Fatal Python error: (.*)")
+_MANY: Final = 1_000_000
 _SEPARATOR: Final = re.compile(r"[/\\]")
 _LIBRARY: Final = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]|^<frozen ")
 
@@ -106,3 +107,13 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def from_ranges(text: str) -> list[int]:
+    """Return the numbers that people have written so; nothing of what is none."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdecimal() and (last or first).isdecimal() and int(last or first) - int(first) < _MANY:
+            numbers += range(int(first), int(last or first) + 1)
+    return numbers

@@ -92,15 +92,21 @@ class Group(NamedTuple):
         """Where it is, in the words of the user's own code."""
         return user_frame(self.stack)
 
+    @property
+    def place(self) -> str:
+        """That in few words; what it does where there is no stack."""
+        return place_of(self.frame) if self.stack else self.activity.value
+
     def describe(self) -> str:
         """Say which ranks do what, and where."""
         one = len(self.ranks) == 1
         who = f"rank {self.ranks[0]}" if one else f"{len(self.ranks)} ranks ({ranges(self.ranks)})"
         if self.activity is Activity.WAITS and (frame := _collective(self.stack)):
             return f"{who} wait{'s' * one} in {frame.function}"
-        if not self.stack:
+        if self.activity is Activity.SILENT:
             return f"{who} give{'s' * one} no answer"
-        return f"{who} {'is' if one else 'are'} in {place_of(self.frame)}"
+        verb = "is" if one else "are"
+        return f"{who} {verb} {'in ' if self.stack else ''}{self.place.removeprefix('is ')}"
 
 
 class Finding(NamedTuple):
@@ -139,10 +145,7 @@ class Finding(NamedTuple):
 
     def place(self) -> str:
         """Return where the first of these ranks is."""
-        first = (self.culprits or self.groups)[0]
-        if not first.stack:
-            return first.activity.value
-        return place_of(first.frame)
+        return (self.culprits or self.groups)[0].place
 
 
 def find_culprits(witnesses: Sequence[Witness], gone: int = 0, elsewhere: int = 0) -> Finding:

@@ -44,7 +44,8 @@ def find(view: View, now_s: float | None) -> list[Finding]:
         now_s: Unix time, for a run that goes on; None where nobody knows how long it has been silent.
     """
     ranks = _ranks_of(view, view["run"]["attempt"])
-    found = [*_not_finite(view), *_ended(ranks), *_open_steps(ranks, now_s)]
+    found = [*_stuck(view), *_not_finite(view), *_ended(ranks)]
+    found += _open_steps(ranks, None if view["run"]["stuck"] else now_s)
     found += (late := list(laggards(ranks)))
     found += _waits(ranks, {rank for each in late for rank in each.ranks})
     for look in (_slower_steps, _pauses, _behind, _restarts, _telemetry):
@@ -54,6 +55,17 @@ def find(view: View, now_s: float | None) -> list[Finding]:
 
 def _ranks_of(view: View, attempt: int) -> list[View]:
     return [each for each in view["ranks"] if each["attempt"] == attempt]
+
+
+def _stuck(view: View) -> Iterator[Finding]:
+    """Repeat what agents have said of ranks that do not go on, and of the last ones that did not."""
+    told = [each for each in view["stuck"] if each["attempt"] == view["run"]["attempt"]]
+    is_going_on = view["run"]["stuck"] is not None
+    present = [each for each in told if is_going_on and not each["is_over"]]
+    for each in present or [each for each in told if each["is_over"]][-MAX_OF_A_KIND:]:
+        text = f"{each['summary'][:1].upper()}{each['summary'][1:]}."
+        kind = "went_on" if each["is_over"] else "stuck"
+        yield Finding(kind, text, each["ranks"], each["step"], is_fault=not each["is_over"])
 
 
 def _not_finite(view: View) -> Iterator[Finding]:

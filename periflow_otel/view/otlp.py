@@ -230,6 +230,9 @@ class OtlpFeed:
                 local_rank=attributes.get(names.LOCAL_RANK, 0),
                 target_step=attributes.get(names.TARGET_STEP),
             )
+        elif span.name == names.STUCK_SPAN:
+            events = [_read(event.attributes) for event in span.events]
+            self._view(who).stuck.add(rank.member.attempt, attributes, start_s, end_s, events)
         elif span.name == names.RUN_SPAN:
             rank.end(str(attributes.get(names.OUTCOME, "finished")), end_s)
         elif span.name not in (names.CHECKPOINT_SPAN, names.METRICS_SPAN):
@@ -387,7 +390,7 @@ def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: flo
         rank.end(str(attributes.get(names.OUTCOME, "finished")), rank.seen_s)
 
 
-_TELEMETRY: Final = frozenset(each.name for each in names.INSTRUMENTS if each.name.startswith("periflow.telemetry."))
+_TELEMETRY: Final = frozenset(each.name for each in names.OF_AGENT if each is not names.STEP_SKEW)
 _KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS)
 _DELTA: Final = 1
 _ERRORS: Final = (2, "STATUS_CODE_ERROR")

@@ -11,6 +11,7 @@ from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, P
 from periflow_otel.view.findings import find
 from periflow_otel.view.heat import QUANTILES, merged, quantile
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
+from periflow_otel.view.stuck import StuckTimes
 
 VERSION: Final = 1
 """Of what ``to_dict`` returns: another one if a reader of this one could misunderstand it."""
@@ -33,6 +34,7 @@ class RunView:
         """By attempt and rank."""
         self.telemetry: dict[tuple[str, tuple[tuple[str, Any], ...]], float] = {}
         """The latest of what agents say of their own work, by instrument and attributes."""
+        self.stuck = StuckTimes()
         self._limits = Limits(max_total_rows)
 
     def rank(self, member: Member) -> RankView:
@@ -67,6 +69,7 @@ class RunView:
         for (attempt, rank), each in other.ranks.items():
             if attempt < first:
                 self.ranks[attempt, rank] = each.moved_to(self._limits)
+        self.stuck.add_earlier(other.stuck)
 
     def _add_lateness(self, attributes: Mapping[str, Any], late: Histogram | ExponentialHistogram) -> None:
         attempt = max((attempt for attempt, _ in self.ranks), default=0)
@@ -113,6 +116,9 @@ class RunView:
             "seen": max((each.seen_s for each in self.ranks.values()), default=None),
             "pace": _rounded(pace),
             "seconds_left": _rounded((target - step) / pace) if is_left and pace and target else None,
+            "stuck": self.stuck.present(max((attempt for attempt, _ in self.ranks), default=0))
+            if self.is_going_on
+            else None,
             "last": self._last_values(),
         }
 
@@ -136,6 +142,7 @@ class RunView:
             "step_time": [{"attempt": attempt, **merged(each.heat for each in ranks).to_dict()}
                           for attempt, ranks in self._by_attempt()],
             "series": [each for _, rank in sorted(self.ranks.items()) for each in _series(rank, since, digits)],
+            "stuck": self.stuck.to_list(),
             "telemetry": [{"name": name, "attributes": dict(attributes), "value": value}
                           for (name, attributes), value in sorted(self.telemetry.items(), key=repr)],
         }  # fmt: skip

@@ -2,7 +2,7 @@
 "use strict";
 
 const COLORS = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7"];
-const page = { runs: [], cards: new Map(), isLive: false };
+const page = { runs: [], cards: new Map(), isLive: false, showsStacks: false };
 window.periflow = { page, charts, settings };
 
 const byId = (id) => document.getElementById(id);
@@ -95,7 +95,14 @@ function tilesOf(run) {
 
 /** Return what stands out of a run, in words. */
 function alertsOf(run) {
-  return run.findings.map((each) => make("p", { class: each.is_fault ? "alert" : "alert note" }, each.text));
+  const stuck = run.stuck.filter((each) => each.attempt === run.run.attempt && !each.is_over);
+  return run.findings.map((each) => make("div", { class: each.is_fault ? "alert" : "alert note" }, each.text, each.kind === "stuck" ? stacksOf(stuck) : null));
+}
+
+/** Return what ranks are doing that do not go on: a click away, and open as long as the reader wants while the page is drawn anew. */
+function stacksOf(stuck) {
+  return make("details", { open: page.showsStacks, ontoggle: (event) => { page.showsStacks = event.target.open; } }, make("summary", {}, "What the ranks are doing"),
+    ...stuck.flatMap((each) => each.stacks).flatMap((each) => [make("p", {}, each.summary), make("pre", { tabindex: 0, "aria-label": `Stack: ${each.summary}` }, each.stacktrace)]));
 }
 
 function runsTable() {
