@@ -66,7 +66,7 @@ def test_what_holds_up_a_run_is_shown_while_it_does(capsys: pytest.CaptureFixtur
         asked = Said(capsys, "stacks")
         assert (asked.status, asked.output) == (0, SHOWN)
         assert json.loads(Said(capsys, "stacks", "--json").output)[0]["place"] == "<string>:10 (hang)"
-        wait_until(lambda: "! stuck for" in Said(capsys, "status").output, 60)
+        wait_until(lambda: "! Stuck for" in Said(capsys, "status").output, 60)
         view = json.loads(Said(capsys, "status", "--json").output)
         Path("go").write_text("")
         training.wait()
