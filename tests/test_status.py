@@ -17,7 +17,7 @@ from periflow_otel.journal.folders import journal_folders
 SCRIPT = """
 import os, sys, time
 import periflow_otel as pf
-pf.init(total_train_steps=40, local_log_name="train.log", run_id=sys.argv[1])
+pf.init(total_train_steps=40, local_log_name="train.log", run_id=sys.argv[1], name="try")
 for step in range(1, 41):
     with pf.train_step():
         time.sleep(0.001)
@@ -95,11 +95,13 @@ def test_a_run_that_is_over_is_known_by_the_word_of_its_agent(
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
     listed, shown = Said(capsys, "runs"), Said(capsys, "status", "job")
-    assert listed.output.splitlines()[1].split()[:5] == ["job", outcome, "40/40", "eval_loss", "0.025"]
+    assert listed.output.splitlines()[1].split()[:6] == ["job", "(try)", outcome, "40/40", "eval_loss", "0.025"]
     assert shown.status == (outcome == "failed")
-    assert f"job: {outcome} at step 40/40" in shown.output
+    assert f"try: {outcome} at step 40/40" in shown.output
     assert "acc  1 to 40" in shown.output
     assert "live at" not in shown.output
+    assert Said(capsys, "status", "try").output == shown.output
+    assert Said(capsys, "export", "try").output.count("eval_loss") == 40
 
 
 @pytest.mark.parametrize(("agent", "state"), [("process", "ended"), ("off", "killed")])
@@ -112,7 +114,7 @@ def test_a_run_that_no_page_has_seen_is_known_too(
         wait_until(lambda: list(tmp_path.glob("job/*/ledger/*")) or agent == "off", 60, "the agent is done")
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
-    assert Said(capsys, "runs").output.splitlines()[1].split()[:3] == ["job", state, "40/40"]
+    assert Said(capsys, "runs").output.splitlines()[1].split()[:4] == ["job", "(try)", state, "40/40"]
     assert "acc  1 to 40" in Said(capsys, "status", "job").output
 
 

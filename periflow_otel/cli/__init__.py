@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "sources", nargs="*", metavar="RUN|FILE",
-        help="id of a run whose files are here, a metric log, an OTLP JSON file, or a folder (default: this one)",
+        help="id or name of a run, a metric log, an OTLP JSON file, or a folder (default: this one)",
     )  # fmt: skip
     command.add_argument("-o", "--output", type=Path, default=Path("report.html"), metavar="OUT", help="(report.html)")
     command.add_argument("--open", action="store_true", help="show it in a browser")
@@ -114,7 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         "The exit status is 1 if it has failed or was killed.",
     )
     command.add_argument(
-        "run_id", nargs="?", metavar="RUN", help="which, of this machine or folder (default: the latest that goes on)"
+        "run_id",
+        nargs="?",
+        metavar="RUN",
+        help="id or name, of this machine or folder (default: the latest that goes on)",
     )
     command.add_argument("--watch", action="store_true", help="show it again every 2 seconds, until it is over")
     command.add_argument("--json", action="store_true", help="as JSON, which docs/view.md describes")
@@ -144,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "sources", nargs="*", metavar="RUN|FILE",
-        help="id of a run, a metric log, an OTLP JSON file, or a folder (default: this one)",
+        help="id or name of a run, a metric log, an OTLP JSON file, or a folder (default: this one)",
     )  # fmt: skip
     command.add_argument("-o", "--output", type=Path, metavar="OUT", help="file to write (default: stdout)")
     kind = command.add_mutually_exclusive_group()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -57,9 +57,10 @@ def known_runs(state_dirs: Iterable[Path], here: Path) -> list[KnownRun]:
     return sorted(runs, key=lambda run: (run.is_live, run.summary["seen"] or 0.0), reverse=True)
 
 
-def find_run(runs: Iterable[KnownRun], run_id: str | None) -> KnownRun | None:
-    """Return a run by its id; without one, the first."""
-    return next((run for run in runs if run_id in (None, run.run_id)), None)
+def find_run(runs: Sequence[KnownRun], wanted: str | None) -> KnownRun | None:
+    """Return a run by its id, or the first that people call so; the first of all where none is wanted."""
+    named = (run for run in runs if wanted in (None, run.summary["name"]))
+    return next((run for run in runs if run.run_id == wanted), None) or next(named, None)
 
 
 def ranks_at_work(folder: Path) -> list[RankRun]:

@@ -1,7 +1,7 @@
 """What commands are pointed at: runs by their id, files, folders."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ def find_source(source: str) -> Source:
     """Return the files that a command is pointed at.
 
     Args:
-        source: A folder, a metric log, an OTLP JSON file, or the id of a run on this machine or in the working folder.
+        source: A folder, a metric log, an OTLP JSON file, or the id of a run on this machine or in the working folder;
+            of one on this machine its name too, which may be that of several: the latest is meant.
 
     Raises:
         ConfigurationError: There is no such thing.
@@ -41,11 +42,20 @@ def find_source(source: str) -> Source:
     try:
         return Source(find_files([Path(source)]))
     except ConfigurationError:
-        logs = [Path(log) for word in words_left(source) for log in word["logs"] if Path(log).exists()]
+        run_id, logs = _word_of(source)
         files = find_files(logs or [Path()])
-        if not logs and source not in read_views(files):
+        if not logs and run_id not in read_views(files):
             raise
-        return Source(files, source)
+        return Source(files, run_id)
+
+
+def _word_of(wanted: str) -> tuple[str, list[Path]]:
+    """Return the id of a run that is called so, by that or by its name, and those of its metric logs that are there."""
+    folders = (folder for state_dir in find_state_dirs(os.environ) for folder in reversed(node_folders(state_dir)))
+    words = [word for folder in folders if (word := word_left(folder))]
+    named = [word for word in words if word["id"] == wanted] or [word for word in words if word.get("name") == wanted]
+    run_id = named[0]["id"] if named else wanted
+    return run_id, [Path(log) for word in named if word["id"] == run_id for log in word["logs"] if Path(log).exists()]
 
 
 def find_views(sources: Sequence[str], make_view: Callable[[str], RunView] = RunView) -> list[RunView]:
@@ -67,13 +77,6 @@ def find_views(sources: Sequence[str], make_view: Callable[[str], RunView] = Run
 
 def _view(wanted: str | None, make_view: Callable[[str], RunView], run_id: str) -> RunView:
     return make_view(run_id) if wanted in (None, run_id) else RunView(run_id)
-
-
-def words_left(run_id: str) -> Iterator[dict[str, Any]]:
-    """Yield what agents have left word of a run: its summary, and the paths of its metric logs as ``logs``."""
-    folders = (folder for state_dir in find_state_dirs(os.environ) for folder in node_folders(state_dir))
-    words = (word_left(folder) for folder in folders)
-    yield from (word for word in words if word and word["id"] == run_id)
 
 
 def word_left(folder: Path) -> dict[str, Any] | None:
