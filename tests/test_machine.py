@@ -11,14 +11,20 @@ from typing import Any
 import psutil
 import pytest
 from programs import Collector, ReceivedPoint, wait_until
+from recorder import MS, STARTED_NS, S, make_run
 from training import Training, cloud
 
 from periflow_otel import conventions
 from periflow_otel.agent.machine.cgroups import Cgroups
 from periflow_otel.agent.machine.processes import Processes
 from periflow_otel.agent.machine.system import System, mountpoint_of
+from periflow_otel.otlp.json import metrics_json
 from periflow_otel.processes import Process
-from periflow_otel.translate.telemetry import Observation
+from periflow_otel.records import RankRun, StepEnded
+from periflow_otel.translate.telemetry import Observation, Observed, Point
+from periflow_otel.view.otlp import OtlpFeed
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -199,3 +205,46 @@ def told(points: Iterable[ReceivedPoint]) -> dict[str, list[ReceivedPoint]]:
     for point in points:
         found[point.resource["service.instance.id"]].append(point)
     return found
+
+
+def machine_series(whole: dict[str, Any]) -> dict[str, list[float]]:
+    """Return what a view shows of the machine, by key."""
+    return {each["key"]: each["last"] for each in whole["series"] if each["kind"] == "machine"}
+
+
+def test_the_page_shows_how_fast_sums_grow():
+    """Of the rank as of the node, live as from files; one reading alone says nothing of that."""
+    view, run = RunView("run"), make_run()
+    feed = RecordFeed(view, run)
+    sent = (conventions.NETWORK_DIRECTION, "transmit")
+    items: list[tuple[RankRun, Point]] = []
+    for second, (memory, total) in enumerate([(10, 1000), (30, 1500), (20, 3500)]):
+        time_unix_ns = STARTED_NS + 2 * second * S
+        seen = Observation(conventions.PROCESS_MEMORY_USAGE, memory), Observation(conventions.PROCESS_DISK_IO, total)
+        feed.feed([StepEnded(second + 1, time_unix_ns, MS), Observed(time_unix_ns, seen)])
+        feed.settle()
+        point = Point(conventions.SYSTEM_NETWORK_IO, (sent,), time_unix_ns, total)
+        items.append((run.of_agent(), point))
+        view.add_reports([point])
+    expected = {
+        "process.memory.usage": [10.0, 30.0, 20.0],
+        "process.disk.io per second": [250.0, 1000.0],
+        "system.network.io per second network.io.direction=transmit": [250.0, 1000.0],
+    }
+    assert machine_series(view.to_dict()) == expected
+    stored = OtlpFeed()
+    for item in items:
+        stored.feed(metrics_json([item]))
+    assert list(machine_series(stored.views["run"].to_dict()).values()) == [[1000.0]]
+
+
+def test_a_look_at_the_machine_is_no_sign_of_the_rank():
+    """A rank that hangs has not been seen, though its memory has."""
+    view, run = RunView("run"), make_run()
+    feed = RecordFeed(view, run)
+    feed.feed([StepEnded(1, STARTED_NS, S), Observed(STARTED_NS + 60 * S, (MEMORY,))])
+    feed.settle()
+    assert view.to_dict()["ranks"][0]["seen"] == pytest.approx((STARTED_NS + S) / 1e9)
+
+
+MEMORY = Observation(conventions.PROCESS_MEMORY_USAGE, 1)

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import groupby
-from math import isfinite
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
 from periflow_otel import names
-from periflow_otel.view.rank_view import Member, RankView, machine_key
+from periflow_otel.view.rank_view import Member, RankView
 from periflow_otel.view.run_view import RunView
 
 Number = float | str | None
@@ -75,6 +74,7 @@ class _Point(msgspec.Struct, frozen=True, gc=False):
 class _Data(msgspec.Struct, frozen=True):
     dataPoints: list[_Point] = []  # noqa: N815
     aggregationTemporality: int = 0  # noqa: N815
+    isMonotonic: bool = False  # noqa: N815
 
 
 class _Metric(msgspec.Struct, frozen=True):
@@ -246,7 +246,7 @@ class OtlpFeed:
                 key = who.run_id, who.attempt, metric.name, attributes
                 is_delta = _DELTA in (metric.sum.aggregationTemporality, metric.histogram.aggregationTemporality)
                 taken = list(group)
-                self._add_stream(who, metric.name, attributes, self._since_start(key, taken) if is_delta else taken)
+                self._add_stream(who, metric, attributes, self._since_start(key, taken) if is_delta else taken)
 
     def _since_start(self, key: tuple[Any, ...], points: Iterable[_Point]) -> list[_Point]:
         """Return the last of points that each tell of the time since the one before, as one that tells of all."""
@@ -255,9 +255,9 @@ class OtlpFeed:
         return [self._totals[key]]
 
     def _add_stream(
-        self, who: "_Who", name: str, attributes: tuple[tuple[str, Any], ...], points: list[_Point]
+        self, who: "_Who", metric: _Metric, attributes: tuple[tuple[str, Any], ...], points: list[_Point]
     ) -> None:
-        given = dict(attributes)
+        name, given = metric.name, dict(attributes)
         rank = given.get(names.RANK)
         if name in _TELEMETRY:
             self._view(who).telemetry[name, attributes] = _number(points[-1])
@@ -266,13 +266,13 @@ class OtlpFeed:
                 int(_float(points[-1].count)), _float(points[-1].sum), _float(points[-1].max)
             )
         elif isinstance(rank, int):
-            self._add_of_rank(self._rank(who, rank), name, given, points)
+            self._add_of_rank(self._rank(who, rank), metric, attributes, points)
         else:
             rank_view = self._view(who).first_rank(_integer(given.get(names.NODE_RANK), who.node_rank))
-            self._add_machine(rank_view or self._rank(who, 0), name, given, points)
+            self._add_machine(rank_view or self._rank(who, 0), metric, attributes, points)
 
-    def _add_of_rank(self, rank: RankView, name: str, attributes: dict[str, Any], points: list[_Point]) -> None:
-        times_s = _times_s(points)
+    def _add_of_rank(self, rank: RankView, metric: _Metric, stream: _Attributes, points: list[_Point]) -> None:
+        name, attributes, times_s = metric.name, dict(stream), _times_s(points)
         if name == names.METRICS_STEP.name:
             self._places_of(rank).add(times_s, list(map(int, _numbers(points))))
         elif name.startswith(names.METRIC_PREFIX) and name != names.METRIC_NONFINITE.name:
@@ -282,14 +282,13 @@ class OtlpFeed:
         elif name in _KNOWN:
             _add_state(rank, name, attributes, _number(points[-1]))
         else:
-            self._add_machine(rank, name, attributes, points)
+            self._add_machine(rank, metric, stream, points)
 
-    def _add_machine(self, rank: RankView, name: str, attributes: dict[str, Any], points: list[_Point]) -> None:
-        values = _numbers(points)
-        if any(map(isfinite, values)):
-            times_s = _times_s(points)
-            key = machine_key(name, tuple(attributes.items()))
-            rank.add_values(key, self._places_of(rank).steps(times_s), times_s, values, "machine")
+    def _add_machine(self, rank: RankView, metric: _Metric, attributes: _Attributes, points: list[_Point]) -> None:
+        times_s = _times_s(points)
+        steps = self._places_of(rank).steps(times_s)
+        for step, time_s, value in zip(steps, times_s, _numbers(points), strict=True):
+            rank.add_of_machine(metric.name, attributes, time_s, value, is_sum=metric.sum.isMonotonic, step=step)
 
     def _places_of(self, rank: RankView) -> "_Places":
         if rank not in self._places:

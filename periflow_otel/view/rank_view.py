@@ -16,6 +16,7 @@ MAX_MARKS: Final = 200
 """Of each kind of thing that a rank did at one moment, so many are kept: the first half and the latest."""
 MAX_NAMES: Final = 1000
 """Metric keys, text values and phases of a rank; what has another name is counted, and not kept."""
+_NAN: Final = float("nan")
 _PACE_S: Final = 30.0
 """The pace of now is that of about the last half minute."""
 
@@ -103,6 +104,8 @@ class RankView:
         self.phases: dict[str, list[float]] = {}
         """By name: how many there were, and their seconds together."""
         self.text: dict[str, str] = {}
+        self._sums: dict[tuple[str, Attributes], tuple[float, float]] = {}
+        """Of the machine, by stream: when they were seen last, and what they were."""
         self.pauses: dict[str, float] = {}
         """Seconds that garbage collections took in steps, by generation."""
         self.late: dict[str, float] = {}
@@ -178,10 +181,24 @@ class RankView:
         self.pauses[kind] = self.pauses.get(kind, 0.0) + duration_s
         self._extend("pause", "", [step], [time_s], [duration_s])
 
-    def add_of_machine(self, name: str, attributes: Attributes, time_s: float, value: float) -> None:
-        """Add a value of the machine."""
+    def add_of_machine(
+        self, name: str, attributes: Attributes, time_s: float, value: float, *, is_sum: bool, step: int | None = None
+    ) -> None:
+        """Add a value of the machine, where it was seen in the step that is told, else in that of its time.
+
+        Of a sum it is of interest how fast it grows. That the machine was looked at is no sign of the rank.
+        """
+        if is_sum:
+            value, name = self._growth((name, attributes), time_s, value), f"{name} per second"
         if isfinite(value):
-            self.add_values(machine_key(name, attributes), [self.step_at(time_s)], [time_s], [value], "machine")
+            step = self.step_at(time_s) if step is None else step
+            self._extend("machine", machine_key(name, attributes), [step], [time_s], [value])
+
+    def _growth(self, stream: tuple[str, Attributes], time_s: float, value: float) -> float:
+        """Return by how much a sum grows in a second; NaN where that is not known."""
+        before_s, before = self._sums.get(stream, (time_s, value))
+        self._sums[stream] = time_s, value
+        return (value - before) / (time_s - before_s) if time_s > before_s and value >= before else _NAN
 
     def add_text(self, key: str, value: str) -> None:
         """Keep the latest text that was given under a key."""

@@ -111,7 +111,9 @@ class RecordFeed:
 
     def _observe(self, observed: Observed) -> None:
         for each in observed.values:
-            self._rank.add_of_machine(each.instrument.name, each.attributes, observed.time_unix_ns / 1e9, each.value)
+            kind, time_s = each.instrument.kind, observed.time_unix_ns / 1e9
+            name = each.instrument.name
+            self._rank.add_of_machine(name, each.attributes, time_s, each.value, is_sum=kind == "counter")
 
     def _lose_step(self, record: RankLost) -> None:
         """Note the step that was open when the process went."""

@@ -56,8 +56,8 @@ class RunView:
             elif point.instrument in names.OF_AGENT - names.OF_MACHINE:
                 self.telemetry[point.instrument.name, point.attributes] = point.value
             elif rank := self.first_rank(int(dict(point.attributes).get(names.NODE_RANK, 0))):
-                time_s = point.time_unix_ns / 1e9
-                rank.add_of_machine(point.instrument.name, point.attributes, time_s, point.value)
+                name, kind, time_s = point.instrument.name, point.instrument.kind, point.time_unix_ns / 1e9
+                rank.add_of_machine(name, point.attributes, time_s, point.value, is_sum=kind == "counter")
 
     def first_rank(self, node_rank: int) -> RankView | None:
         """Return the first rank of a node in the last attempt: what is told of the node is kept with it."""
