@@ -1,8 +1,8 @@
 """Measure what the callback for transformers costs, beside those of experiment trackers, on a real trainer.
 
 ``python benchmarks/bench_frameworks.py [--quick]`` needs transformers; what else is not installed is left out. The
-variants take turns within every round; shown is the median over the rounds, but the least of what a script takes as a
-whole. Nothing is asserted.
+variants take turns within every round; shown is what all steps of all rounds tell, but the least of what a script takes
+as a whole. Nothing is asserted.
 """
 
 import ctypes
@@ -38,10 +38,8 @@ OFFLINE = {
 class Result(NamedTuple):
     """What one run measured; seconds."""
 
-    median: float
-    """In the callback, per step."""
-    mean: float
-    worst: float
+    spent: list[float]
+    """In the callback, by step."""
     wall: float
     """Of the whole script, from its start to its end."""
     cpu: float
@@ -124,9 +122,9 @@ def run(subject: str, steps: int) -> Result:
         usages = [usage]
         while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
             usages.append(os.wait4(int(children[0]), 0)[2])
-    spent = json.loads(shown.splitlines()[-1]) or [0.0]
+    spent = json.loads(shown.splitlines()[-1])
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
-    return Result(statistics.median(spent), statistics.mean(spent), max(spent), wall, cpu)
+    return Result(spent, wall, cpu)
 
 
 def compare(subjects: list[str], steps: int, rounds: int) -> None:
@@ -135,23 +133,25 @@ def compare(subjects: list[str], steps: int, rounds: int) -> None:
     for number in range(rounds):
         for subject in subjects if number % 2 else reversed(subjects):
             results[subject].append(run(subject, steps))
-    typical = {subject: _typical(each) for subject, each in results.items()}
-    base = typical.pop(NOTHING)
+    pooled = {subject: _pool(each) for subject, each in results.items()}
+    base = pooled.pop(NOTHING)
     print(f"\n### A trainer of {steps:,} steps that logs every step, {base.wall:.1f} s without a callback\n")
-    print("| | in the callback, per step: median | mean | longest | script takes longer by | CPU, all processes |")
+    print("| | in the callback, per step: median | mean | p99.9 | script takes longer by | CPU, all processes |")
     print("|---|---|---|---|---|---|")
-    for subject, result in typical.items():
+    for subject, result in pooled.items():
+        spent = sorted(result.spent)
+        median, mean, p999 = statistics.median(spent), statistics.mean(spent), spent[int(len(spent) * 0.999)]
         cells = [
-            f"{result.median * 1e6:.0f} µs", f"{result.mean * 1e6:.0f} µs", f"{result.worst * 1e3:.1f} ms",
+            f"{median * 1e6:.0f} µs", f"{mean * 1e6:.0f} µs", f"{p999 * 1e3:.1f} ms",
             f"{result.wall - base.wall:.1f} s", f"{result.cpu - base.cpu:+.1f} s",
         ]  # fmt: skip
         print(f"| {subject} | {' | '.join(cells)} |")
 
 
-def _typical(results: list[Result]) -> Result:
-    """Return medians, but the least of what other processes on the machine only add to."""
-    *spent, wall, cpu = zip(*results, strict=True)
-    return Result(*map(statistics.median, spent), min(wall), min(cpu))
+def _pool(results: list[Result]) -> Result:
+    """Return the steps of all rounds, but the least of what other processes on the machine only add to."""
+    spent = [seconds for result in results for seconds in result.spent]
+    return Result(spent, min(result.wall for result in results), min(result.cpu for result in results))
 
 
 def main() -> None:

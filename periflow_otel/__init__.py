@@ -77,6 +77,7 @@ def init(
     initial_step: int | None = None,
     config: Mapping[str, Any] | None = None,
     name: str | None = None,
+    work: Mapping[str, float] | None = None,
 ) -> None:
     """Begin the run that the other functions act on. A second call ends the first run and begins another.
 
@@ -93,6 +94,9 @@ def init(
             name, recorded once. Mappings in it are flattened by dots, and secrets are masked by their names. At most
             1000 values of 32 KiB; text is cut at 1024 characters.
         name: What people call the run: at most 256 printable characters. Unlike ``run_id`` it need not be unique.
+        work: What this rank does in each step, by kind, such as ``{"tokens": 8192, "flops": 2.4e14}``: at most 16
+            positive numbers, shown per second. With ``flops``, floating-point operations, and ``peak_flops``, those
+            that the device can do in a second, the share that is made use of is shown.
 
     Raises:
         ConfigurationError: An argument, or in cloud mode a variable, has a value that cannot be used.
@@ -104,7 +108,13 @@ def init(
         _default._give_way()  # noqa: SLF001  # only the default run gives way to another
         _default = None
     _default = _latest = TrainingRun(
-        total_train_steps, local_log_name, run_id=run_id, initial_step=initial_step, config=config, name=name
+        total_train_steps,
+        local_log_name,
+        run_id=run_id,
+        initial_step=initial_step,
+        config=config,
+        name=name,
+        work=work,
     )
 
 

@@ -1,11 +1,14 @@
 """What the caller of the API wrote, checked: the only thing that may raise in local mode."""
 
 import operator
-from typing import Final
+from collections.abc import Mapping
+from math import inf, nan
+from typing import Final, SupportsFloat
 
 from periflow_otel.errors import ConfigurationError, PeriFlowError
-from periflow_otel.records import MAX_KEY_CHARS
+from periflow_otel.records import MAX_KEY_CHARS, Work
 
+MAX_KINDS_OF_WORK: Final = 16
 MAX_RUN_ID_CHARS: Final = 256
 _MAX_STEP: Final = 1 << 62
 
@@ -85,6 +88,31 @@ def run_name(given: object) -> str | None:
     return None if given is None else _printable("the name of the run", given)
 
 
+def work(given: object) -> Work | None:
+    """Return what a step does, if that is said.
+
+    Raises:
+        ConfigurationError: It is no mapping of positive numbers by name, or too large.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or len(given) > MAX_KINDS_OF_WORK:
+        message = f"work is {_short(given)}; give a dict of at most {MAX_KINDS_OF_WORK} numbers, as {{'tokens': 8192}}"
+        raise ConfigurationError(message)
+    kinds = {_printable("a kind of work", kind): _amount(f"work[{kind!r}]", amount) for kind, amount in given.items()}
+    peak = kinds.pop("peak_flops", None)
+    return Work(tuple(kinds.items()), peak)
+
+
+def _amount(what: str, given: object) -> float:
+    """Return a positive number; NumPy's too."""
+    number = float(given) if isinstance(given, SupportsFloat) and not isinstance(given, bool) else nan
+    if not 0 < number < inf:
+        message = f"{what} is {_short(given)}; give a number above 0"
+        raise ConfigurationError(message)
+    return number
+
+
 def phase_name(given: object) -> str:
     """Return the name of a phase as text that can be encoded.
 
@@ -104,9 +132,12 @@ def phase_name(given: object) -> str:
 def _printable(what: str, given: object) -> str:
     if isinstance(given, str) and len(given) <= MAX_RUN_ID_CHARS and given.isprintable():
         return given
-    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
-    message = f"{what} is {shown}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
+    message = f"{what} is {_short(given)}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
     raise ConfigurationError(message)
+
+
+def _short(given: object) -> str:
+    return repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
 
 
 def _integer(given: object) -> int | None:

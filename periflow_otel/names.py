@@ -146,6 +146,8 @@ TIME_KIND: Final = "periflow.kind"
 """step, gap, checkpoint, startup, restart, other, or the name of a phase; of a pause gc.0, gc.1 or gc.2."""
 STEP_OUTCOME: Final = "periflow.step.outcome"
 """ok or error. Metric attribute."""
+WORK_KIND: Final = "periflow.work.kind"
+"""What was done, as given to init: tokens, samples, flops or any other. Metric attribute."""
 DROP_REASON: Final = "periflow.reason"
 """Why something was dropped. Metric attribute."""
 CONSUMER: Final = "periflow.consumer"
@@ -159,8 +161,8 @@ ATTRIBUTES: Final = {
     CHECKPOINT_ID: "string", REQUEST_DELAY: "double", RESTART_GAP: "double", REDONE_STEPS: "int", LAST_RANK: "int",
     EXCEPTION_TYPE: "string", ERROR_TYPE: "string", EXCEPTION_MESSAGE: "string", EXCEPTION_STACKTRACE: "string",
     CODE_STACKTRACE: "string", CODE_FILE_PATH: "string", CODE_FUNCTION: "string", CODE_LINE: "int", THREAD_ID: "int",
-    THREAD_NAME: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string", DROP_REASON: "string",
-    CONSUMER: "string",
+    THREAD_NAME: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string", WORK_KIND: "string",
+    DROP_REASON: "string", CONSUMER: "string",
     STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
     STUCK_SUMMARY: "string", STUCK_ROLE: "string", STUCK_OVER: "boolean",
 }  # fmt: skip
@@ -194,6 +196,12 @@ STUCK_TIME: Final = Instrument(
 )
 STEP_REDONE: Final = Instrument(
     "periflow.step.redone", "counter", "{step}", "Steps that an earlier attempt had done already."
+)
+WORK_DONE: Final = Instrument(
+    "periflow.work.done", "counter", "{unit}", "What the steps that ended well have done, by kind, as given to init."
+)
+WORK_PEAK: Final = Instrument(
+    "periflow.work.peak", "gauge", "{flop}/s", "Floating-point operations per second of the device, as given to init."
 )
 TIME: Final = Instrument("periflow.time", "counter", "s", "Wall time by kind; goodput is a ratio of these.")
 RUN_UP: Final = Instrument("periflow.run.up", "gauge", "{run}", "1 while the run of a rank goes on, 0 when it is over.")
@@ -248,7 +256,8 @@ MACHINE_CPU_THROTTLED: Final = Instrument(
 )
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_PAUSE, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT,
-    STEP_SKEW, STUCK_TIME, STEP_REDONE, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS, CHECKPOINT_LAST_STEP,
+    STEP_SKEW, STUCK_TIME, STEP_REDONE, WORK_DONE, WORK_PEAK, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS,
+    CHECKPOINT_LAST_STEP,
     METRIC_NONFINITE, METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE,
     TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
     MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED,
@@ -258,7 +267,7 @@ INSTRUMENTS: Final = (
 INSTRUMENT_ATTRIBUTES: Final = {
     STEP_PAUSE: (TIME_KIND,), STEP_COMPLETED: (STEP_OUTCOME,), STEP_SKEW: (LAST_RANK,),
     STUCK_TIME: (STUCK_PLACE, STUCK_RANKS),
-    TIME: (TIME_KIND,), RUN_ENDED: (OUTCOME,),
+    WORK_DONE: (WORK_KIND,), TIME: (TIME_KIND,), RUN_ENDED: (OUTCOME,),
     RUN_CONFIG: (METRIC_KEY, CONFIG_VALUE), CHECKPOINT_UPLOADS: (SAVE_TYPE,), METRIC_NONFINITE: (METRIC_KEY,),
     TELEMETRY_RECORDS: (CONSUMER,), TELEMETRY_EXPORTED: (CONSUMER,), TELEMETRY_DROPPED: (CONSUMER, DROP_REASON),
     TELEMETRY_SET_ASIDE: (CONSUMER, DROP_REASON), TELEMETRY_BACKLOG: (CONSUMER,), TELEMETRY_SINCE_SUCCESS: (CONSUMER,),

@@ -42,6 +42,15 @@ class Orders(msgspec.Struct, frozen=True):
     """Share of step traces to keep, 0 to 1; below 0: not even what is remarkable."""
 
 
+class Work(msgspec.Struct, frozen=True):
+    """What a rank does in each step, as its script says."""
+
+    kinds: tuple[tuple[str, float], ...] = ()
+    """How much, by kind."""
+    peak_flops: float | None = None
+    """Floating-point operations per second that its device can do."""
+
+
 class RankRun(msgspec.Struct, frozen=True, kw_only=True):
     """One rank's part in one attempt of a run. Written in the header of every segment of its journal."""
 
@@ -65,6 +74,7 @@ class RankRun(msgspec.Struct, frozen=True, kw_only=True):
     """Steps done by earlier attempts: the first step of this one is one more."""
     total_steps: int | None = None
     """Number of the last step, where it is known."""
+    work: Work | None = None
     earlier: Earlier | None = None
     """The attempt before this one, if there was one."""
     traceparent: str | None = None
@@ -401,7 +411,7 @@ def encode_run(run: RankRun) -> bytes:
     return _encode(_plain({name: fields[name] for name in fields if fields[name] or name not in _LATER}, "run", 0))
 
 
-_LATER: Final = frozenset({"tracestate"})
+_LATER: Final = frozenset({"tracestate", "work"})
 """Fields that came later are written only where they say something: the others are as they always were."""
 
 

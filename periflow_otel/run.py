@@ -69,7 +69,7 @@ class TrainingRun:
     one thread; ``metric`` may be called from any.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that a script may say, and two for tests
         self,
         total_train_steps: int | None = None,
         local_log_name: str | os.PathLike[str] | None = None,
@@ -78,6 +78,7 @@ class TrainingRun:
         initial_step: int | None = None,
         config: Mapping[str, Any] | None = None,
         name: str | None = None,
+        work: Mapping[str, float] | None = None,
         environ: Environ = os.environ,
         clock: Clock | None = None,
     ) -> None:
@@ -96,6 +97,9 @@ class TrainingRun:
                 name, recorded once. Mappings in it are flattened by dots, and secrets are masked by their names. At
                 most 1000 values of 32 KiB; text is cut at 1024 characters.
             name: What people call the run: at most 256 printable characters. Unlike ``run_id`` it need not be unique.
+            work: What this rank does in each step, by kind, such as ``{"tokens": 8192, "flops": 2.4e14}``: at most 16
+                positive numbers, shown per second. With ``flops``, floating-point operations, and ``peak_flops``, those
+                that the device can do in a second, the share that is made use of is shown.
             environ: Where settings come from.
             clock: What tells the time. Default: the system.
 
@@ -110,7 +114,10 @@ class TrainingRun:
         self._time_ns, self._monotonic_ns = clock or current_clock()
         now_unix_ns = self._time_ns()
         self._config = RunConfig().with_values(config or {})
-        beginning = startup.settle(total_train_steps, local_log_name, run_id, initial_step, name, environ, now_unix_ns)
+        done = arguments.work(work)
+        beginning = startup.settle(
+            total_train_steps, local_log_name, run_id, initial_step, name, done, environ, now_unix_ns
+        )
         self.info: RankRun = beginning.run
         """Who this process is."""
         self.run_id: str = beginning.run.run_id

@@ -21,7 +21,7 @@ from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.local_log import find_log, is_file
 from periflow_otel.processes import Process
 from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
-from periflow_otel.records import Orders, RankRun
+from periflow_otel.records import Orders, RankRun, Work
 from periflow_otel.unread import unread
 
 _ARCHITECTURES: Final = {
@@ -49,6 +49,7 @@ def settle(
     run_id: object,
     initial_step: object,
     name: object,
+    work: Work | None,
     environ: Environ,
     now_unix_ns: int,
 ) -> Beginning:
@@ -85,6 +86,7 @@ def settle(
         started_unix_ns=now_unix_ns,
         initial_step=initial,
         total_steps=target,
+        work=work,
         local_world_size=identity.local_world_size,
         traceparent=settings.traceparent,
         tracestate=settings.tracestate,

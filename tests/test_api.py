@@ -105,7 +105,7 @@ def test_the_seven_functions_take_what_the_original_took():
         assert dict(inspect.signature(function).bind(*arguments).arguments) == by_name
     assert [each.kind for each in inspect.signature(pf.init).parameters.values()][2:] == [
         inspect.Parameter.KEYWORD_ONLY
-    ] * 4
+    ] * 5
 
 
 def test_everything_public_is_there_and_sorted():

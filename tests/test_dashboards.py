@@ -32,7 +32,8 @@ TRAINING = """
 import os, sys, time
 import periflow_otel as pf
 rank, first, last = int(os.environ["RANK"]), int(sys.argv[1]), int(sys.argv[2])
-pf.init(total_train_steps=100, initial_step=first - 1, local_log_name="train.log")
+work = {"tokens": 100, "flops": 1e9, "peak_flops": 1e12}
+pf.init(total_train_steps=100, initial_step=first - 1, local_log_name="train.log", work=work)
 for step in range(first, last + 1):
     with pf.span("data"):
         time.sleep(0.001)

@@ -13,7 +13,17 @@ from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, 
 
 from periflow_otel import ids
 from periflow_otel.names import CONFIG_VALUE, METRIC_KEY, METRICS_STEP, RUN_CONFIG, SECONDS_BOUNDS, Instrument
-from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, StepEnded, decode, encode_metric
+from periflow_otel.records import (
+    Config,
+    Metric,
+    RankLost,
+    RankRun,
+    RunFinished,
+    StepEnded,
+    Work,
+    decode,
+    encode_metric,
+)
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
@@ -635,3 +645,19 @@ def test_sums_that_are_seen_can_be_told_as_differences():
     told = [[(point.value, point.is_delta) for point in points] for points in taken]
     assert told == [[(9, False)], [(1.5, True), (9, False)], [(9, False)]]
     assert taken[1][0].start_unix_ns == taken[0][0].time_unix_ns
+
+
+def test_what_was_done_counts_steps_that_ended_well():
+    """By kind; the peak is beside it, where it is known."""
+    recorder = Recorder()
+    for error in (None, "KeyError", None):
+        with recorder.step(error):
+            recorder.work(S)
+    run = make_run(work=Work((("tokens", 100.0), ("flops", 6e9)), 12e9))
+    found = last_values(translate(recorder.inputs, run))
+    done = {key: found[key] for key in found if "periflow.work" in str(key)}
+    assert done == {
+        ("periflow.work.done", "tokens"): 200,
+        ("periflow.work.done", "flops"): 12e9,
+        "periflow.work.peak": 12e9,
+    }

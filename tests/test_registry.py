@@ -22,7 +22,7 @@ ATTRIBUTES = [each["key"] for each in REGISTRY["attributes"]]
 METRICS = [each["name"] for each in REGISTRY["metrics"]]
 GROUPS = {"attributes": "key", "metrics": "name", "spans": "type", "events": "name"}
 NAME = re.compile(r"[a-z][a-z0-9]*([._][a-z0-9]+)*")
-PAST = ("completed", "redone", "ended", "exported", "dropped", "set_aside")
+PAST = ("completed", "redone", "done", "ended", "exported", "dropped", "set_aside")
 """What became of things that are counted: as in ``otel.sdk.exporter.span.exported``."""
 
 

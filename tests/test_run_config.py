@@ -1,6 +1,7 @@
 """The configuration of a run: what is recorded of what a script gives, and that it is there for whoever asks late."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,21 @@ def test_the_files_tell_runs_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for line in (spans + points).splitlines():
         assert '"periflow.run.name","value":{"stringValue":"the first"}' in line
         assert "s3cret" not in line
+
+
+WORK_THAT_IS_NONE = [
+    ([8192], "work is [8192]; give a dict"),
+    ({"tokens": 0}, "work['tokens'] is 0; give a number above 0"),
+    ({"tokens": "many"}, "work['tokens'] is 'many'; give a number above 0"),
+    ({"tokens": float("nan")}, "work['tokens'] is nan; give a number above 0"),
+    ({"flops": 1, "peak_flops": True}, "work['peak_flops'] is True; give a number above 0"),
+    ({1: 2}, "a kind of work is 1; give text"),
+    ({str(kind): 1 for kind in range(17)}, "give a dict of at most 16 numbers"),
+]
+
+
+@pytest.mark.parametrize(("work", "message"), WORK_THAT_IS_NONE)
+def test_work_that_is_none(work: Any, message: str):
+    """The error says what is wrong with it."""
+    with pytest.raises(pf.ConfigurationError, match=re.escape(message)):
+        pf.TrainingRun(work=work)

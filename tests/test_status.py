@@ -1,6 +1,7 @@
 """Runs are found, shown and followed in a terminal, while they last and afterwards."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_run_that_goes_on_is_shown_from_its_journal(begin: Begin, capsys: pyte
     assert "loss  1 to 3" in shown.output
     assert "\x1b" not in listed.output + shown.output
     assert json.loads(Said(capsys, "status", "job", "--json").output)["run"]["last"] == {"loss": 1.0, "\x1b[2J": 0.0}
+
+
+def test_work_is_shown_by_the_second(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """With the share of what the device can do."""
+    run = begin(run_id="job", work={"tokens": 8192, "flops": 1e9, "peak_flops": 1e18})
+    step(run, 1.0)
+    step(run, 1.0)
+    assert re.search(
+        r"^  \S+ tokens/s, \S+ flops/s \(0\.0% of the peak\)$", Said(capsys, "status").output, re.MULTILINE
+    )
 
 
 def test_ranks_stand_side_by_side(begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -171,11 +171,11 @@ scrape_configs:
         *(program("prometheus"), f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb"),
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    # One rank has nobody to differ from, a first attempt does nothing again, nothing is refused or configured, a run
-    # that is over has no endpoint, and the steps of values are for files.
+    # One rank has nobody to differ from, a first attempt does nothing again, nothing is refused, configured or said of
+    # the work, a run that is over has no endpoint, and the steps of values are for files.
     unseen = (
         names.STEP_SKEW, names.STEP_REDONE, names.TELEMETRY_SET_ASIDE, names.RUN_CONFIG, names.RUN_ENDED,
-        names.METRICS_STEP,
+        names.METRICS_STEP, names.WORK_DONE, names.WORK_PEAK,
     )  # fmt: skip
     expected = {_series(each) for each in names.INSTRUMENTS if each not in unseen}
     expected |= {"periflow_metric_loss", "periflow_metric_train_grad_norm", "periflow_metric_eval_accuracy"}

@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorder import STARTED_NS, Recorder, S, give, make_run
 
-from periflow_otel.records import Earlier, Metric, StepEnded
+from periflow_otel.otlp.json import metrics_json, traces_json
+from periflow_otel.records import Earlier, Metric, StepEnded, Work
+from periflow_otel.translate.points import PointTranslator
+from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.view.heat import Heat, quantile
+from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.rank_view import MAX_MARKS
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
@@ -157,6 +161,46 @@ def test_time_left_is_what_the_pace_makes_of_the_rest():
             recorder.work(S)
     run = view_of(recorder, total_steps=20)["run"]
     assert (run["state"], run["step"], run["pace"], run["seconds_left"]) == ("running", 10, 1.0, 10.0)
+
+
+WORK = Work((("tokens", 100.0), ("flops", 6e9)), 12e9)
+
+
+def two_seconds_of_steps() -> Recorder:
+    """Return what a rank has recorded that takes four steps in two seconds, one of which fails."""
+    recorder = Recorder()
+    for error in (None, None, "KeyError", None):
+        with recorder.step(error):
+            recorder.work(S // 2)
+    return recorder
+
+
+def test_work_is_shown_by_the_second():
+    """Of all that ranks do in a step at the pace of now, and as a share of what their devices can do."""
+    run = view_of(two_seconds_of_steps(), work=WORK)["run"]
+    assert (run["pace"], run["work"], run["utilization"]) == (2, {"tokens": 200, "flops": 12e9}, 1)
+
+
+@pytest.mark.parametrize("is_delta", [False, True])
+def test_work_is_the_same_from_files(is_delta: bool):  # noqa: FBT001  # a parameter of pytest
+    """Spans and points say what records do."""
+    recorder, run, feed = two_seconds_of_steps(), make_run(work=WORK), OtlpFeed()
+    spans, points = SpanTranslator(run), PointTranslator(run, is_delta=is_delta)
+    for half in (recorder.inputs[:4], recorder.inputs[4:]):
+        give(spans, half)
+        give(points, half)
+        points.snapshot()
+        feed.feed(traces_json((run, each) for each in spans.take()))
+        feed.feed(metrics_json((run, each) for each in points.take()))
+    summary = feed.views["run"].summary()
+    assert (summary["work"], summary["utilization"]) == ({"tokens": 200, "flops": 12e9}, 1)
+
+
+def test_without_a_peak_there_is_no_share():
+    """And no work where none was told."""
+    run = view_of(two_seconds_of_steps(), work=Work((("flops", 6e9),)))["run"]
+    assert (run["work"], run["utilization"]) == ({"flops": 12e9}, None)
+    assert view_of(two_seconds_of_steps())["run"]["work"] == {}
 
 
 def test_a_killed_rank_was_in_a_step():

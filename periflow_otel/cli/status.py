@@ -85,6 +85,17 @@ def _time_left(view: View) -> Iterator[str]:
     if run["pace"]:
         left = f", {duration_words(run['seconds_left'])} left" if run["seconds_left"] else ""
         yield f"  {run['pace']:.3g} step/s{left}"
+    yield from _work(run)
+
+
+def _work(run: Any) -> Iterator[str]:
+    if run["work"]:
+        share = "" if run["utilization"] is None else f" ({run['utilization']:.1%} of the peak)"
+        paces = (
+            f"{amount:.3g} {one_line(kind)}/s" + (share if kind == "flops" else "")
+            for kind, amount in run["work"].items()
+        )
+        yield f"  {', '.join(paces)}"
 
 
 def _curves(view: View, width: int) -> Iterator[str]:

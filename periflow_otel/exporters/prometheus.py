@@ -44,7 +44,7 @@ from periflow_otel.web.site import Site
 
 PATH: Final = "/metrics"
 
-_UNITS: Final = {"s": "seconds", "By": "bytes", "W": "watts", "J": "joules", "Cel": "celsius"}
+_UNITS: Final = {"s": "seconds", "By": "bytes", "W": "watts", "J": "joules", "Cel": "celsius", "{flop}/s": "per_second"}
 """Units that become part of a name; those in braces and none do not, and 1 only of a gauge, which is a ratio."""
 
 _LOG2_BOUNDS: Final = tuple(map(log2, names.SECONDS_BOUNDS))

@@ -316,6 +316,8 @@ class PointTranslator:
         self._gauge(names.STEP_LAST_ENDED, state.wall_time.ended_step)
         if self._run.total_steps is not None:
             self._gauge(names.STEP_TARGET, self._run.total_steps)
+        if self._run.work and self._run.work.peak_flops is not None:
+            self._gauge(names.WORK_PEAK, self._run.work.peak_flops)
         if state.step_started_unix_ns:
             self._gauge(names.STEP_STARTED_AT, state.step_started_unix_ns / 1e9)
         if state.last_checkpoint is not None:
@@ -351,6 +353,8 @@ class PointTranslator:
         for kind, paused_ns in state.paused_ns.items():
             self._sum(names.STEP_PAUSE, paused_ns / 1e9, (names.TIME_KIND, kind))
         self._sum(names.STEP_REDONE, state.redone)
+        for kind, amount in self._run.work.kinds if self._run.work else ():
+            self._sum(names.WORK_DONE, amount * state.completed.get("ok", 0), (names.WORK_KIND, kind))
 
     def _snapshot_histograms(self) -> None:
         state = self.state

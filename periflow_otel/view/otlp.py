@@ -381,6 +381,12 @@ def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: flo
         rank.spent_s[str(attributes.get(names.TIME_KIND, ""))] = value
     elif name == names.STEP_REDONE.name:
         rank.redone_steps = int(value)
+    elif name == names.WORK_DONE.name:
+        rank.done[str(attributes.get(names.WORK_KIND, ""))] = value
+    elif name == names.WORK_PEAK.name:
+        rank.peak_flops = value
+    elif name == names.STEP_COMPLETED.name and attributes.get(names.STEP_OUTCOME) == "ok":
+        rank.well_ended = value
     elif name == names.STEP_CURRENT.name:
         rank.begin_step(int(value), 0.0)
     elif name == names.STEP_TARGET.name:

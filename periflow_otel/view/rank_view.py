@@ -1,7 +1,7 @@
 """What is known of one rank in one attempt."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final, Literal
@@ -97,6 +97,12 @@ class RankView:
         """None while the run goes on."""
         self.redone_steps = 0
         self.restart_gap_s = 0.0
+        self.done: dict[str, float] = {}
+        """Work by kind,"""
+        self.well_ended = 0.0
+        """and in how many steps that was done."""
+        self.peak_flops: float | None = None
+        """Floating-point operations per second that its device can do."""
         self.spent_s: dict[str, float] = {}
         """Wall time by kind."""
         self.checkpoints, self.errors, self.nonfinite = Marks(), Marks(), Marks()
@@ -200,6 +206,12 @@ class RankView:
         self._sums[stream] = time_s, value
         return (value - before) / (time_s - before_s) if time_s > before_s and value >= before else _NAN
 
+    def add_work(self, steps: int, amounts: Iterable[tuple[str, float]]) -> None:
+        """Add what was done in steps that ended well: so much in each, by kind."""
+        self.well_ended += steps
+        for kind, amount in amounts:
+            self.done[kind] = self.done.get(kind, 0.0) + steps * amount
+
     def add_text(self, key: str, value: str) -> None:
         """Keep the latest text that was given under a key."""
         if key in self.text or len(self.text) < MAX_NAMES:
@@ -235,6 +247,10 @@ class RankView:
         """Return the steps per second of about the last half minute that it has worked."""
         (first_s, first), (last_s, last) = (self._ends[0], self._ends[-1]) if self._ends else ((0, 0), (0, 0))
         return (last - first) / (last_s - first_s) if last_s > first_s and last > first else None
+
+    def work_pace(self, steps_per_s: float) -> dict[str, float]:
+        """Return what is done in a second, by kind, at a pace."""
+        return {kind: done / self.well_ended * steps_per_s for kind, done in self.done.items() if self.well_ended}
 
     def _extend(
         self, kind: SeriesKind, key: str, steps: Sequence[int], times_s: Sequence[float], values: Sequence[float]

@@ -41,6 +41,7 @@ class RecordFeed:
         self._run = run
         self._waiting: list[Record | Observed] = []
         self._rank = view.rank(member_of(run))
+        self._rank.peak_flops = run.work.peak_flops if run.work else None
         self._wall_time = WallTime(accounted_unix_ns=run.started_unix_ns, ended_step=run.initial_step)
         if run.earlier:
             self._rank.restart_gap_s = restart_gap_ns(run) / 1e9
@@ -128,6 +129,8 @@ class RecordFeed:
             [each.duration_ns / 1e9 for each in records],
             [_NAN if each.gap_ns is None else each.gap_ns / 1e9 for each in records],
         )
+        if self._run.work:
+            self._rank.add_work(sum(each.error is None for each in records), self._run.work.kinds)
         for each in records:
             if each.error is not None:
                 self._rank.add_error(each.step, (each.start_unix_ns + each.duration_ns) / 1e9, each.error)

@@ -101,6 +101,7 @@ class RunView:
         # A rank that is only slower to tell does not slow the others down: the slowest pace is that of the run.
         pace = min((pace for each in ranks if (pace := each.pace())), default=None)
         is_left = pace and target and target > step and self.is_going_on
+        work = _work(ranks, pace) if pace else {}
         return {
             "id": self.run_id,
             "name": self.name,
@@ -115,6 +116,8 @@ class RunView:
             ),
             "seen": max((each.seen_s for each in self.ranks.values()), default=None),
             "pace": _rounded(pace),
+            "work": {kind: _rounded(amount) for kind, amount in work.items()},
+            "utilization": _rounded(_utilization(ranks, work.get("flops"))),
             "seconds_left": _rounded((target - step) / pace) if is_left and pace and target else None,
             "stuck": self.stuck.present(max((attempt for attempt, _ in self.ranks), default=0))
             if self.is_going_on
@@ -177,6 +180,20 @@ class RunView:
                 if kind == "metric" and key not in last and (value := series.latest()) is not None:
                     last[key] = _rounded(value)
         return last
+
+
+def _work(ranks: Iterable[RankView], pace: float) -> dict[str, float]:
+    """Return what all ranks do in a second, by kind."""
+    together: Counter[str] = Counter()
+    for rank in ranks:
+        together.update(rank.work_pace(pace))
+    return dict(together)
+
+
+def _utilization(ranks: Iterable[RankView], flops: float | None) -> float | None:
+    """Return the share of what their devices can do; None where one does not say."""
+    peaks = [rank.peak_flops for rank in ranks]
+    return flops / sum(filter(None, peaks)) if flops and all(peaks) else None
 
 
 def _series(rank: RankView, since: int, digits: int | None) -> Iterable[dict[str, Any]]:

@@ -84,6 +84,8 @@ function tilesOf(run) {
   return make("dl", { class: "tiles" },
     tile("Step", shownNumber(of.step), of.target_step ? `of ${shownNumber(of.target_step)}` : ""),
     tile("Pace", of.pace ? (of.pace >= 1 ? `${shownNumber(of.pace)}` : shownSeconds(1 / of.pace)) : "–", of.pace ? (of.pace >= 1 ? "steps/s" : "a step") : ""),
+    ...Object.entries(of.work).filter(([kind]) => kind !== "flops" || of.utilization === null).map(([kind, each]) => tile(`${kind}/s`, shownNumber(each), "on all ranks")),
+    ...(of.utilization === null ? [] : [tile("Utilization", `${(100 * of.utilization).toFixed(1)} %`, "of peak FLOP/s")]),
     isRunning ? tile("Time left", shownSeconds(of.seconds_left)) : tile(of.state === "running" ? "Last heard of" : "Ended", clockTime(of.seen), dateOf(of.seen)),
     tile("Duration", shownSeconds(of.started ? until - of.started : null)),
     ...(key ? [tile(key, shownNumber(of.last[key]))] : []),
