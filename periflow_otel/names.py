@@ -49,7 +49,9 @@ RUN_RESTART: Final = "periflow.run.restart"
 """This attempt goes on from an earlier one. On the run.start span of each rank."""
 STUCK_STACK: Final = "periflow.stuck.stack"
 """What ranks of a stuck node are doing that do the same. On the stuck span, those that hold up the others first."""
-EVENTS: Final = (CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART, STUCK_STACK)
+RUN_FATAL: Final = "periflow.run.fatal"
+"""A fatal signal has ended the process, and what its interpreter said of it. On the run span."""
+EVENTS: Final = (RUN_FATAL, CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART, STUCK_STACK)
 
 # Attributes
 STEP: Final = "periflow.step.number"
@@ -120,6 +122,8 @@ STUCK_ROLE: Final = "periflow.stuck.role"
 """culprit: holds up the others, as far as that can be told. waiting: does not."""
 STUCK_OVER: Final = "periflow.stuck.over"
 """Whether the ranks have gone on."""
+FATAL: Final = "periflow.run.last_words"
+"""Which fatal signal, such as Segmentation fault, and where it hit."""
 EXCEPTION_TYPE: Final = "exception.type"
 """Type of the exception, with its module; its message may hold secrets and stays out."""
 ERROR_TYPE: Final = "error.type"
@@ -163,7 +167,7 @@ ATTRIBUTES: Final = {
     CODE_STACKTRACE: "string", CODE_FILE_PATH: "string", CODE_FUNCTION: "string", CODE_LINE: "int", THREAD_ID: "int",
     THREAD_NAME: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string", WORK_KIND: "string",
     DROP_REASON: "string", CONSUMER: "string",
-    STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
+    FATAL: "string", STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
     STUCK_SUMMARY: "string", STUCK_ROLE: "string", STUCK_OVER: "boolean",
 }  # fmt: skip
 """With their types, in the words of the semantic conventions."""

@@ -168,6 +168,10 @@ class RankLost(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
     last_started_step: int
     """The last step that began; it was open if no ``StepEnded`` tells of its end."""
     last_started_unix_ns: int
+    fatal: str | None = None
+    """What its interpreter has said of the fatal signal that ended it, and where that hit; None: nothing."""
+    stack: str = ""
+    """Of the thread that it hit."""
 
 
 class Missing(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):

@@ -258,3 +258,12 @@ def test_garbage_collections_are_said_to_hold_up_steps(pause_ms: int, expected: 
     found = find(view_of(make).to_dict(), None)
     assert [each.kind for each in found] == expected
     assert [each.ranks for each in found] == [[2]] * len(expected)
+
+
+def test_last_words_are_said_of_a_rank_that_was_killed():
+    """A fatal signal says more than that the process is gone."""
+    view = view_of(train(steps=lambda _: 20), ranks=1)
+    [rank] = view.last_attempt()
+    rank.end("killed", STARTED_NS / 1e9 + 9)
+    rank.last_words = "Segmentation fault in crash.py:3 (crash)"
+    assert ("killed", [0], "Rank 0 was killed in step 20 by Segmentation fault in crash.py:3 (crash).") in said(view)

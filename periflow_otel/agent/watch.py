@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from periflow_otel.agent.last_words import last_words
 from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
 from periflow_otel.journal.life import is_written
@@ -58,7 +59,9 @@ class RankJournal:
         if self.lost is None and not is_moving and not self._is_there():
             head = self._head = self.reader.head(is_last=True)  # asked again: only now it says nothing more
             gone_unix_ns = time.time_ns() if self._was_alive else self._last_write_unix_ns()
-            self.lost = RankLost(max(gone_unix_ns, head.step_started_unix_ns), head.step, head.step_started_unix_ns)
+            gone_unix_ns = max(gone_unix_ns, head.step_started_unix_ns)
+            words = last_words(self.folder)
+            self.lost = RankLost(gone_unix_ns, head.step, head.step_started_unix_ns, *words)
             note_loss(self.folder, self.lost)
             trim(self.folder)
             return True

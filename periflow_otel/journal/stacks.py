@@ -152,9 +152,13 @@ class StackFile:
             return False
         return os.path.samestat(there, os.fstat(self._descriptor))
 
+    def size(self) -> int:
+        """Return how long it is."""
+        return os.fstat(self._descriptor).st_size
+
     def end(self) -> int:
         """Return where the next stack will begin. A file that has grown large is emptied first."""
-        size = os.fstat(self._descriptor).st_size
+        size = self.size()
         if size > MAX_BYTES:
             os.ftruncate(self._descriptor, self._header_bytes)
             return self._header_bytes

@@ -267,7 +267,7 @@ class SpanTranslator:
         if self.state.draft:
             self._release(self.state.draft)
         error = _KILLED if isinstance(record, RankLost) else record.error
-        self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error))
+        self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error, _last_words(record)))
 
     def _step_trace_id(self, step: int) -> ids.TraceId:
         return ids.step_trace_id(self._run.seed, self._run.attempt, step)
@@ -417,7 +417,7 @@ class SpanTranslator:
         }
         return (Event(names.RUN_RESTART, run.started_unix_ns, attributes),)
 
-    def _run_span(self, outcome: str, time_unix_ns: int, error: str | None) -> Span:
+    def _run_span(self, outcome: str, time_unix_ns: int, error: str | None, words: tuple[Event, ...]) -> Span:
         run, state = self._run, self.state
         parent = ids.run_span_id(run.seed, run.attempt, 0) if run.rank else self._launcher_span_id
         end_unix_ns = max(time_unix_ns, run.started_unix_ns)
@@ -441,7 +441,7 @@ class SpanTranslator:
             start_unix_ns=run.started_unix_ns,
             end_unix_ns=end_unix_ns,
             attributes=attributes,
-            events=_exceptions(error, end_unix_ns),
+            events=_exceptions(error, end_unix_ns) + words,
             error=error,
             is_parent_remote=parent is not None,
             trace_state=self._trace_state,
@@ -497,6 +497,13 @@ def restart_gap_ns(run: RankRun) -> int:
 def save_type(record: Checkpoint) -> str:
     """Return what kind of save a checkpoint is, as PeriFlow spells it."""
     return "EMERGENCY" if record.is_emergency else "NORMAL"
+
+
+def _last_words(record: RunFinished | RankLost) -> tuple[Event, ...]:
+    if isinstance(record, RunFinished) or record.fatal is None:
+        return ()
+    attributes = {names.FATAL: text(record.fatal), **({names.CODE_STACKTRACE: record.stack} if record.stack else {})}
+    return (Event(names.RUN_FATAL, record.time_unix_ns, attributes),)
 
 
 def _exceptions(error: str | None, time_unix_ns: int) -> tuple[Event, ...]:

@@ -97,6 +97,7 @@ def _ended(ranks: Sequence[View]) -> Iterator[Finding]:
 
 def _error(ranks: Sequence[View]) -> str:
     errors = {mark["error"] for each in ranks for mark in each["errors"]["kept"][-1:]} - {"killed", "interrupted"}
+    errors |= {each["last_words"] for each in ranks if each["last_words"]}
     return f" by {errors.pop()}" if len(errors) == 1 else ""
 
 

@@ -194,6 +194,8 @@ class OtlpFeed:
                 rank.add_checkpoint(checkpoint[1], _seconds(time), checkpoint[2])
         elif name == names.RUN_RESTART:
             rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
+        elif name == names.RUN_FATAL:
+            rank.last_words = str(attributes.get(names.FATAL, ""))
 
     def _add_steps(self, rank: RankView, taken: "list[_Step]") -> None:
         completed = [step for step in taken if step.error != "killed"]

@@ -95,6 +95,8 @@ class RankView:
         self.ended_s: float | None = None
         self.outcome: str | None = None
         """None while the run goes on."""
+        self.last_words: str | None = None
+        """What its interpreter has said of the fatal signal that ended it, and where that hit."""
         self.redone_steps = 0
         self.restart_gap_s = 0.0
         self.done: dict[str, float] = {}

@@ -108,6 +108,7 @@ class RecordFeed:
             case RankLost():
                 self._lose_step(record)
                 self._wall_time.lose(record)
+                self._rank.last_words = record.fatal
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
 
     def _observe(self, observed: Observed) -> None:

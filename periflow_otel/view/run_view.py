@@ -215,6 +215,7 @@ def _rank(rank: RankView) -> dict[str, Any]:
         "seen": rank.seen_s,
         "ended": rank.ended_s,
         "outcome": rank.outcome,
+        "last_words": rank.last_words,
         "steps": rank.steps,
         "step": rank.last_step,
         "ended_step": rank.ended_step,
