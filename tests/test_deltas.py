@@ -1,8 +1,9 @@
 """Reports for receivers that add up."""
 
+import pytest
 from recorder import make_run
 
-from periflow_otel import names
+from periflow_otel import conventions, names
 from periflow_otel.agent.deltas import Deltas
 from periflow_otel.names import Instrument
 from periflow_otel.translate.histograms import ExplicitBuckets
@@ -38,11 +39,12 @@ def test_a_receiver_gets_what_has_come_since_it_took_something():
     assert not sent(deltas, point(9, 40))
 
 
-def test_gauges_are_as_they_are():
-    """They do not add up."""
-    deltas, gauge = Deltas(), point(3, 10, names.TELEMETRY_BACKLOG)
+@pytest.mark.parametrize("instrument", [names.TELEMETRY_BACKLOG, conventions.SYSTEM_MEMORY_USAGE])
+def test_what_goes_up_and_down_is_as_it_is(instrument: Instrument):
+    """Gauges do not add up, and the specification wants the same of sums that may fall."""
+    deltas, given = Deltas(), point(3, 10, instrument)
     for _ in range(2):
-        assert sent(deltas, gauge) == [gauge]
+        assert sent(deltas, given) == [given]
         deltas.note_delivery()
 
 
