@@ -123,6 +123,12 @@ def test_records_that_were_made_by_hand_are_recorded():
     assert recorded(record).function == ""
 
 
+def test_text_that_is_not_unicode_is_recorded():
+    """As much of it as is, in a message, in a path and in ``extra``."""
+    line = logged("a\ud800b", pathname="/src/\udcff.py", note="c\ud800")
+    assert (line.message, line.path, line.extra) == ("a?b", "/src/?.py", {"note": "c?"})
+
+
 @given(st.dictionaries(st.sampled_from(["name", "levelname", "pathname", "funcName", "threadName", "msg"]), ANY_TEXT))
 def test_any_text_is_recorded(fields: dict[str, str]):
     """Also what is no valid Unicode, such as a path that is no text."""

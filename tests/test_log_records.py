@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, make_run, play
 
 from periflow_otel import ids, names
@@ -115,6 +115,7 @@ def records_of(script: Script) -> list[Record | StepBegan]:
     return recorder.inputs
 
 
+@settings(max_examples=30)
 @given(SCRIPTS)
 def test_events_of_spans_become_the_equal_log_records(script: Script):
     """Each once, with name, time, attributes and ids; and a restart on the way changes nothing."""

@@ -62,8 +62,11 @@ def test_nothing_is_touched_for_nobody(log: logging.Logger):
     with heard(None) as messages:
         assert logging.Logger.callHandlers is CALL_HANDLERS
         log.error("unheard")
-    with heard(), heard():
-        assert logging.Logger.callHandlers is not CALL_HANDLERS
+    with heard() as still:
+        with heard():
+            assert logging.Logger.callHandlers is not CALL_HANDLERS
+        log.error("heard by one")
+    assert still == ["heard by one"]
     assert logging.Logger.callHandlers is CALL_HANDLERS
     assert messages == []
 
