@@ -14,6 +14,7 @@ from recorder import make_run
 from training import Training, cloud
 
 from periflow_otel import conventions, names
+from periflow_otel.agent.machine import gpus as gpus_module
 from periflow_otel.agent.machine.gpu_users import Gpu, visible_gpus
 from periflow_otel.agent.machine.gpus import make_read_gpus
 from periflow_otel.agent.machine.reading import Rank
@@ -197,6 +198,16 @@ def test_a_machine_without_gpus_has_no_values(gpus: FakeGpus):
     assert seen() == []
     gpus.say(init="!9")
     assert seen() == []
+
+
+def test_a_missing_binding_is_of_interest_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Elsewhere there would be nothing to see."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(gpus_module, "_DRIVER", tmp_path / "none")
+    assert seen() == []
+    monkeypatch.setattr(gpus_module, "_DRIVER", tmp_path)
+    with pytest.raises(ImportError):
+        make_read_gpus()
 
 
 def test_the_agent_tells_of_gpus(library: Path, gpus: FakeGpus, collector: Collector):

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from periflow_otel import conventions, names
@@ -10,6 +11,7 @@ from periflow_otel.agent.machine.gpu_users import Gpu, find_users
 from periflow_otel.agent.machine.reading import NOTHING_YET, Rank, Read, Reading
 from periflow_otel.translate.telemetry import Observation
 
+_DRIVER: Final = Path("/proc/driver/nvidia")
 _Attributes = tuple[tuple[str, str | int], ...]
 
 
@@ -25,10 +27,14 @@ def make_read_gpus() -> Read:
     """Return what reads the GPUs; of a machine that has none, nothing.
 
     Raises:
-        ImportError: The library's binding is missing or broken.
+        ImportError: There is a driver, and the library's binding is missing or broken.
     """
-    import pynvml  # noqa: PLC0415  # in an agent that reads the machine alone
-
+    try:
+        import pynvml  # noqa: PLC0415  # in an agent that reads the machine alone
+    except ImportError:
+        if _DRIVER.exists():
+            raise
+        return lambda _: NOTHING_YET
     try:
         pynvml.nvmlInit()
     except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
