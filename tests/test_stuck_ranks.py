@@ -2,13 +2,14 @@
 
 import json
 import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from commands import Said
 from programs import Collector, ReceivedSpan, free_ports, needs, wait_until
-from training import Training, cloud
+from training import Training, arrived, cloud, everything, in_order
 
 ALONE = """import time
 import periflow_otel as pf
@@ -178,3 +179,36 @@ def named(collector: Collector) -> list[ReceivedSpan]:
     """Return the first report of each step in which ranks were stuck."""
     spans = {span.attributes["periflow.step.number"]: span for span in reversed(stuck(collector))}
     return [spans[step] for step in sorted(spans)]
+
+
+def test_a_storm_of_requests_loses_no_step(collector: Collector):
+    """Whoever asks a thousand times while training goes on holds up nothing, and breaks nothing."""
+    with Training(2000, 0.001, **cloud(collector.http_endpoint)) as training:
+        training.read_line()
+        for _ in range(1000):
+            training.process.send_signal(signal.SIGURG)
+        training.wait()
+        assert (training.process.returncode, training.errors) == (0, "")
+    assert in_order(arrived(collector)) == everything(2000)
+
+
+CRASHES = """import ctypes
+import periflow_otel as pf
+pf.init(100)
+def crash():
+    ctypes.string_at(0)
+with pf.train_step():
+    crash()
+"""
+
+
+def test_a_rank_that_crashes_leaves_its_last_words(collector: Collector):
+    """The run span says which signal, and where it hit."""
+    with Training(code=CRASHES, **cloud(collector.http_endpoint)) as training:
+        training.wait()
+        training.wait_for_agent()
+    [run] = [span for span in collector.spans() if span.name == "periflow.run"]
+    [event] = [attributes for name, _, attributes in run.events if name == "periflow.run.fatal"]
+    assert run.attributes["periflow.run.outcome"] == "killed"
+    assert event["periflow.run.last_words"] == "Segmentation fault in <string>:5 (crash)"
+    assert "line 5, in crash" in event["code.stacktrace"]

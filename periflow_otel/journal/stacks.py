@@ -220,10 +220,9 @@ def _caught_signals() -> set[int]:
 
 
 def _is_main_interpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # since Python 3.13, and before
-        with suppress(ImportError):
-            interpreters = import_module(name)
-            return bool(interpreters.get_current() == interpreters.get_main())
+    with suppress(ImportError):  # PyPy
+        interpreters = import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
+        return bool(interpreters.get_current() == interpreters.get_main())
     return True
 
 
