@@ -92,7 +92,7 @@ def test_a_stored_journal_is_read(name: str, tmp_path: Path):
     records = [*openings(name), *RECORDS]
     reader = JournalReader(stored)
     assert reader.run() == RUN
-    assert reader.head()[1:] == (len(records), 5, 1_700_000_000_000_000_000, 5)
+    assert reader.head()[1:] == (len(records), 5, 1_700_000_000_000_000_000, 5, 0)
     everything = read_all(stored)
     assert (everything.records, everything.lost, everything.position.sequence) == (records, 0, len(records))
 

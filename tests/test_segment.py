@@ -13,6 +13,7 @@ from recorder import make_run
 from periflow_otel.journal.segment import (
     COMMIT,
     HEADER_BYTES,
+    PAUSE,
     STEP,
     STEP_STARTED_UNIX_NS,
     URGENT_SEQUENCE,
@@ -97,7 +98,7 @@ def test_the_header_says_who_writes_and_where_it_begins(tmp_path: Path):
     words = segment.words()
     assert segment.run == make_run(rank=3)
     assert segment.first_sequence == 77
-    assert words[STEP:COMMIT] == [5, 6, 4, 7, 9]
+    assert words[PAUSE:COMMIT] == [5, 6, 4, 7, 9]
     assert words[COMMIT] == segment.data_offset
 
 

@@ -27,7 +27,7 @@ SUFFIX: Final = ".segment"
 # Header words. The first ones never change; CHECKSUM covers them and the run.
 MAGIC, FIRST_SEQUENCE, RUN_BYTES, CREATED_UNIX_NS, CREATED_MONOTONIC_NS, CHECKSUM = range(6)
 # A reader copies the words in order: it may see an old step with a new commit, but never the reverse.
-STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, PAUSE, COMMIT, CLOSED = range(8, 15)
+PAUSE, STEP, STEP_STARTED_UNIX_NS, CHECKPOINT_STEP, URGENT_SEQUENCE, COMMIT, CLOSED = range(7, 14)
 WORDS: Final = 16
 WORD_BYTES: Final = 8
 HEADER_BYTES: Final = WORDS * WORD_BYTES
@@ -101,7 +101,7 @@ def create_segment(
     run: RankRun,
     first_sequence: int,
     size_bytes: int,
-    progress: Sequence[int] = (0,) * (COMMIT - STEP),
+    progress: Sequence[int] = (0,) * (COMMIT - PAUSE),
     opening: bytes = b"",
 ) -> mmap.mmap:
     """Create a segment with its space reserved and its header written; return its mapping.
@@ -111,7 +111,7 @@ def create_segment(
         run: Who writes.
         first_sequence: Number of records before it.
         size_bytes: Its size; it never grows.
-        progress: The first values of the words from ``STEP`` to ``PAUSE``.
+        progress: The first values of the words from ``PAUSE`` to ``URGENT_SEQUENCE``.
         opening: A frame that is there from the beginning.
 
     Raises:
@@ -143,7 +143,7 @@ def _header(run: RankRun, first_sequence: int, progress: Sequence[int], opening:
     words[CREATED_UNIX_NS] = time.time_ns()
     words[CREATED_MONOTONIC_NS] = time.monotonic_ns()
     words[CHECKSUM] = _checksum(words, blob)
-    words[STEP:COMMIT] = progress
+    words[PAUSE:COMMIT] = progress
     words[COMMIT] = HEADER_BYTES + len(blob) + len(opening) + (ONE_FRAME if opening else 0)
     return _words.pack(*words) + blob + opening
 

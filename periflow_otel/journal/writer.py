@@ -309,7 +309,7 @@ class JournalWriter:
             self._let_go()
             return False
         # No call from here on: neither another thread nor an exception out of a signal handler sees a half of this.
-        words[STEP:COMMIT] = self._words[STEP:COMMIT]
+        words[PAUSE:COMMIT] = self._words[PAUSE:COMMIT]
         left = self._path, self._words, self._commit & OFFSET_MASK
         self._map, self._words, self._path, self._status = mapping, words, path, status
         self._capacity = len(mapping) - TAIL_BYTES
@@ -345,7 +345,7 @@ class JournalWriter:
 
     def _create(self, path: Path, first_sequence: int, frame_bytes: int) -> mmap.mmap:
         """Create a segment; a smaller one where the disk has only little room, so that at least the agent gets on."""
-        progress = self._words[STEP:COMMIT].tolist()
+        progress = self._words[PAUSE:COMMIT].tolist()
         size_bytes = self._segment_bytes
         opening = self._opening
         least_bytes = HEADER_BYTES + MAX_RUN_BYTES + len(opening) + frame_bytes + TAIL_BYTES
