@@ -121,7 +121,7 @@ def test_a_slow_node_is_not_said_to_be_a_slow_rank():
     view = view_of(train(lambda rank, _: 150 if rank >= 2 else 100), node_size=2)
     ((kind, ranks, text),) = said(view)
     assert (kind, ranks) == ("slow_node", [2, 3])
-    assert text.startswith("Node node-1 (ranks 2, 3) is slow")
+    assert text.startswith("Node node-1 (ranks 2-3) is slow")
 
 
 def test_who_begins_last_is_the_culprit_of_two():
@@ -228,9 +228,60 @@ def test_a_receiver_that_takes_nothing_is_said():
     assert "5 items for otlp.traces are lost: see periflow-otel doctor." in texts
 
 
+MACHINE: dict[str, tuple[str, dict[str, str], bool, Sequence[float], str | None]] = {
+    "full disk": (
+        "system.filesystem.utilization", {"system.filesystem.mountpoint": "/data"}, False, [0.5, 0.97],
+        "The disk at /data of node node-0 is 97% full.",
+    ),
+    "half a disk": ("system.filesystem.utilization", {"system.filesystem.mountpoint": "/data"}, False, [0.5], None),
+    "full memory": (
+        "system.memory.utilization", {"system.memory.state": "used"}, False, [0.96],
+        "The memory of node node-0 is 96% full.",
+    ),
+    "full cache": ("system.memory.utilization", {"system.memory.state": "cached"}, False, [0.96], None),
+    "swapping": (
+        "system.paging.operations", {"system.paging.direction": "in"}, True, [0, 0, 3000],
+        "300 pages a second of node node-0 come back from swap space.",
+    ),
+    "swapped once": ("system.paging.operations", {"system.paging.direction": "in"}, True, [3000, 3000], None),
+    "throttled": (
+        "periflow.machine.cpu.throttled", {}, True, [0, 4],
+        "The container of node node-0 is kept from running 40% of the time by its processor limit.",
+    ),
+    "a hot GPU": (
+        "hw.status", {"hw.name": "GPU 1", "hw.type": "temperature", "hw.state": "degraded"}, False, [1],
+        "GPU 1 of node node-0 is held back by its temperature.",
+    ),
+    "a GPU that was hot": (
+        "hw.status", {"hw.name": "GPU 1", "hw.type": "temperature", "hw.state": "degraded"}, False, [1, 0], None,
+    ),
+    "a lost GPU": (
+        "hw.status", {"hw.name": "GPU 1", "hw.type": "gpu", "hw.state": "failed"}, False, [1],
+        "GPU 1 of node node-0 does not answer its driver.",
+    ),
+    "an XID": (
+        "hw.errors", {"hw.name": "GPU 1", "error.type": "xid_79"}, True, [1],
+        "GPU 1 of node node-0 has had error XID 79, 1 times.",
+    ),
+    "corrected errors": ("hw.errors", {"hw.name": "GPU 1", "error.type": "corrected"}, True, [100], None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "attributes", "is_sum", "values", "text"), MACHINE.values(), ids=MACHINE)
+def test_what_is_wrong_with_the_machine_is_said(
+    name: str, attributes: dict[str, str], is_sum: object, values: Sequence[float], text: str | None
+):
+    """By the latest value alone, ten seconds after the one before."""
+    view = view_of(train(), 1)
+    for i, value in enumerate(values):
+        time_s = STARTED_NS / 1e9 + 10 * i
+        view.ranks[1, 0].add_of_machine(name, tuple(attributes.items()), time_s, value, is_sum=bool(is_sum))
+    assert [text for _, _, text in said(view)] == ([] if text is None else [text])
+
+
 @pytest.mark.parametrize(
     ("ranks", "words"),
-    [([3], "Rank 3"), ([1, 0], "Ranks 0, 1"), ([0, 1, 2, 3, 7], "Ranks 0-3, 7"), ([5, 1, 9], "Ranks 1, 5, 9")],
+    [([3], "Rank 3"), ([1, 0], "Ranks 0-1"), ([0, 1, 2, 3, 7], "Ranks 0-3, 7"), ([5, 1, 9], "Ranks 1, 5, 9")],
 )
 def test_ranks_are_named_shortly(ranks: list[int], words: str):
     """A thousand of them fit into a line."""

@@ -4,7 +4,7 @@ It writes from a signal handler and in pieces, so a reader may find the end cut 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 MAX_SHOWN_CHARS: Final = 8192
@@ -98,7 +98,7 @@ def traceback_text(stack: Stack) -> str:
     return "\n".join(["Traceback (most recent call last):", *reversed(lines)])
 
 
-def ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Collection[int]) -> str:
     """Return numbers as people write them: ``0-2, 5``."""
     parts: list[list[int]] = []
     for number in sorted(numbers):

@@ -14,6 +14,7 @@ from periflow_otel import names
 from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
 from periflow_otel.view.laggards import laggards
+from periflow_otel.view.machine_findings import machine_findings
 from periflow_otel.view.words import duration_words, ranks_words
 
 SLOWER_FACTOR: Final = 1.5
@@ -50,6 +51,7 @@ def find(view: View, now_s: float | None) -> list[Finding]:
     found += _waits(ranks, {rank for each in late for rank in each.ranks})
     for look in (_slower_steps, _pauses, _behind, _restarts, _telemetry):
         found += look(view, ranks)
+    found += machine_findings(ranks)
     return sorted(found, key=lambda each: not each.is_fault)
 
 

@@ -76,6 +76,11 @@ def machine_key(name: str, attributes: Attributes) -> str:
     return f"{name} {shown}" if shown else name
 
 
+def growth_of(name: str) -> str:
+    """Return what the growth of a sum is called."""
+    return f"{name} per second"
+
+
 class RankView:
     """Takes what a rank has recorded, in the order in which it did so."""
 
@@ -112,8 +117,10 @@ class RankView:
         self.phases: dict[str, list[float]] = {}
         """By name: how many there were, and their seconds together."""
         self.text: dict[str, str] = {}
-        self._sums: dict[tuple[str, Attributes], tuple[float, float]] = {}
-        """Of the machine, by stream: when they were seen last, and what they were."""
+        self.machine: dict[tuple[str, Attributes], float] = {}
+        """The latest of the machine, by stream; of a sum also, as ``growth_of`` it, how fast it grows."""
+        self._seen_s: dict[tuple[str, Attributes], float] = {}
+        """When sums of the machine were seen last."""
         self.pauses: dict[str, float] = {}
         """Seconds that garbage collections took in steps, by generation."""
         self.late: dict[str, float] = {}
@@ -197,16 +204,23 @@ class RankView:
         Of a sum it is of interest how fast it grows. That the machine was looked at is no sign of the rank.
         """
         if is_sum:
-            value, name = self._growth((name, attributes), time_s, value), f"{name} per second"
+            growth = self._growth((name, attributes), time_s, value)
+            self._keep_of_machine((name, attributes), value)
+            value, name = growth, growth_of(name)
         if isfinite(value):
+            self._keep_of_machine((name, attributes), value)
             step = self.step_at(time_s) if step is None else step
             self._extend("machine", machine_key(name, attributes), [step], [time_s], [value])
 
     def _growth(self, stream: tuple[str, Attributes], time_s: float, value: float) -> float:
         """Return by how much a sum grows in a second; NaN where that is not known."""
-        before_s, before = self._sums.get(stream, (time_s, value))
-        self._sums[stream] = time_s, value
+        before_s, before = self._seen_s.get(stream, time_s), self.machine.get(stream, value)
+        self._seen_s[stream] = time_s
         return (value - before) / (time_s - before_s) if time_s > before_s and value >= before else _NAN
+
+    def _keep_of_machine(self, stream: tuple[str, Attributes], value: float) -> None:
+        if stream in self.machine or len(self.machine) < MAX_NAMES:
+            self.machine[stream] = value
 
     def add_work(self, steps: int, amounts: Iterable[tuple[str, float]]) -> None:
         """Add what was done in steps that ended well: so much in each, by kind."""

@@ -229,6 +229,10 @@ def _rank(rank: RankView) -> dict[str, Any]:
         "nonfinite": {**_marks(rank.nonfinite), "by_key": dict(rank.nonfinite_by_key)},
         "phases": {name: {"count": count, "seconds": _rounded(s)} for name, (count, s) in rank.phases.items()},
         "text": rank.text,
+        "machine": [
+            {"name": name, "attributes": dict(attributes), "value": _rounded(value)}
+            for (name, attributes), value in rank.machine.items()
+        ],
         "left_out": rank.left_out,
     }
 

@@ -1,0 +1,61 @@
+"""What stands out of the machine that a run is on: what is full, what is held back, what is broken."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from periflow_otel import conventions, names
+from periflow_otel.view.finding import Finding, View
+from periflow_otel.view.rank_view import growth_of
+
+FULL_SHARE: Final = 0.95
+"""A disk or a node's memory is nearly full."""
+SWAPPED_IN: Final = 50.0
+"""Pages a second that come back from the disk: somebody waits for them."""
+THROTTLED_SHARE: Final = 0.1
+"""A container may be kept from running for so much of the time before it is worth a word."""
+
+Value = Mapping[str, Any]
+
+
+def machine_findings(ranks: Sequence[View]) -> Iterator[Finding]:
+    """Look at the latest that each node, and each rank, has told of its machine."""
+    for rank in ranks:
+        node = f" of node {rank['host']}" if rank["host"] else ""
+        for each in rank["machine"]:
+            for look in (_full, _held_back, _broken):
+                if (text := look(each["name"], each["attributes"], each["value"], node)) is not None:
+                    yield Finding("machine", text)
+
+
+def _full(name: str, attributes: Value, value: float, node: str) -> str | None:
+    if value < FULL_SHARE:
+        return None
+    if name == conventions.SYSTEM_FILESYSTEM_UTILIZATION.name:
+        return f"The disk at {attributes.get(conventions.MOUNTPOINT)}{node} is {value:.0%} full."
+    if name == conventions.SYSTEM_MEMORY_UTILIZATION.name and attributes.get(conventions.MEMORY_STATE) == "used":
+        return f"The memory{node} is {value:.0%} full."
+    return None
+
+
+def _held_back(name: str, attributes: Value, value: float, node: str) -> str | None:
+    if name == growth_of(conventions.SYSTEM_PAGING_OPERATIONS.name):
+        is_in = attributes.get(conventions.PAGING_DIRECTION) == "in"
+        return f"{value:.0f} pages a second{node} come back from swap space." if is_in and value > SWAPPED_IN else None
+    if name == growth_of(names.MACHINE_CPU_THROTTLED.name):
+        text = f"The container{node} is kept from running {value:.0%} of the time by its processor limit."
+        return text if value > THROTTLED_SHARE else None
+    state = attributes.get(conventions.HW_STATE)
+    if name == conventions.HW_STATUS.name and value and state != "ok":
+        what, why = attributes.get(conventions.HW_NAME), attributes.get(conventions.HW_TYPE)
+        if state == "failed":
+            return f"{what}{node} does not answer its driver."
+        return f"{what}{node} is held back by its {str(why).replace('_', ' ')}." if why != "gpu" else None
+    return None
+
+
+def _broken(name: str, attributes: Value, value: float, node: str) -> str | None:
+    error = str(attributes.get(conventions.ERROR_TYPE, ""))
+    if name != conventions.HW_ERRORS.name or not value or error == "corrected":
+        return None
+    what = "uncorrectable memory errors" if error == "uncorrected" else f"error {error.replace('_', ' ').upper()}"
+    return f"{attributes.get(conventions.HW_NAME)}{node} has had {what}, {value:.0f} times."
