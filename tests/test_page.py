@@ -87,6 +87,19 @@ def test_every_value_is_drawn_where_it_belongs(tmp_path: Path, opened: Tab):
     assert opened.ink("loss", 30.5, 0.7) == 0
 
 
+def test_charts_of_the_machine_wait_until_they_are_asked_for(tmp_path: Path, opened: Tab):
+    """There are dozens of them."""
+    view = view_of((make_run(total_steps=STEPS, world_size=1), trained()))
+    for i in range(3):
+        view.ranks[1, 0].add_of_machine("hw.power", (("hw.name", "GPU 0"),), STARTED_NS / 1e9 + i, 300.0, is_sum=False)
+    opened.open(saved(tmp_path, view))
+    chart = opened.page.locator("#machine article")
+    assert not chart.is_visible()
+    opened.page.get_by_role("button", name="Show 1 chart").click()
+    chart.wait_for(state="visible")
+    assert opened.page.locator("#machine h3").all_inner_texts() == ["hw.power hw.name=GPU 0"]
+
+
 def test_a_report_needs_nothing_but_itself(tmp_path: Path, opened: Tab):
     """One file, one request: its own."""
     opened.open(report_of_one(tmp_path))

@@ -314,9 +314,23 @@ function telemetrySection() {
   return section("telemetry", "Telemetry itself", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Telemetry itself" }, table(["what", "of", "now"], [...left, ...rows]))]);
 }
 
+/** Of a machine there are many charts, which few look at: they are shown when somebody asks. */
+function machineSection() {
+  const keys = metricKeys(page.runs, "machine"), made = section("machine", "Machine", keys.map((key) => metricCard(key, "machine")));
+  if (!made || made.querySelector(".fold")) return made;
+  const grid = made.lastChild, button = make("button", { type: "button", class: "fold", onclick: () => { page.showsMachine = !page.showsMachine; fold(); } });
+  const fold = () => {
+    grid.hidden = !page.showsMachine;
+    button.textContent = page.showsMachine ? "Hide" : `Show ${keys.length} ${keys.length === 1 ? "chart" : "charts"}`;
+    button.setAttribute("aria-expanded", String(!grid.hidden));
+  };
+  made.firstChild.after(button);
+  fold();
+  return made;
+}
+
 function drawCharts() {
-  const machine = metricKeys(page.runs, "machine");
-  const sections = [...metricSections(), speedSection(), timeSection(), ranksSection(), eventsSection(), configSection(), section("machine", "Machine", machine.map((key) => metricCard(key, "machine"))), telemetrySection()].filter(Boolean);
+  const sections = [...metricSections(), speedSection(), timeSection(), ranksSection(), eventsSection(), configSection(), machineSection(), telemetrySection()].filter(Boolean);
   const old = byId("charts");
   if (!sections.length) sections.push(make("p", { class: "muted" }, "Nothing has been recorded yet. Curves appear with the first pf.metric call."));
   if (sections.length !== old.children.length || sections.some((each, i) => each !== old.children[i])) old.replaceChildren(...sections);
