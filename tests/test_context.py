@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
+from commands import Begin
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -417,10 +418,10 @@ def test_a_training_process_needs_no_sdk():
     assert (ended.status, ended.errors) == (0, "")
 
 
-def test_a_span_around_the_run_stays_the_parent_between_steps(user: User):
+def test_a_span_around_the_run_stays_the_parent_between_steps(user: User, begin: Begin):
     """What the run puts into the context hides nothing that was there before, and steps are parents all the same."""
     with user.tracer.start_as_current_span("around"):
-        run = pf.TrainingRun(2)
+        run = begin()
         with run.train_step():
             user.work("in a step")
         user.work("between")

@@ -43,10 +43,13 @@ def sleeper() -> Iterator[Any]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(**environ: str) -> Process:
-        command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **environ}))
+        command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **environ})
+        started.append(child)
+        assert child.stdout is not None
+        child.stdout.readline()  # for a moment after its start a process has no environment that others can see
         own = Process.current()
-        return Process(started[-1].pid, process_start(started[-1].pid) or 0, own.boot_id, own.pid_namespace)
+        return Process(child.pid, process_start(child.pid) or 0, own.boot_id, own.pid_namespace)
 
     yield start
     for each in started:
