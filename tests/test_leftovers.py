@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_nobody_is_disturbed_by_what_another_run_cannot_deliver(tmp_path: Path, 
     shown: list[bool] = []
     caplog.handler.addFilter(name_run)
     caplog.handler.addFilter(lambda record: shown.append(is_of_this_run(record)) or True)
-    sweep_once(tmp_path)
+    sweep_once(tmp_path, replace(LOCAL, linger_s=0.0))
     assert {record.__dict__["of_run"] for record in caplog.records} == {"before: "}
     assert set(shown) == {False}
 

@@ -54,6 +54,8 @@ class Processes:
         with known.oneshot():
             began_s, times, memory = known.create_time(), known.cpu_times(), known.memory_info()
             threads, switches = known.num_threads(), known.num_ctx_switches()
+        if not memory.rss:
+            return  # it is ending, and has given its memory back
         began = int(began_s * 1e9)
         spent = _Spent(time.monotonic(), times.user, times.system)
         before, self._spent[process] = self._spent.get(process), spent
