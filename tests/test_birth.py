@@ -144,7 +144,7 @@ def test_an_agent_has_every_signal(strange: Strange):
 
 def test_an_agent_may_use_all_processors(strange: Strange):
     """Training that is bound to one must not share it with its agent."""
-    assert os.sched_getaffinity(strange.agent) == os.sched_getaffinity(0)
+    wait_until(lambda: os.sched_getaffinity(strange.agent) == os.sched_getaffinity(0), 60)
 
 
 def test_an_agent_has_none_of_the_starters_files(strange: Strange):
