@@ -172,10 +172,11 @@ scrape_configs:
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     # One rank has nobody to differ from, a first attempt does nothing again, nothing is refused, configured or said of
-    # the work, a run that is over has no endpoint, and the steps of values are for files.
+    # the work, no rank is stuck or held up by collections, nobody looks at the machine, a run that is over has no
+    # endpoint, and the steps of values are for files.
     unseen = (
-        names.STEP_SKEW, names.STEP_REDONE, names.TELEMETRY_SET_ASIDE, names.RUN_CONFIG, names.RUN_ENDED,
-        names.METRICS_STEP, names.WORK_DONE, names.WORK_PEAK,
+        names.STEP_SKEW, names.STEP_REDONE, names.STEP_PAUSE, names.STUCK_TIME, names.TELEMETRY_SET_ASIDE,
+        names.RUN_CONFIG, names.RUN_ENDED, names.METRICS_STEP, names.WORK_DONE, names.WORK_PEAK, *names.OF_MACHINE,
     )  # fmt: skip
     expected = {_series(each) for each in names.INSTRUMENTS if each not in unseen}
     expected |= {"periflow_metric_loss", "periflow_metric_train_grad_norm", "periflow_metric_eval_accuracy"}
