@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import logging
+import random
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from programs import free_ports, wait_until
+from programs import wait_until
 
 from periflow_otel.web.hosts import Hosts
 from periflow_otel.web.http import Request, Response, parse_request
@@ -194,13 +195,16 @@ def get(place: Site, path: str = "/page") -> requests.Response:
 
 
 def taken_ports(count: int) -> tuple[int, ExitStack]:
-    """Take consecutive ports; return the first, and what frees them."""
-    for (first,) in (free_ports(1) for _ in range(50)):
+    """Take consecutive ports; return the first, and what frees them.
+
+    They are below those that a system gives to connections, of which there are many while tests run side by side.
+    """
+    for first in random.sample(range(20_000, 32_000), 50):
         stack = ExitStack()
         try:
             for port in range(first, first + count):
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
-        except (OSError, OverflowError):
+        except OSError:
             stack.close()
             continue
         return first, stack
