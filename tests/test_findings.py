@@ -134,6 +134,26 @@ def test_who_begins_last_is_the_culprit_of_two():
     assert text == "Rank 1 was the last to begin 100% of the steps, by 50 ms on average: the others wait for it."
 
 
+def test_of_two_that_wait_for_each_other_none_is_slow():
+    """As long as nobody knows who begins last: the one that waits has the longer steps."""
+    make = train(lambda rank, _: 50 if rank == 1 else 100, lambda rank, _: 52 if rank == 1 else 2)
+    assert "slow_rank" not in [kind for kind, *_ in said(view_of(make, 2))]
+
+
+def test_the_slower_of_two_that_do_not_wait_is_slow():
+    """One takes longer from step to step."""
+    ((kind, ranks, _),) = said(view_of(train(lambda rank, _: 130 if rank == 1 else 100), 2))
+    assert (kind, ranks) == ("slow_rank", [1])
+
+
+def test_the_end_of_a_quick_rank_does_not_make_steps_slower():
+    """What is left has other steps; they are as they were."""
+    make = train(
+        lambda rank, _: 20 if rank else 60, lambda rank, _: 42 if rank else 2, lambda rank: 120 if rank else 200
+    )
+    assert "slower" not in [kind for kind, *_ in said(view_of(make, 2))]
+
+
 def test_much_time_in_checkpoints_is_said():
     """Each takes as long as five steps, every ten steps."""
 

@@ -149,7 +149,7 @@ def _slower_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
         return
     quarter = len(heat["p50"]) // 4
     first_s, last_s = median(heat["p50"][1 : 1 + quarter]), median(heat["p50"][-quarter:])
-    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > 1e-3:
+    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > 1e-3 and _are_alike(ranks):
         text = f"Steps have become slower: {duration_words(last_s)} now, {duration_words(first_s)} at first."
         yield Finding("slower", text)
     usual_s = median(heat["p50"])
@@ -167,6 +167,12 @@ def _slower_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
             f" usual are {duration_words(usual_s)}."
         )
         yield Finding("long_steps", text, who if whose else [], step)
+
+
+def _are_alike(ranks: Sequence[View]) -> bool:
+    """Tell whether the steps of ranks take the same time: else their common median may be now one's, now another's."""
+    medians_s = [each["duration"]["p50"] for each in ranks if each["duration"]["p50"]]
+    return max(medians_s, default=0.0) < SLOWER_FACTOR * min(medians_s, default=0.0)
 
 
 def _pauses(_: View, ranks: Sequence[View]) -> Iterator[Finding]:

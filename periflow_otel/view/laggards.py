@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from statistics import median, median_low
 from typing import Final
 
-from periflow_otel.translate.walltime import GAP
+from periflow_otel.translate.walltime import GAP, STEP
 from periflow_otel.view.finding import Finding, View
 from periflow_otel.view.words import duration_words, ranks_words
 
 SLOW_FACTOR: Final = 1.15
 """A rank or a node is slow whose median step takes so many times that of the others; noise makes a few percent."""
+SAME_FACTOR: Final = 1.05
+"""Ranks whose steps follow each other as fast as this wait for one another."""
 PHASE_FACTOR: Final = 1.5
 """A rank is slow in a phase that takes so many times what is usual, and ``LATE_PART`` of a step more."""
 LEAST_STEPS: Final = 10
@@ -101,9 +103,17 @@ def _slow_rank(ranks: Sequence[View]) -> Finding | None:
         return None
     slow = max(ranks, key=lambda each: float(each["duration"]["p50"]))
     usual_s = median(each["duration"]["p50"] for each in ranks if each is not slow)
-    if slow["duration"]["p50"] < SLOW_FACTOR * usual_s:
+    if slow["duration"]["p50"] < SLOW_FACTOR * usual_s or (len(ranks) == 2 and _keep_pace(ranks)):
         return None
     return _slower("slow_rank", f"Rank {slow['rank']}", [slow["rank"]], slow["duration"]["p50"], usual_s)
+
+
+def _keep_pace(ranks: Sequence[View]) -> bool:
+    """Tell whether ranks take as long from step to step: the one with the longer steps may just wait in them."""
+    periods_s: list[float] = [
+        (each["time"].get(STEP, 0.0) + each["time"].get(GAP, 0.0)) / each["steps"] for each in ranks
+    ]
+    return max(periods_s) < SAME_FACTOR * min(periods_s)
 
 
 def _slower(kind: str, who: str, ranks: list[int], p50_s: float, usual_s: float) -> Finding:
