@@ -11,7 +11,6 @@ A handler, or ``faulthandler``, that the script has set up itself stays as it is
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +53,7 @@ class Speaker:
                 path.unlink()
                 return
             self._status, self._path = os.fstat(self._descriptor), path
-            line = Line(self._descriptor, threading.get_native_id(), int(self._can_be_asked))
+            line = Line(self._descriptor, int(self._can_be_asked))
             os.write(self._descriptor, " ".join(map(str, line)).encode() + b"\n")
         except OSError:  # the disk is full, or too many files are open
             return
@@ -120,8 +119,6 @@ class Line(NamedTuple):
 
     descriptor: int
     """Of the file, in the process of the rank."""
-    thread: int
-    """The one that trains, as the kernel numbers it."""
     can_be_asked: int
     """0: the signal is the script's, and only last words go into the file."""
 
