@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,18 +17,22 @@ from training import agents, end, isolate
 FASTER = 10
 """By this all times in the rules are divided: a minute is six seconds."""
 BEGIN = """
-import os, sys, time
+import itertools, os, pathlib, time
 import periflow_otel as pf
 rank = int(os.environ["RANK"])
-began = float(sys.argv[1])
 pf.init(total_train_steps=10**6)
+ready = [pathlib.Path(f"ready-{each}") for each in range(int(os.environ["WORLD_SIZE"]))]
+ready[rank].touch()
+while not all(each.exists() for each in ready):
+    time.sleep(0.01)
+began = max(each.stat().st_mtime for each in ready)
+numbers = itertools.count(1)
 
 def steps(count, late_s=0, every=10, busy_s=0.02):
     # As if ranks waited for one another; who is late changes from step to step, but for the one that always is.
-    first = int((time.time() - began) / 0.1) + 1
-    for number in range(count):
-        turn_s = 0.03 * ((first + number + rank) % 2)
-        time.sleep(max(0, began + 0.1 * (first + number) + (late_s or turn_s) - time.time()))
+    for number in itertools.islice(numbers, count):
+        turn_s = 0.03 * ((number + rank) % 2)
+        time.sleep(max(0, began + 0.1 * number + (late_s or turn_s) - time.time()))
         with pf.train_step():
             time.sleep(busy_s)
         pf.metric({"loss": 1.0})
@@ -108,7 +111,7 @@ def start(name: str, scenario: Scenario, folder: Path, rules: Rules) -> list["su
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
         **scenario.environ,
     }
-    command = [sys.executable, "-c", BEGIN + scenario.code, str(time.time())]
+    command = [sys.executable, "-c", BEGIN + scenario.code]
     return [
         subprocess.Popen(
             command,
