@@ -15,6 +15,7 @@ from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.run_view import RunView
 
 _log = logging.getLogger("periflow_otel")
+_IS_TOLD: Final = re.compile(rb'"eventName"|"severityNumber": ?(1[3-9]|2)')
 _NAME: Final = re.compile(r"(?P<stem>.+)\.(?P<signal>traces|metrics|logs)(\.(?P<number>\d+))?\.jsonl")
 
 
@@ -53,8 +54,8 @@ def read_views(files: Iterable[Path], make_view: Callable[[str], RunView] = RunV
 
 
 def _told(lines: Iterable[bytes], signal: str) -> Iterable[bytes]:
-    """Return the lines that tell something: of what was logged, those with events."""
-    return (line for line in lines if b'"eventName"' in line) if signal == "logs" else lines
+    """Return the lines that tell something: of what was logged, those with events, warnings and errors."""
+    return filter(_IS_TOLD.search, lines) if signal == "logs" else lines
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from test_stuck_spans import spans as stuck_spans
 from periflow_otel.exporters.live_page import LivePage
 from periflow_otel.journal.folders import node_folder
 from periflow_otel.page.report import report_html
-from periflow_otel.records import Config, Earlier, RankRun
+from periflow_otel.records import Config, Earlier, LogLine, RankRun
 from periflow_otel.view.records import RecordFeed, member_of
 from periflow_otel.view.run_view import RunView
 from periflow_otel.web.site import Site
@@ -98,6 +98,27 @@ def test_charts_of_the_machine_wait_until_they_are_asked_for(tmp_path: Path, ope
     opened.page.get_by_role("button", name="Show 1 chart").click()
     chart.wait_for(state="visible")
     assert opened.page.locator("#machine h3").all_inner_texts() == ["hw.power hw.name=GPU 0"]
+
+
+def test_what_was_logged_is_found_by_step(tmp_path: Path, opened: Tab):
+    """Each line with its rank and step; of selected steps those that were said in them, and never as markup."""
+    recorder = trained()
+    for number in (3, 30):
+        time_ns = STARTED_NS + number * S
+        what = (30, "WARNING", f"<b>slow</b> {number}") if number == 3 else (40, "ERROR", f"broken {number}")
+        line = LogLine(time_ns, time_ns, number, 0, b"", "data", *what, "/a.py", 1, "load", 1, "MainThread")
+        recorder.inputs.append(line)
+    opened.open(saved(tmp_path, view_of((make_run(world_size=2), recorder))))
+    rows = opened.page.locator("#logs tbody tr")
+    assert [row.split("\t")[1:] for row in rows.all_inner_texts()] == [
+        ["ERROR", "0", "30", "data", "broken 30"],
+        ["WARNING", "0", "3", "data", "<b>slow</b> 3"],
+    ]
+    assert "Errors: 1, warnings: 1." in opened.page.locator("#logs .said").inner_text()
+    opened.page.evaluate("zoomTo([1, 10])")
+    assert [row.split("\t")[3] for row in rows.all_inner_texts()] == ["3"]
+    opened.page.get_by_role("button", name="Show all steps").click()
+    assert rows.count() == 2
 
 
 def test_a_report_needs_nothing_but_itself(tmp_path: Path, opened: Tab):

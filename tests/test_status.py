@@ -1,6 +1,7 @@
 """Runs are found, shown and followed in a terminal, while they last and afterwards."""
 
 import json
+import logging
 import re
 import shutil
 import threading
@@ -165,6 +166,31 @@ def test_what_a_run_gives_is_followed_to_its_end(begin: Begin):
     step(run, 2.0)
     run.shutdown()
     assert [line.as_text() for line in lines] == ["step 2  loss=2"]
+
+
+def test_what_is_logged_is_followed_and_the_last_error_shown(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In ``tail`` each line with its level, in ``status`` the error that came last, and neither steers a terminal."""
+    monkeypatch.setenv("PERIFLOW_LOGS", "INFO")
+    run = begin(run_id="job")
+    logger = logging.getLogger("script.data")
+    lines = follow(run.folder)
+    logger.error("out of luck \x1b[2J")
+    step(run, 1.0)
+    with run.train_step():
+        logger.error("no shard at %s", "https://me:secret@host/7")
+        logger.warning("going on")
+    assert next(lines).as_text() == "ERROR script.data: out of luck ?[2J"
+    assert next(lines).as_text() == "step 1  loss=1"
+    shown = next(lines)
+    assert shown.as_text().startswith("step 2  ERROR script.data: no shard at https://")
+    assert json.loads(shown.as_json())["level"] == "ERROR"
+    assert "secret" not in shown.as_text() + shown.as_json()
+    output = Said(capsys, "status", "job").output
+    assert "  last error: script.data: no shard at https://" in output
+    assert "(step 2)" in output
+    assert "secret" not in output
 
 
 def test_tail_prints_lines(begin: Begin, capsys: pytest.CaptureFixture[str]):

@@ -1,6 +1,7 @@
 """What a person wants to know of a run: bounded, and with nothing that stands out smoothed away."""
 
 import json
+import logging
 import math
 from typing import Any
 
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorder import STARTED_NS, Recorder, S, give, make_run
 
-from periflow_otel.otlp.json import metrics_json, traces_json
-from periflow_otel.records import Earlier, Metric, StepEnded, Work
+from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
+from periflow_otel.records import Earlier, LogLine, Metric, StepEnded, Work
+from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.view.heat import Heat, quantile
@@ -18,6 +20,7 @@ from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.rank_view import MAX_MARKS
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
+from periflow_otel.view.said import MAX_CHARS, MAX_KEPT
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
 
 MS = 1_000_000
@@ -264,3 +267,60 @@ def test_percentiles_are_right_to_within_a_bin(durations: list[float]):
     for share in (0.5, 0.95, 1.0):
         exact = sorted(durations)[max(0, math.ceil(share * len(durations)) - 1)]
         assert quantile(heat.total(), share) == pytest.approx(exact, rel=0.06)
+
+
+def logged(level: int, message: str, number: int = 0, step: int | None = 1) -> LogLine:
+    """Return what a script has logged."""
+    time_ns = STARTED_NS + number * MS
+    name = logging.getLevelName(level)
+    return LogLine(time_ns, time_ns, step, 0, b"", "data", level, name, message, "/a.py", 1, "load", 1, "MainThread")
+
+
+def test_warnings_and_errors_are_kept_with_their_step():
+    """What is no warning is not; who said it, and in which step, is."""
+    recorder = Recorder()
+    recorder.inputs += [logged(20, "all is well"), logged(30, "slow"), logged(40, "broken", 1, step=None)]
+    logs = view_of(recorder, rank=3)["logs"]
+    assert (logs["warnings"], logs["errors"]) == (1, 1)
+    assert [(each["rank"], each["step"], each["level"], each["message"]) for each in logs["kept"]] == [
+        (3, 1, "WARNING", "slow"), (3, None, "ERROR", "broken"),
+    ]  # fmt: skip
+
+
+def test_many_warnings_do_not_push_out_an_error():
+    """Of each the latest are kept, and long messages are cut."""
+    recorder = Recorder()
+    recorder.inputs.append(logged(40, "the only one"))
+    recorder.inputs += [logged(30, f"{number} {'x' * 1000}", number) for number in range(1, 1001)]
+    logs = view_of(recorder)["logs"]
+    assert logs["warnings"] == 1000
+    assert logs["kept"][0]["message"] == "the only one"
+    assert [each["message"].split()[0] for each in logs["kept"][1:]] == [str(n) for n in range(1001 - MAX_KEPT, 1001)]
+    assert max(len(each["message"]) for each in logs["kept"]) == MAX_CHARS + 1
+
+
+def test_files_tell_what_was_logged_as_records_do():
+    """The same lines, from log records as OTLP JSON."""
+    recorder, run = Recorder(), make_run()
+    recorder.inputs += [logged(30, "slow"), logged(20, "nothing"), logged(40, "broken at https://a:secret@b/", 1)]
+    translator = LogTranslator(run)
+    translator.feed(recorder.inputs)
+    feed = OtlpFeed()
+    feed.feed(logs_json([(run, record) for record in translator.take()]))
+    found = feed.views[run.run_id].to_dict()["logs"]
+    assert found == view_of(recorder)["logs"]
+    assert "secret" not in str(found)
+
+
+def test_what_was_logged_in_earlier_attempts_stays():
+    """In front of what this one has said."""
+    views = []
+    for attempt, message in ((1, "first"), (2, "second")):
+        view = RunView("run")
+        feed = RecordFeed(view, make_run(attempt=attempt))
+        feed.feed([logged(40, message, attempt)])
+        feed.settle()
+        views.append(view)
+    views[1].add_earlier(views[0])
+    logs = views[1].to_dict()["logs"]
+    assert (logs["errors"], [each["message"] for each in logs["kept"]]) == (2, ["first", "second"])

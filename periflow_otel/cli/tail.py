@@ -13,17 +13,18 @@ from periflow_otel.cli.known_runs import find_run, known_runs, ranks_at_work
 from periflow_otel.config import find_state_dirs
 from periflow_otel.journal.reader import JournalReader, Position, Written, written_journals
 from periflow_otel.page.words import one_line
-from periflow_otel.records import Metric, RankRun
+from periflow_otel.records import LogLine, Metric, RankRun
+from periflow_otel.run_config import without_user_info
 
 INTERVAL_S: Final = 0.2
 _CHUNK: Final = 1000
 
 
 class Line(NamedTuple):
-    """What one call of ``pf.metric`` gave."""
+    """What one call of ``pf.metric`` gave, or one of the script's loggers."""
 
     run: RankRun
-    record: Metric
+    record: Metric | LogLine
 
     def as_json(self) -> str:
         """Return it as a JSON object."""
@@ -34,19 +35,21 @@ class Line(NamedTuple):
                 "rank": self.run.rank,
                 "step": self.record.step,
                 "time": self.record.time_unix_ns / 1e9,
-                "values": self.record.values,
+                **_content(self.record),
             }
         ).decode()
 
     def as_text(self) -> str:
         """Return it for people."""
         rank = f"rank {self.run.rank}  " if self.run.world_size > 1 else ""
-        values = " ".join(f"{one_line(key)}={_shown(value)}" for key, value in self.record.values.items())
-        return f"{rank}step {self.record.step}  {values}"
+        step = "" if self.record.step is None else f"step {self.record.step}  "
+        return f"{rank}{step}{_words(self.record)}"
 
 
 def tail(run_id: str | None, *, is_json: bool) -> int:
-    """Print what a run gives to ``pf.metric``, from what its journals still hold on, until it is over.
+    """Print what a run gives to ``pf.metric``, and what it logs where that is recorded, until it is over.
+
+    It begins with what the journals of the run still hold.
 
     Args:
         run_id: Which; None: the latest.
@@ -87,7 +90,20 @@ class _Follower:
     def read(self) -> Iterator[Line]:
         while (chunk := self._reader.read(self._position, _CHUNK)).position != self._position:
             self._position = chunk.position
-            yield from (Line(self._run, record) for record in chunk.records if isinstance(record, Metric))
+            yield from (Line(self._run, record) for record in chunk.records if isinstance(record, Metric | LogLine))
+
+
+def _content(record: Metric | LogLine) -> dict[str, Any]:
+    if isinstance(record, Metric):
+        return {"values": record.values}
+    said = {"level": record.level_name, "logger": record.logger, "message": without_user_info(record.message)}
+    return said | ({"exception": record.error} if record.error else {})
+
+
+def _words(record: Metric | LogLine) -> str:
+    if isinstance(record, Metric):
+        return " ".join(f"{one_line(key)}={_shown(value)}" for key, value in record.values.items())
+    return one_line(f"{record.level_name} {record.logger}: {without_user_info(record.message)}")
 
 
 def _shown(value: Any) -> str:

@@ -1,12 +1,15 @@
 """A run in a few words, for a terminal."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+from periflow_otel.view.said import ERROR
 from periflow_otel.view.words import duration_words
 
 View = Mapping[str, Any]
 """What ``RunView.to_dict`` returns."""
+MAX_LINE_CHARS: Final = 200
+"""Of what was logged."""
 
 
 def describe_run(view: View) -> str:
@@ -28,7 +31,22 @@ def describe_run(view: View) -> str:
             f"max {duration_words(duration_s['max'])}" + (f", rank {slowest['rank']}" if len(steps) > 1 else "")
         )
     lines += [f"  {'!' if each['is_fault'] else '-'} {one_line(each['text'])}" for each in view["findings"]]
+    lines += [f"  last error: {said_words(each, view)}" for each in _errors(view)[-1:]]
     return "\n".join(lines)
+
+
+def said_words(said: Mapping[str, Any], view: View) -> str:
+    """Return in a line what a rank has logged, where and when."""
+    where = [f"rank {said['rank']}"] if view["run"]["world_size"] > 1 else []
+    where += [f"step {said['step']}"] if said["step"] is not None else []
+    line = one_line(f"{said['logger']}: {said['message']}"[:MAX_LINE_CHARS])
+    return f"{line} ({', '.join(where)})" if where else line
+
+
+def _errors(view: View) -> list[Any]:
+    """Return what the ranks of the last attempt have logged as errors."""
+    kept = view["logs"]["kept"]
+    return [each for each in kept if each["severity"] >= ERROR and each["attempt"] == view["run"]["attempt"]]
 
 
 def one_line(text: str) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from periflow_otel import names
 from periflow_otel.view.rank_view import Member, RankView
 from periflow_otel.view.run_view import RunView
+from periflow_otel.view.said import WARNING, Said
 
 Number = float | str | None
 """OTLP JSON has integers of 64 bits, NaN and infinities as text."""
@@ -44,6 +45,9 @@ class _Event(msgspec.Struct, frozen=True):
 class _LogRecord(msgspec.Struct, frozen=True):
     eventName: str = ""  # noqa: N815
     timeUnixNano: Number = 0  # noqa: N815
+    severityNumber: int = 0  # noqa: N815
+    severityText: str = ""  # noqa: N815
+    body: _Value = _Value()
     attributes: list[_Attribute] = []
 
 
@@ -84,7 +88,12 @@ class _Metric(msgspec.Struct, frozen=True):
     histogram: _Data = _Data()
 
 
+class _Name(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
 class _Scope(msgspec.Struct, frozen=True):
+    scope: _Name = _Name()
     spans: list[_Span] = []
     metrics: list[_Metric] = []
     logRecords: list[_LogRecord] = []  # noqa: N815
@@ -148,7 +157,8 @@ class OtlpFeed:
                 self._add_points(who, [metric for scope in group.scopeMetrics for metric in scope.metrics])
         for group in decoded.resourceLogs:
             if (who := _Who(_read(group.resource.attributes))).run_id:
-                self._add_log_records(who, [record for scope in group.scopeLogs for record in scope.logRecords])
+                for scope in group.scopeLogs:
+                    self._add_log_records(who, scope.scope.name, scope.logRecords)
 
     def _view(self, who: "_Who") -> RunView:
         view = self.views.get(who.run_id)
@@ -179,12 +189,29 @@ class OtlpFeed:
         for rank, taken in steps.items():
             self._add_steps(self._rank(who, rank), taken)
 
-    def _add_log_records(self, who: "_Who", records: Sequence[_LogRecord]) -> None:
-        """Take the events among log records; what was said is nothing for a view."""
+    def _add_log_records(self, who: "_Who", logger: str, records: Sequence[_LogRecord]) -> None:
+        """Take events, and what somebody should read of what was said."""
         for record in records:
-            attributes = _read(record.attributes) if record.eventName else {}
-            if (rank := _integer(attributes.get(names.RANK), -1)) >= 0:
+            is_told = record.eventName or record.severityNumber >= WARNING
+            attributes = _read(record.attributes) if is_told else {}
+            if (rank := _integer(attributes.get(names.RANK), -1)) < 0:
+                continue
+            if record.eventName:
                 self._add_event(self._rank(who, rank), record.eventName, record.timeUnixNano, attributes)
+            else:
+                self._view(who).logs.add(
+                    Said(
+                        self._rank(who, rank).member.attempt,
+                        rank,
+                        attributes.get(names.STEP),
+                        _seconds(record.timeUnixNano),
+                        record.severityNumber,
+                        record.severityText,
+                        logger,
+                        str(_plain(record.body)),
+                        attributes.get(names.EXCEPTION_TYPE),
+                    )
+                )
 
     def _add_event(self, rank: RankView, name: str, time: Number, attributes: dict[str, Any]) -> None:
         if name == names.CHECKPOINT_UPLOAD:

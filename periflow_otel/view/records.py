@@ -9,6 +9,7 @@ from periflow_otel import names
 from periflow_otel.records import (
     Checkpoint,
     Config,
+    LogLine,
     Metric,
     Paused,
     Phase,
@@ -18,12 +19,15 @@ from periflow_otel.records import (
     RunFinished,
     StepEnded,
 )
+from periflow_otel.run_config import without_user_info
+from periflow_otel.translate.log_records import severity
 from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Observed
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import RESTART, WallTime
 from periflow_otel.view.rank_view import Member
 from periflow_otel.view.run_view import RunView
+from periflow_otel.view.said import WARNING, Said
 
 _NAN: Final = float("nan")
 _ENOUGH: Final = 4096
@@ -71,6 +75,8 @@ class RecordFeed:
                 steps.append(record)  # type: ignore[arg-type]  # as just seen
             elif kind is Metric:
                 metrics.append(record)  # type: ignore[arg-type]  # as just seen
+            elif kind is LogLine:  # it changes nothing for the others, and there may be many
+                self._add_line(record)  # type: ignore[arg-type]  # as just seen
             else:
                 self._add_common(steps, metrics)
                 steps, metrics = [], []
@@ -110,6 +116,23 @@ class RecordFeed:
                 self._wall_time.lose(record)
                 self._rank.last_words = record.fatal
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
+
+    def _add_line(self, line: LogLine) -> None:
+        if severity(line.level) < WARNING:
+            return
+        self._view.logs.add(
+            Said(
+                self._run.attempt,
+                self._run.rank,
+                line.step,
+                line.time_unix_ns / 1e9,
+                severity(line.level),
+                line.level_name,
+                line.logger,
+                without_user_info(line.message),
+                line.error,
+            )
+        )
 
     def _observe(self, observed: Observed) -> None:
         for each in observed.values:

@@ -11,6 +11,7 @@ from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, P
 from periflow_otel.view.findings import find
 from periflow_otel.view.heat import QUANTILES, merged, quantile
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
+from periflow_otel.view.said import Sayings
 from periflow_otel.view.stuck import StuckTimes
 
 VERSION: Final = 1
@@ -35,6 +36,7 @@ class RunView:
         self.telemetry: dict[tuple[str, tuple[tuple[str, Any], ...]], float] = {}
         """The latest of what agents say of their own work, by instrument and attributes."""
         self.stuck = StuckTimes()
+        self.logs = Sayings()
         self._limits = Limits(max_total_rows)
 
     def rank(self, member: Member) -> RankView:
@@ -70,6 +72,7 @@ class RunView:
             if attempt < first:
                 self.ranks[attempt, rank] = each.moved_to(self._limits)
         self.stuck.add_earlier(other.stuck)
+        self.logs.add_earlier(other.logs)
 
     def _add_lateness(self, attributes: Mapping[str, Any], late: Histogram | ExponentialHistogram) -> None:
         attempt = max((attempt for attempt, _ in self.ranks), default=0)
@@ -146,6 +149,7 @@ class RunView:
                           for attempt, ranks in self._by_attempt()],
             "series": [each for _, rank in sorted(self.ranks.items()) for each in _series(rank, since, digits)],
             "stuck": self.stuck.to_list(),
+            "logs": self.logs.to_dict(),
             "telemetry": [{"name": name, "attributes": dict(attributes), "value": value}
                           for (name, attributes), value in sorted(self.telemetry.items(), key=repr)],
         }  # fmt: skip

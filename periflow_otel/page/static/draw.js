@@ -27,7 +27,7 @@ function make(tag, attributes = {}, ...children) {
 function zoomTo(range) {
   settings.zoom = range;
   document.getElementById("whole").hidden = range === null;
-  for (const chart of charts) chart.invalidate();
+  drawCharts();
 }
 
 const FRAME_MS = 8;
@@ -260,7 +260,7 @@ function drawMarks(curve, marked) {
   context.restore();
 }
 
-const LEFT = new Set(["what", "", "host", "state", "of"]);
+const LEFT = new Set(["what", "", "host", "state", "of", "level", "logger"]);
 
 function table(heads, rows, caption = "", isText = false) {
   return make("table", {}, caption ? make("caption", {}, caption) : null,

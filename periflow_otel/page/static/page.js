@@ -290,6 +290,25 @@ function eventsSection() {
   return section("events", "Checkpoints, restarts, trouble", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Checkpoints, restarts, trouble" }, table([...(several ? ["run"] : []), "time", "what", "step", ""], shown))]);
 }
 
+/** Return what ranks have logged that somebody should read: of the steps that the charts show. */
+function logsSection() {
+  const kept = page.runs.flatMap((run) => run.logs.kept.map((said) => ({ said, run })));
+  if (!kept.length) return null;
+  const [errors, warnings] = ["errors", "warnings"].map((name) => shownNumber(page.runs.reduce((sum, run) => sum + run.logs[name], 0)));
+  const hasRuns = page.runs.length > 1, hasRanks = page.runs.some((run) => run.run.world_size > 1);
+  const heads = [...(hasRuns ? ["run"] : []), "time", "level", ...(hasRanks ? ["rank"] : []), "step", "logger", ""];
+  const rows = kept.filter(({ said, run }) => isShown(said, run)).sort((a, b) => b.said.time - a.said.time).map(({ said, run }) => tableRow(heads,
+    [...(hasRuns ? [nameOf(run)] : []), shownTime(said.time), said.level, ...(hasRanks ? [said.rank] : []), shownNumber(said.step), said.logger, make("span", { class: "logged" }, said.message)], said.severity >= 17 ? "error" : null));
+  const note = `Errors: ${errors}, warnings: ${warnings}. The newest first; select steps in a chart to see what was said in them.`;
+  return section("logs", "Logged", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Logged" }, make("p", { class: "said" }, note), table(heads, rows))]);
+}
+
+/** Tell whether something was said in the part of the run that the charts show. */
+function isShown(said, run) {
+  const x = settings.x === "step" ? said.step : said.time - (run.run.started || 0);
+  return !settings.zoom || (x !== null && settings.zoom[0] <= x && x <= settings.zoom[1]);
+}
+
 function configSection() {
   const texts = page.runs.map((run) => new Map([...run.ranks.flatMap((rank) => Object.entries(rank.text)).reverse(), ...flat(run.run.config)]));
   const keys = [...new Set(texts.flatMap((each) => [...each.keys()]))].sort();
@@ -330,7 +349,7 @@ function machineSection() {
 }
 
 function drawCharts() {
-  const sections = [...metricSections(), speedSection(), timeSection(), ranksSection(), eventsSection(), configSection(), machineSection(), telemetrySection()].filter(Boolean);
+  const sections = [...metricSections(), speedSection(), timeSection(), ranksSection(), eventsSection(), logsSection(), configSection(), machineSection(), telemetrySection()].filter(Boolean);
   const old = byId("charts");
   if (!sections.length) sections.push(make("p", { class: "muted" }, "Nothing has been recorded yet. Curves appear with the first pf.metric call."));
   if (sections.length !== old.children.length || sections.some((each, i) => each !== old.children[i])) old.replaceChildren(...sections);
