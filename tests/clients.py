@@ -29,6 +29,11 @@ class Client:
         body = {"scope": {"name": "client", "attributes": attributes(scope or {})}, "metrics": metrics}
         return self._post("metrics", {"resourceMetrics": [{"resource": _resource(resource), "scopeMetrics": [body]}]})
 
+    def send_logs(self, *records: Json, resource: Attributes, scope: Attributes | None = None) -> requests.Response:
+        """Send log records of one resource."""
+        body = {"scope": {"name": "client", "attributes": attributes(scope or {})}, "logRecords": records}
+        return self._post("logs", {"resourceLogs": [{"resource": _resource(resource), "scopeLogs": [body]}]})
+
     def _post(self, signal: str, body: Json) -> requests.Response:
         headers = {"authorization": f"Bearer {self._token}"}
         url = f"{self._url}/v1/{signal}"
@@ -69,6 +74,13 @@ def counter(name: str, value: float, labels: Attributes) -> Json:
     """Return a counter with one point."""
     point = {"timeUnixNano": str(time.time_ns()), "asDouble": value, "attributes": attributes(labels)}
     return {"name": name, "sum": {"aggregationTemporality": 2, "isMonotonic": True, "dataPoints": [point]}}
+
+
+def log_record(message: str, *, ago_s: float = 0, **more: Any) -> Json:
+    """Return a log record; of a time before that of the epoch has none but that at which it was observed."""
+    at = time.time_ns() - int(ago_s * 1e9)
+    said = {"body": {"stringValue": message}, "severityNumber": 17, "attributes": attributes(more)}
+    return {"timeUnixNano": str(at), **said} if at > 0 else {"observedTimeUnixNano": str(time.time_ns()), **said}
 
 
 def attributes(said: Attributes) -> list[Json]:

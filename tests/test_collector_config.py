@@ -17,12 +17,14 @@ import pytest
 import requests
 import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from programs import Collector, Program, ReceivedSpan, free_ports, program, read_spans, wait_until
+from programs import Collector, Program, ReceivedLog, ReceivedSpan, free_ports, program, read_spans, wait_until
 from programs import _messages as messages
 from prometheus_client.parser import text_string_to_metric_families
 from stack import CONFIG, ROOT, Prometheus, Stack, start_ranks, wait_for_ranks
 from tiers import Issuer, Tiers, command
 from training import agents
+
+from periflow_otel import names
 
 STEPS = 200
 TRAINING = f"""
@@ -67,6 +69,7 @@ def tiers(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Ti
     [
         *("local", "node-agent", "gateway", "sampling", "uploads"),
         *("gateway scale/gateway-kafka", "sampling scale/sampling-kafka", "uploads resend"),
+        *("node-agent scale/node-agent-logs", "gateway scale/gateway-logs scale/gateway-kafka"),
     ],
 )
 def test_a_configuration_is_valid(tmp_path: Path, configs: str):
@@ -137,6 +140,34 @@ def test_a_run_arrives_whole_through_all_tiers(stack: Stack, tiers: Tiers):
     for exemplar in exemplars:
         assert len(stack.jaeger.page(exemplar["labels"]["trace_id"])) == 2
     assert exemplars
+
+
+SAYING = """
+import logging
+import periflow_otel as pf
+logging.lastResort = logging.NullHandler()
+pf.init(total_train_steps=3)
+for step in range(1, 4):
+    with pf.train_step():
+        for number in range(100):
+            logging.getLogger("data").warning("%d of step %d", number, step)
+"""
+
+
+def test_what_is_logged_arrives_through_all_tiers(stack: Stack, tiers: Tiers):
+    """In order, under the tenant of the token, with the trace of the step as the store of traces has it."""
+    with tiers.node_agent(tiers.issuer.token(tenant="acme"), "logs") as node:
+        environ = {"PERIFLOW_LOGS": "warning", "OTEL_EXPORTER_OTLP_ENDPOINT": node.endpoint}
+        wait_for_ranks(start_ranks(SAYING, ranks=1, PERIFLOW_RUN_ID="says", **environ))
+        wait_until(lambda: len(logs(tiers, "says")) >= 300, 60, "all records")
+    found = logs(tiers, "says")
+    assert [each.body for each in found] == [f"{number} of step {step}" for step in (1, 2, 3) for number in range(100)]
+    assert {each.resource["periflow.tenant"] for each in found} == {"acme"}
+    wait_until(lambda: len(steps_of(stack, "says")) == 3, 60, "all steps")
+    spans = [span for span in spans_of(stack, "says", "periflow-training") if span.name == names.STEP_SPAN]
+    assert {(each.trace_id, each.attributes[names.STEP]) for each in found} == {
+        (span.trace_id, span.attributes[names.STEP]) for span in spans
+    }
 
 
 def test_the_gateway_counts_steps_before_any_is_left_out(stack: Stack, tmp_path: Path):
@@ -448,6 +479,11 @@ def losses(stack: Stack, labels: str) -> list[float]:
     found = stack.prometheus.query(f"periflow_metric_loss{{{labels}}}[15m]")
     assert len(found) <= 1
     return [value for series in found for _, value in series.samples]
+
+
+def logs(tiers: Tiers, run_id: str) -> list[ReceivedLog]:
+    """Return the log records of a run that the store has."""
+    return [each for each in tiers.checkpoints.logs() if each.resource["periflow.run.id"] == run_id]
 
 
 def uploads(tiers: Tiers, run_id: str) -> Counter[str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import requests
-from clients import Client, counter, gauge, span
-from programs import Collector, free_ports, wait_until
+from clients import Client, counter, gauge, log_record, span
+from programs import Collector, ReceivedLog, free_ports, wait_until
 from rules import Rules
 from tiers import WEBHOOK_TOKEN, Tiers, envoy
 
@@ -75,6 +75,43 @@ def test_a_point_is_the_tenants_that_sent_it(b: Client, rules: Rules, place: str
     assert {"claimed", "target_info"} <= {series.labels["__name__"] for series in everything}
     assert {series.labels["periflow_tenant"] for series in everything} == {"b"}
     assert not any("a" in series.labels.values() for series in rules.query(f'claimed{{periflow_run_id="{place}"}}'))
+
+
+def test_a_log_record_is_the_tenants_that_sent_it(b: Client, tiers: Tiers):
+    """Whatever it says of its tenant and its run, wherever; of the run in its resource."""
+    claim = dict.fromkeys(SPELLINGS, "a")
+    record = log_record("claimed", **claim, **{"periflow.run.id": "of a"})
+    b.send_logs(record, resource={"periflow.run.id": "says", **claim}, scope=claim).raise_for_status()
+    (found,) = said(tiers, "says")
+    assert (found.body, found.resource["periflow.tenant"]) == ("claimed", "b")
+    assert set(found.attributes) | set(found.resource) == {"service.name", "periflow.run.id", "periflow.tenant"}
+    assert found.attributes == {}
+
+
+def test_a_log_record_that_no_store_would_take_takes_no_other_along(b: Client, tiers: Tiers):
+    """From long ago, or from the future; one without a time has that at which it was observed."""
+    ages_s = {"now": 0, "old": 30 * 86_400, "ahead": -86_400, "timeless": time.time() + 1}
+    records = [log_record(name, ago_s=ago_s) for name, ago_s in ages_s.items()]
+    b.send_logs(*records, resource={"periflow.run.id": "window"}).raise_for_status()
+    found = said(tiers, "window")
+    assert [each.body for each in found] == ["now", "timeless"]
+    assert all(abs(each.time_unix_ns - time.time_ns()) < 600e9 for each in found)
+
+
+def test_log_records_need_a_token_for_their_run(tiers: Tiers):
+    """One for another run, or without a tenant, lets nothing in."""
+    for claims in ({"tenant": "b", "run": "own"}, {}, {"tenant": "a/../b"}):
+        Client(tiers, **claims).send_logs(log_record("x"), resource={"periflow.run.id": "foreign"}).raise_for_status()
+    Client(tiers, tenant="b", run="own").send_logs(
+        log_record("x"), resource={"periflow.run.id": "own"}
+    ).raise_for_status()
+    assert len(said(tiers, "own")) == 1
+    assert said(tiers, "foreign") == []
+
+
+def said(tiers: Tiers, run_id: str) -> list[ReceivedLog]:
+    """Return the log records of a run: the gateway has answered when the store has them."""
+    return [each for each in tiers.checkpoints.logs() if each.resource["periflow.run.id"] == run_id]
 
 
 def test_a_span_is_the_tenants_that_sent_it(b: Client, store: Collector):

@@ -45,7 +45,7 @@ class Issuer:
 
 
 class Tiers:
-    """A gateway before two samplers, whose metrics and traces go to a stack and whose checkpoints to a webhook."""
+    """A gateway before two samplers, whose metrics and traces go to a stack, checkpoints and log records to a Collector."""
 
     def __init__(self, folder: Path, gateway: Program, checkpoints: Collector, environ: dict[str, str]) -> None:
         """Know them; ``Tiers.started`` starts them."""
@@ -103,6 +103,7 @@ class Tiers:
                 "CHECKPOINT_TOKEN_FILE": str(folder / "webhook-token"),
                 "METRIC_STORE": metric_store,
                 "TRACE_STORE": trace_store,
+                "LOG_STORE": checkpoints.http_endpoint,
                 "SAMPLING_WAIT": "2s",
                 "STEP_METRICS_INTERVAL": "1s",
                 **more,
@@ -124,7 +125,7 @@ class Tiers:
                 sampling.append(running.enter_context(sampler))
             uploads = Program(command("uploads", environ=environ), folder / "uploads.log", [uploads_port])
             running.enter_context(uploads)
-            overlays = ["scale/gateway-kafka"] if kafka else []
+            overlays = ["scale/gateway-logs", *(["scale/gateway-kafka"] if kafka else [])]
             gateway = Program(
                 command("gateway", *overlays, environ=environ), folder / "gateway.log", [grpc_port, http_port]
             )
@@ -191,7 +192,8 @@ class NodeAgent(Program):
             "GATEWAY": f"127.0.0.1:{environ['GATEWAY_GRPC_PORT']}",
             "GATEWAY_TOKEN_FILE": str(folder / "token"),
         }
-        super().__init__(command("node-agent", environ=environ), folder / "node-agent.log", [grpc_port, http_port])
+        node_agent = command("node-agent", "scale/node-agent-logs", environ=environ)
+        super().__init__(node_agent, folder / "node-agent.log", [grpc_port, http_port])
 
 
 def command(*names: str, environ: dict[str, str]) -> list[str]:
