@@ -12,7 +12,8 @@ from periflow_otel.agent.progress import LONG_FACTOR, Progress
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
 from periflow_otel.records import RankRun, StepEnded
-from periflow_otel.translate.stuck import HARMLESS, Finding, Witness
+from periflow_otel.translate.activities import HARMLESS
+from periflow_otel.translate.stuck import Finding, Witness
 from periflow_otel.translate.stuck_spans import StuckReport, describe, stuck_span
 from periflow_otel.translate.telemetry import Point
 
