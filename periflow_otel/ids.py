@@ -82,6 +82,11 @@ def stuck_span_id(seed: str, attempt: int, step: int, node_rank: int, number: in
     return _hash(f"{seed}\0{attempt}\0stuck\0{step}\0{node_rank}\0{number}", 8)
 
 
+def slow_span_id(seed: str, attempt: int, step: int, node_rank: int) -> SpanId:
+    """Return the id of a span on ranks of a node that held up a step."""
+    return _hash(f"{seed}\0{attempt}\0slow\0{step}\0{node_rank}", 8)
+
+
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:
     """Decide as OpenTelemetry's ``TraceIdRatioBased`` does, so that all ranks agree.
 

@@ -38,7 +38,9 @@ METRICS_SPAN: Final = "periflow.metrics"
 """Carries values that were told to be of another step than the last; below that step's span."""
 STUCK_SPAN: Final = "periflow.stuck"
 """Ranks of a node do not go on, since its start; emitted at once, again with growing pauses, and when they do go on."""
-SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN, STUCK_SPAN)
+SLOW_SPAN: Final = "periflow.slow"
+"""A step took much longer than usual, and which ranks of the node held it up is known."""
+SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN, STUCK_SPAN, SLOW_SPAN)
 
 # Events
 CHECKPOINT_UPLOAD: Final = "periflow.checkpoint.upload"
@@ -48,7 +50,7 @@ EXCEPTION: Final = "exception"
 RUN_RESTART: Final = "periflow.run.restart"
 """This attempt goes on from an earlier one. On the run.start span of each rank."""
 STUCK_STACK: Final = "periflow.stuck.stack"
-"""What ranks of a stuck node are doing that do the same. On the stuck span, those that hold up the others first."""
+"""What ranks of a node are doing that do the same. On stuck and slow spans, those that hold up the others first."""
 RUN_FATAL: Final = "periflow.run.fatal"
 """A fatal signal has ended the process, and what its interpreter said of it. On the run span."""
 EVENTS: Final = (RUN_FATAL, CHECKPOINT_UPLOAD, EXCEPTION, RUN_RESTART, STUCK_STACK)
@@ -122,6 +124,11 @@ STUCK_ROLE: Final = "periflow.stuck.role"
 """culprit: holds up the others, as far as that can be told. waiting: does not."""
 STUCK_OVER: Final = "periflow.stuck.over"
 """Whether the ranks have gone on."""
+SLOW_EXCESS: Final = "periflow.slow.excess"
+"""How many seconds more than usual a slow step took, from its start to the next."""
+SLOW_DOING: Final = "periflow.slow.doing"
+"""What the main thread of the rank did that held it up: computes, waits for a processor, waits for a disk, or sleeps or
+waits."""
 FATAL: Final = "periflow.run.last_words"
 """Which fatal signal, such as Segmentation fault, and where it hit."""
 EXCEPTION_TYPE: Final = "exception.type"
@@ -169,6 +176,7 @@ ATTRIBUTES: Final = {
     DROP_REASON: "string", CONSUMER: "string",
     FATAL: "string", STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
     STUCK_SUMMARY: "string", STUCK_ROLE: "string", STUCK_OVER: "boolean",
+    SLOW_EXCESS: "double", SLOW_DOING: "string",
 }  # fmt: skip
 """With their types, in the words of the semantic conventions."""
 

@@ -255,7 +255,7 @@ def test_what_holds_up_a_run_is_said_with_its_stacks(tmp_path: Path, opened: Tab
         recorder.work(S)
     view = view_of((run, recorder))
     [span] = stuck_spans(STUCK)
-    view.stuck.add_span(run.attempt, span)
+    view.add_span(run.attempt, span)
     opened.open(saved(tmp_path, view))
     assert f"S{STUCK_LINE[1:]}." in opened.page.locator(".alerts").inner_text()
     assert not opened.page.locator(".alerts pre").first.is_visible()

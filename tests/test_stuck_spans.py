@@ -56,7 +56,7 @@ def test_a_view_shows_the_latest_word(is_over: object, kind: str):
     view = RunView("run")
     RecordFeed(view, RUN).settle()
     for span in spans(REPORT, REPORT._replace(is_over=bool(is_over), number=2)):
-        view.stuck.add_span(RUN.attempt, span)
+        view.add_span(RUN.attempt, span)
     whole = view.to_dict()
     [told] = whole["stuck"]
     assert (told["ranks"], told["place"], len(told["stacks"])) == ([3], "dataset.py:88 (__getitem__)", 2)

@@ -17,6 +17,7 @@ from periflow_otel.agent.machine.watching import MachineWatch
 from periflow_otel.agent.pace import until_beat_s
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
+from periflow_otel.agent.slow import IDLE_S, SlowWatch
 from periflow_otel.agent.stuck import StuckWatch
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.config import ExportSettings
@@ -95,6 +96,7 @@ class Agent:
         self._skew_reader: SkewReader | None = None
         self._machine: MachineWatch | None = None
         self._stuck = StuckWatch(settings.stuck_after_s, self._tell) if is_live and settings.stuck_after_s else None
+        self._slow = SlowWatch(settings.stuck_after_s, self._tell) if self._stuck else None
         self._stopping = threading.Event()
         self._has_heir = False
 
@@ -205,8 +207,21 @@ class Agent:
             if idle_s > max(self.linger_s, LEAST_LINGER_S):
                 return
             interval_s = LOOK_INTERVAL_S * (1 + len(self._journals) // RANKS_PER_LOOK)
-            self._stopping.wait(until_beat_s(interval_s, time.monotonic()))
+            self._pause(until_beat_s(interval_s, time.monotonic()))
         self._finish()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for the next beat; a step may be late before."""
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0 and not self._stopping.is_set():
+            self._stopping.wait(min(left_s, self._look_for_slow_steps()))
+
+    def _look_for_slow_steps(self) -> float:
+        """Return after how many seconds to do so again."""
+        try:
+            return self._slow.look() if self._slow else IDLE_S
+        except OSError:  # too many files are open: the next look may succeed
+            return IDLE_S
 
     def _finish(self) -> None:
         """See a run to its end that was over when somebody said stop, if that takes no time."""
@@ -256,6 +271,8 @@ class Agent:
             self._machine.look(self._journals.values(), self._consumers())
         if self._stuck:
             self._stuck.look(self._journals.values())
+        if self._slow:
+            self._slow.follow(self._journals.values())
         self._offer_reports([consumer for consumer in self._consumers() if consumer.is_report_due()])
 
     def _tell(self, news: list[Item]) -> None:

@@ -78,7 +78,7 @@ class LivePage:
         return self._site.url(PATH)
 
     def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
-        """Take records, steps that began, spans on stuck ranks, and what agents say of themselves and the machine."""
+        """Take records, steps that began, spans of stuck ranks and slow steps, and what agents say otherwise."""
         with self._lock:
             self._is_told.clear()
             for run, group in groupby(items, lambda item: item[0]):
@@ -116,7 +116,7 @@ class LivePage:
             return
         for each in items:
             if type(each) is Span:
-                self._view.stuck.add_span(run.attempt, each)
+                self._view.add_span(run.attempt, each)
         feed = self._feeds.get(run)
         if feed is None:
             feed = self._feeds[run] = RecordFeed(self._view, run)

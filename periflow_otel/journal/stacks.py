@@ -21,6 +21,8 @@ from periflow_otel.journal.files import open_own
 STACKS_FILE: Final = "stacks"
 MAX_BYTES: Final = 1 << 20
 """A file that is longer is emptied before the next stack."""
+STACK_BYTES: Final = 64 << 10
+"""No stack is longer: it has a hundred frames at most."""
 _FATAL: Final = frozenset(
     number
     for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
@@ -161,9 +163,9 @@ class StackFile:
             return self._header_bytes
         return size
 
-    def read(self, offset: int = 0) -> str:
+    def read(self, offset: int = 0, size_bytes: int = MAX_BYTES) -> str:
         """Return what was written from an offset on."""
-        return os.pread(self._descriptor, MAX_BYTES, offset).decode("ascii", "replace")
+        return os.pread(self._descriptor, size_bytes, offset).decode("ascii", "replace")
 
     def close(self) -> None:
         """Close the file."""

@@ -13,7 +13,7 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
-from periflow_otel.view.laggards import laggards
+from periflow_otel.view.laggards import holding_up, laggards
 from periflow_otel.view.machine_findings import machine_findings
 from periflow_otel.view.words import duration_words, ranks_words
 
@@ -49,6 +49,7 @@ def find(view: View, now_s: float | None) -> list[Finding]:
     found += _open_steps(ranks, None if view["run"]["stuck"] else now_s)
     found += (late := list(laggards(ranks)))
     found += _waits(ranks, {rank for each in late for rank in each.ranks})
+    found += list(holding_up(view, ranks))[:MAX_OF_A_KIND]
     for look in (_slower_steps, _pauses, _behind, _restarts, _telemetry):
         found += look(view, ranks)
     found += machine_findings(ranks)

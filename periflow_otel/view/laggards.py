@@ -21,6 +21,11 @@ LATE_SHARE: Final = 0.6
 LATE_PART: Final = 0.1
 """And this part of a step later than the one before it, on average."""
 
+HELD_UP_STEPS: Final = 3
+"""Somebody holds up the others who was seen to do so in so many steps at the same place,"""
+HELD_UP_SHARE: Final = 0.005
+"""and this share of the time of all steps."""
+
 
 def laggards(ranks: Sequence[View]) -> Iterator[Finding]:
     """Name who holds the others up.
@@ -33,6 +38,20 @@ def laggards(ranks: Sequence[View]) -> Iterator[Finding]:
     )
     if found is not None:
         yield found
+
+
+def holding_up(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
+    """Name who has held up single steps, time and again, as far as agents have seen it, and where."""
+    for each in view["slow"]:
+        taken_s = median(rank["time"].get(STEP, 0.0) for rank in ranks) if ranks else 0.0
+        is_much = each["count"] >= HELD_UP_STEPS and each["seconds"] > HELD_UP_SHARE * taken_s
+        if is_much and each["attempt"] == view["run"]["attempt"]:
+            mean_s = each["seconds"] / each["count"]
+            text = (
+                f"{ranks_words(each['ranks'])} held up {each['count']} steps by {duration_words(mean_s)} on average in"
+                f" {each['place']}: it {each['doing']} there, and the others wait for it."
+            )
+            yield Finding("slow_inside", text, each["ranks"], each["last_step"])
 
 
 def _late(ranks: Sequence[View]) -> Finding | None:

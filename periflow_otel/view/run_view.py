@@ -7,11 +7,12 @@ from typing import Any, Final
 from msgspec.structs import asdict
 
 from periflow_otel import names
-from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point
+from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point, Span
 from periflow_otel.view.findings import find
 from periflow_otel.view.heat import QUANTILES, merged, quantile
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
 from periflow_otel.view.said import Sayings
+from periflow_otel.view.slow import SlowSteps
 from periflow_otel.view.stuck import StuckTimes
 
 VERSION: Final = 1
@@ -37,6 +38,7 @@ class RunView:
         """The latest of what agents say of their own work, by instrument and attributes."""
         self.stuck = StuckTimes()
         self.logs = Sayings()
+        self.slow = SlowSteps()
         self._limits = Limits(max_total_rows)
 
     def rank(self, member: Member) -> RankView:
@@ -61,6 +63,14 @@ class RunView:
                 name, kind, time_s = point.instrument.name, point.instrument.kind, point.time_unix_ns / 1e9
                 rank.add_of_machine(name, point.attributes, time_s, point.value, is_sum=kind == "counter")
 
+    def add_span(self, attempt: int, span: Span) -> None:
+        """Take what an agent has found out about ranks of its node."""
+        events = [event.attributes for event in span.events]
+        if span.name == names.STUCK_SPAN:
+            self.stuck.add(attempt, span.attributes, span.start_unix_ns / 1e9, span.end_unix_ns / 1e9, events)
+        else:
+            self.slow.add(attempt, span.attributes, events)
+
     def first_rank(self, node_rank: int) -> RankView | None:
         """Return the first rank of a node in the last attempt: what is told of the node is kept with it."""
         return next((each for each in self.last_attempt() if each.member.node_rank == node_rank), None)
@@ -73,6 +83,7 @@ class RunView:
                 self.ranks[attempt, rank] = each.moved_to(self._limits)
         self.stuck.add_earlier(other.stuck)
         self.logs.add_earlier(other.logs)
+        self.slow.add_earlier(other.slow)
 
     def _add_lateness(self, attributes: Mapping[str, Any], late: Histogram | ExponentialHistogram) -> None:
         attempt = max((attempt for attempt, _ in self.ranks), default=0)
@@ -150,6 +161,7 @@ class RunView:
             "series": [each for _, rank in sorted(self.ranks.items()) for each in _series(rank, since, digits)],
             "stuck": self.stuck.to_list(),
             "logs": self.logs.to_dict(),
+            "slow": self.slow.to_list(),
             "telemetry": [{"name": name, "attributes": dict(attributes), "value": value}
                           for (name, attributes), value in sorted(self.telemetry.items(), key=repr)],
         }  # fmt: skip

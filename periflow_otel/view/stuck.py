@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from periflow_otel import names
 from periflow_otel.translate.stacks import from_ranges
-from periflow_otel.translate.telemetry import Span
 
 MAX_KEPT: Final = 50
 """So many times are kept, the latest."""
@@ -18,11 +17,6 @@ class StuckTimes:
         """Begin with nothing."""
         self._times: dict[tuple[int, int, int], dict[str, Any]] = {}
         """By attempt, node and step."""
-
-    def add_span(self, attempt: int, span: Span) -> None:
-        """Take a span."""
-        events = [event.attributes for event in span.events]
-        self.add(attempt, span.attributes, span.start_unix_ns / 1e9, span.end_unix_ns / 1e9, events)
 
     def add(
         self,
@@ -43,15 +37,7 @@ class StuckTimes:
         """
         node_rank, step = int(attributes.get(names.NODE_RANK, 0)), int(attributes.get(names.STEP, 0))
         before = self._times.pop((attempt, node_rank, step), {"stacks": []})
-        stacks = [
-            {
-                "ranks": from_ranges(str(each.get(names.STUCK_RANKS, ""))),
-                "role": each.get(names.STUCK_ROLE, ""),
-                "summary": each.get(names.STUCK_SUMMARY, ""),
-                "stacktrace": each.get(names.CODE_STACKTRACE, ""),
-            }
-            for each in events
-        ]
+        stacks = stacks_of(events)
         self._times[attempt, node_rank, step] = {
             "attempt": attempt,
             "node_rank": node_rank,
@@ -85,3 +71,16 @@ class StuckTimes:
     def to_list(self) -> list[dict[str, Any]]:
         """Return all, in the order in which they were last told of."""
         return list(self._times.values())
+
+
+def stacks_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what ranks were doing, from the attributes of the events that tell it."""
+    return [
+        {
+            "ranks": from_ranges(str(each.get(names.STUCK_RANKS, ""))),
+            "role": each.get(names.STUCK_ROLE, ""),
+            "summary": each.get(names.STUCK_SUMMARY, ""),
+            "stacktrace": each.get(names.CODE_STACKTRACE, ""),
+        }
+        for each in events
+    ]

@@ -98,13 +98,14 @@ function tilesOf(run) {
 /** Return what stands out of a run, in words. */
 function alertsOf(run) {
   const stuck = run.stuck.filter((each) => each.attempt === run.run.attempt && !each.is_over);
-  return run.findings.map((each) => make("div", { class: each.is_fault ? "alert" : "alert note" }, each.text, each.kind === "stuck" ? stacksOf(stuck) : null));
+  const told = (found) => found.kind === "stuck" ? stuck : found.kind === "slow_inside" ? run.slow.filter((each) => each.attempt === run.run.attempt && each.last_step === found.step) : [];
+  return run.findings.map((each) => make("div", { class: each.is_fault ? "alert" : "alert note" }, each.text, told(each).length ? stacksOf(told(each)) : null));
 }
 
-/** Return what ranks are doing that do not go on: a click away, and open as long as the reader wants while the page is drawn anew. */
-function stacksOf(stuck) {
+/** Return what ranks are doing that do not go on, or hold up a step, and those that wait for them: a click away, and open as long as the reader wants while the page is drawn anew. */
+function stacksOf(told) {
   return make("details", { open: page.showsStacks, ontoggle: (event) => { page.showsStacks = event.target.open; } }, make("summary", {}, "What the ranks are doing"),
-    ...stuck.flatMap((each) => each.stacks).flatMap((each) => [make("p", {}, each.summary), make("pre", { tabindex: 0, "aria-label": `Stack: ${each.summary}` }, each.stacktrace)]));
+    ...told.flatMap((each) => each.stacks).flatMap((each) => [make("p", {}, each.summary), make("pre", { tabindex: 0, "aria-label": `Stack: ${each.summary}` }, each.stacktrace)]));
 }
 
 function runsTable() {
