@@ -45,7 +45,7 @@ class Issuer:
 
 
 class Tiers:
-    """A gateway before two samplers, whose metrics and traces go to a stack, checkpoints and log records to a Collector."""
+    """A gateway before two samplers: metrics and traces go to a stack, checkpoints and log records to a Collector."""
 
     def __init__(self, folder: Path, gateway: Program, checkpoints: Collector, environ: dict[str, str]) -> None:
         """Know them; ``Tiers.started`` starts them."""
