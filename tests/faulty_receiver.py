@@ -72,6 +72,10 @@ class Received(NamedTuple):
         """Return the log records in it."""
         return list(read_logs(self.content)) if isinstance(self.content, logs.ExportLogsServiceRequest) else []
 
+    def items(self) -> list[ReceivedSpan | ReceivedPoint | ReceivedLog]:
+        """Return all that is in it."""
+        return [*self.spans(), *self.points(), *self.logs()]
+
     def names(self) -> list[str]:
         """Return the names of all that is in it; a log record goes by what it says."""
         return [*(each.name for each in (*self.spans(), *self.points())), *(each.body for each in self.logs())]
@@ -550,7 +554,7 @@ class AtRandom:
         ]  # fmt: skip
         if holds:
             self._ways += [status(401), page(200, "text/html", "<title>Sign in</title>"), status(302), status(400)]
-        self.taken_out: list[ReceivedSpan | ReceivedPoint] = []
+        self.taken_out: list[ReceivedSpan | ReceivedPoint | ReceivedLog] = []
 
     def __call__(self, exchange: "Exchange") -> None:
         """Behave; some items are never taken, whatever the mood."""
@@ -565,7 +569,7 @@ class AtRandom:
 
     def _take_out(self, exchange: "Exchange") -> None:
         """Take everything but the first item, and say so, but not which."""
-        items = [*exchange.received.spans(), *exchange.received.points()]
+        items = exchange.received.items()
         self.taken_out += items[:1]
         exchange.accept()
         exchange.reply(200, _response(exchange.received.content, len(items[:1]), "too old"))
@@ -594,7 +598,7 @@ class GrpcAtRandom:
         ]  # fmt: skip
         if holds:
             self._failures += [FailureError(grpc.StatusCode.UNAUTHENTICATED), FailureError(grpc.StatusCode.NOT_FOUND)]
-        self.taken_out: list[ReceivedSpan | ReceivedPoint] = []
+        self.taken_out: list[ReceivedSpan | ReceivedPoint | ReceivedLog] = []
 
     def __call__(self, received: Received) -> tuple[int, str] | None:
         """Behave; some items are never taken, whatever the mood."""
@@ -608,7 +612,7 @@ class GrpcAtRandom:
         if way < 0.45:
             return None
         if way < 0.5:
-            items = [*received.spans(), *received.points()][:1]
+            items = received.items()[:1]
             self.taken_out += items
             return len(items), "too old"
         if way < 0.55 and received.size_bytes > 20_000:
@@ -619,8 +623,8 @@ class GrpcAtRandom:
 def _has_one_of(received: Received, number: int) -> bool:
     """Tell whether there is an item of a kind of which one in eight times ``number`` is."""
     spans = [span.span_id for span in received.spans()]
-    points = [point.time_unix_ns // 1_000_000 for point in received.points()]
-    return any(each % (8 * number) == 0 for each in (*spans, *points))
+    others = [each.time_unix_ns // 1_000_000 for each in (*received.points(), *received.logs())]
+    return any(each % (8 * number) == 0 for each in (*spans, *others))
 
 
 def _date(seconds: float) -> str:

@@ -35,6 +35,7 @@ CHAOS_S = float(os.environ.get("PERIFLOW_TEST_CHAOS_S", "15"))
 """How long a receiver misbehaves; set it to 600 for a thorough look."""
 WORST_RETRY_AFTER_S = 60.0 if CHAOS_S > 120 else 2.0
 STEPS = 300
+_SIGNALS = ("traces", "metrics", "logs")
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +118,11 @@ def test_what_is_set_aside_stands_in_the_cursor(tmp_path: Path):
 
 
 SCRIPT = """
-import sys, time
+import logging, sys, time
 import periflow_otel as pf
 
+log = logging.getLogger("script")
+log.setLevel(logging.INFO)
 pf.init(local_log_name="train.log")
 end_s, step = time.monotonic() + float(sys.argv[1]), 0
 while time.monotonic() < end_s:
@@ -127,6 +130,7 @@ while time.monotonic() < end_s:
     with pf.train_step():
         time.sleep(0.02)
     pf.metric({"n": step})
+    log.info(step)
     if step % 50 == 0:
         pf.upload_checkpoint()
 print(step)
@@ -136,12 +140,12 @@ print(step)
 @pytest.mark.timeout(CHAOS_S + 300)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_run_among_random_answers_and_kills_loses_nothing(protocol: str, monkeypatch: pytest.MonkeyPatch):
-    """Every step and value arrives or is set aside; nobody waits longer than is asked for, and nobody is flooded."""
+    """Every step, value and word arrives or is set aside; nobody waits longer than is asked for, and nobody is flooded."""
     chance = random.Random()  # noqa: S311  # any will do
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     is_grpc, holds = protocol == "grpc", CHAOS_S > 120
     misbehaviour = GrpcAtRandom(chance, holds=holds) if is_grpc else AtRandom(chance, holds=holds)
-    environ = {"PERIFLOW_AGENT_LINGER": "600", "PERIFLOW_EXIT_TIMEOUT": "1"}
+    environ = {"PERIFLOW_AGENT_LINGER": "600", "PERIFLOW_EXIT_TIMEOUT": "1", "PERIFLOW_LOGS": "info"}
     kills, began_s = 0, time.monotonic()
     with FaultyGrpcReceiver(misbehaviour) if is_grpc else FaultyReceiver(misbehaviour) as receiver:  # type: ignore[arg-type]  # each its own
         with Training(CHAOS_S, code=SCRIPT, **cloud(receiver.endpoint, **environ)) as training:
@@ -154,14 +158,15 @@ def test_a_run_among_random_answers_and_kills_loses_nothing(protocol: str, monke
             misbehaviour.is_well = True
             steps = int(training.wait().output)
             wait_until(partial(_deliver_left, training.state, receiver.endpoint), 120, "what is left is delivered")
-        letters = {signal: _letters(training.state, signal) for signal in ("traces", "metrics")}
-        spans, points = receiver.spans(), receiver.points("periflow.metric.n")
+        letters = {signal: _letters(training.state, signal) for signal in _SIGNALS}
+        spans, points, logs = receiver.spans(), receiver.points("periflow.metric.n"), receiver.logs()
         requests = list(receiver.requests)
     numbers = {span.attributes["periflow.step.number"] for span in spans if span.name == "periflow.step"}
     assert numbers | _steps(letters["traces"]) == set(range(1, steps + 1))
     assert {point.value for point in points} | _values(letters["metrics"]) == set(range(1, steps + 1))
+    assert {int(record.body) for record in logs if record.body} | _said(letters["logs"]) == set(range(1, steps + 1))
     assert len(requests) < 2 * ((1 + kills) * HASTY_REQUESTS + HASTY_REQUESTS_PER_S * (time.monotonic() - began_s))
-    for signal in ("traces", "metrics"):
+    for signal in _SIGNALS:
         times_s = [began_s, *(each.time_s for each in requests if each.signal == signal and each.time_s < ended_s)]
         assert max(after - before for before, after in pairwise(times_s)) < WORST_RETRY_AFTER_S + MAX_BACKOFF_S + 8
 
@@ -187,6 +192,14 @@ def _values(letters: Sequence[bytes]) -> set[int]:
         for metric in json.loads(letter)["resourceMetrics"][0]["scopeMetrics"][0]["metrics"]
         if metric["name"] == "periflow.metric.n"
         for point in metric["gauge"]["dataPoints"]
+    }
+
+
+def _said(letters: Sequence[bytes]) -> set[int]:
+    return {
+        int(record["body"]["stringValue"])
+        for letter in letters
+        for record in json.loads(letter)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
     }
 
 
