@@ -239,7 +239,7 @@ def span(name: str, /, **attributes: JSONValue) -> AbstractContextManager[None]:
 
 
 def flush(timeout_s: float | None = None) -> bool:
-    """Wait until everything recorded so far is delivered, and tell whether it is.
+    """Wait until everything recorded so far is delivered, and tell whether it is; after ``shutdown`` too.
 
     Args:
         timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
@@ -247,11 +247,13 @@ def flush(timeout_s: float | None = None) -> bool:
     Raises:
         NotInitializedError: ``init`` was not called.
     """
-    return (_default or _uninitialized("flush")).flush(timeout_s)
+    return (_default or _latest or _uninitialized("flush")).flush(timeout_s)
 
 
 def shutdown(timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:
     """End the run, wait until it is delivered, and tell whether it is. Happens by itself when the script ends.
+
+    Where the run has ended already, as an integration may have ended it, this waits again for what is left.
 
     Args:
         timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
@@ -261,7 +263,7 @@ def shutdown(timeout_s: float | None = None, *, error: BaseException | None = No
         NotInitializedError: ``init`` was not called.
     """
     global _default  # the one default run
-    run, _default = _default or _uninitialized("shutdown"), None
+    run, _default = _default or _latest or _uninitialized("shutdown"), None
     return run.shutdown(timeout_s, error=error)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from math import inf, nan
 from typing import Final, SupportsFloat
 
-from periflow_otel.errors import ConfigurationError, PeriFlowError
+from periflow_otel.errors import ConfigurationError, PeriFlowError, shown
 from periflow_otel.records import MAX_KEY_CHARS, Work
 
 MAX_KINDS_OF_WORK: Final = 16
@@ -23,7 +23,7 @@ def initial_step(given: object, processed: int) -> int:
         return processed
     steps = _integer(given)
     if steps is None or steps < 0:
-        message = f"initial_step is {given!r}; give the number of steps already done, 0 or more"
+        message = f"initial_step is {shown(given)}; give the number of steps already done, 0 or more"
         raise ConfigurationError(message)
     return steps
 
@@ -37,7 +37,7 @@ def target_step(given: object, initial_step: int, *, is_cloud: bool) -> int | No
     steps = _integer(given)
     if is_cloud and given is not None:
         if steps is None:
-            message = f"total_train_steps is {given!r}; give the number of the last step, an integer"
+            message = f"total_train_steps is {shown(given)}; give the number of the last step, an integer"
             raise PeriFlowError(message)
         if steps <= initial_step:
             message = (
@@ -62,7 +62,7 @@ def step_number(given: object, *, least: int) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(given, bool):
-        message = f"the step is {given!r}, which is not an integer; give its number"
+        message = f"the step is {shown(given)}, which is not an integer; give its number"
         raise TypeError(message)
     if not least <= number <= _MAX_STEP:
         message = f"the step is {number}; give its number, {least} or more: the first step is 1"
@@ -97,7 +97,7 @@ def work(given: object) -> Work | None:
     if given is None:
         return None
     if not isinstance(given, Mapping) or len(given) > MAX_KINDS_OF_WORK:
-        message = f"work is {_short(given)}; give a dict of at most {MAX_KINDS_OF_WORK} numbers, as {{'tokens': 8192}}"
+        message = f"work is {shown(given)}; give a dict of at most {MAX_KINDS_OF_WORK} numbers, as {{'tokens': 8192}}"
         raise ConfigurationError(message)
     kinds = {_printable("a kind of work", kind): _amount(f"work[{kind!r}]", amount) for kind, amount in given.items()}
     peak = kinds.pop("peak_flops", None)
@@ -108,7 +108,7 @@ def _amount(what: str, given: object) -> float:
     """Return a positive number; NumPy's too."""
     number = float(given) if isinstance(given, SupportsFloat) and not isinstance(given, bool) else nan
     if not 0 < number < inf:
-        message = f"{what} is {_short(given)}; give a number above 0"
+        message = f"{what} is {shown(given)}; give a number above 0"
         raise ConfigurationError(message)
     return number
 
@@ -121,7 +121,7 @@ def phase_name(given: object) -> str:
         ValueError: It is too long.
     """
     if not isinstance(given, str):
-        message = f"the name of a span is {given!r}; give text"
+        message = f"the name of a span is {shown(given)}; give text"
         raise TypeError(message)
     if len(given) > MAX_KEY_CHARS:
         message = f"the name of a span has {len(given)} characters; give at most {MAX_KEY_CHARS}"
@@ -132,12 +132,8 @@ def phase_name(given: object) -> str:
 def _printable(what: str, given: object) -> str:
     if isinstance(given, str) and len(given) <= MAX_RUN_ID_CHARS and given.isprintable():
         return given
-    message = f"{what} is {_short(given)}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
+    message = f"{what} is {shown(given)}; give text of at most {MAX_RUN_ID_CHARS} printable characters"
     raise ConfigurationError(message)
-
-
-def _short(given: object) -> str:
-    return repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
 
 
 def _integer(given: object) -> int | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from periflow_otel.errors import ConfigurationError
+from periflow_otel.errors import ConfigurationError, shown
 
 Environ = Mapping[str, str]
 
@@ -90,10 +90,10 @@ def reject(name: str, value: object, remedy: str, default: _T) -> _T:
     """
     if not name.startswith("OTEL_"):
         raise bad_value(name, value, remedy)
-    _log.warning("%s is %r, which is ignored: %s", name, value, remedy)
+    _log.warning("%s is %s, which is ignored: %s", name, shown(value), remedy)
     return default
 
 
 def bad_value(name: str, value: object, remedy: str) -> ConfigurationError:
     """Return an error that names a variable, its value and the remedy."""
-    return ConfigurationError(f"{name} is {value!r}; {remedy}, or unset it", name)
+    return ConfigurationError(f"{name} is {shown(value)}; {remedy}, or unset it", name)

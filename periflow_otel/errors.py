@@ -12,6 +12,11 @@ A metric value that cannot be recorded raises the built-in ``TypeError`` or ``Va
 Faults of the world (a full disk, a dead collector) raise nothing: they are logged and counted.
 """
 
+from typing import Final
+
+MAX_SHOWN_CHARS: Final = 100
+"""Of a value in a message."""
+
 
 class PeriFlowError(Exception):
     """The script uses the API wrongly."""
@@ -50,3 +55,12 @@ def full_type(error: BaseException) -> str:
     """Return the type of an exception as the standard wants it: with its module, but for those of Python itself."""
     kind = type(error)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: the beginning of what is long, the type of what cannot be shown."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # whatever the object does
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "…"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.errors import ConfigurationError
+from periflow_otel.errors import ConfigurationError, shown
 
 _log = logging.getLogger("periflow_otel")
 
@@ -29,7 +29,7 @@ def find_log(
         ConfigurationError: What the caller has named is not a path, or cannot be written.
     """
     if not isinstance(given, str | os.PathLike | None):
-        message = f"local_log_name is {given!r}; give the path of a file, as text"
+        message = f"local_log_name is {shown(given)}; give the path of a file, as text"
         raise ConfigurationError(message)
     if given:
         return _given_log(given)

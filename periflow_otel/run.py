@@ -397,7 +397,7 @@ class TrainingRun:
         return self._is_own_process() and self._handover.wait(self._journal.sequence, timeout_s)
 
     def shutdown(self, timeout_s: float | None = None, *, error: BaseException | None = None) -> bool:
-        """End the run and wait until it is delivered. Further calls on this run do nothing.
+        """End the run and wait until it is delivered. Further calls on this run do nothing; this one waits again.
 
         Args:
             timeout_s: Longest wait in seconds. Default: ``PERIFLOW_EXIT_TIMEOUT``.
@@ -406,7 +406,7 @@ class TrainingRun:
         Returns:
             Whether everything is delivered, set aside or counted as dropped.
         """
-        return self._shutdown(failure(error), timeout_s)
+        return self._wait_again(timeout_s) if self._is_over else self._shutdown(failure(error), timeout_s)
 
     def _identify(self, step: int | None, phase: int) -> SpanIdentity:
         """Derive the ids that the exported span of a step or a phase has."""
@@ -501,6 +501,12 @@ class TrainingRun:
         self._handover.stop_agent()
         if self._handover.may_be_late:
             say_what_is_recorded(self.info, self._step - self.info.initial_step)
+        return is_delivered
+
+    def _wait_again(self, timeout_s: float | None) -> bool:
+        """Wait for what was not delivered when the run ended; a forked child waits for nothing of its parent's."""
+        is_delivered = not self._is_own_process() or self.flush(timeout_s)
+        self._handover.stop_agent()
         return is_delivered
 
     def _give_way(self) -> None:

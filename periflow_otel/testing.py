@@ -208,7 +208,8 @@ def _variables(state_dir: str) -> Iterator[None]:
 @contextmanager
 def _default_run() -> Iterator[None]:
     """Put the default run aside; at the end, finish the one that was begun meanwhile."""
-    outer, pf._default = pf._default, None  # noqa: SLF001  # no user has a reason to replace it
+    outer = pf._default, pf._latest  # noqa: SLF001  # no user has a reason to replace them
+    pf._default = pf._latest = None  # noqa: SLF001
     error = None
     try:
         yield
@@ -216,7 +217,7 @@ def _default_run() -> Iterator[None]:
         error = full_type(raised)
         raise
     finally:
-        inner, pf._default = pf._default, outer  # noqa: SLF001
+        inner, (pf._default, pf._latest) = pf._default, outer  # noqa: SLF001
         if inner is not None:
             inner._shutdown(error, None)  # noqa: SLF001  # as at exit: the run has failed if the script has
 

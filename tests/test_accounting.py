@@ -140,7 +140,7 @@ print(step)
 @pytest.mark.timeout(CHAOS_S + 300)
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_run_among_random_answers_and_kills_loses_nothing(protocol: str, monkeypatch: pytest.MonkeyPatch):
-    """Every step, value and word arrives or is set aside; nobody waits longer than is asked for, and nobody is flooded."""
+    """All that was recorded arrives or is set aside; nobody waits longer than is asked for, and nobody is flooded."""
     chance = random.Random()  # noqa: S311  # any will do
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     is_grpc, holds = protocol == "grpc", CHAOS_S > 120

@@ -23,8 +23,9 @@ from periflow_otel.records import Checkpoint, Metric, RunFinished, StepEnded
 
 @pytest.fixture(autouse=True)
 def _default_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Record without an agent, and end the default run when the test is over."""
+    """Record without an agent, know of no run before, and end the default run when the test is over."""
     monkeypatch.setenv("PERIFLOW_AGENT", "off")
+    monkeypatch.setattr(pf, "_latest", None)
     yield
     if pf._default is not None:
         pf.shutdown()
@@ -86,6 +87,15 @@ def test_a_call_after_shutdown_raises_as_before_init():
     pf.shutdown()
     with pytest.raises(pf.NotInitializedError):
         pf.start_step()
+
+
+@both_modes
+def test_a_run_may_be_ended_twice():
+    """An integration may have ended it before the script does."""
+    pf.init(10)
+    is_delivered = pf.shutdown()
+    assert pf.shutdown() is is_delivered
+    assert pf.flush() is is_delivered
 
 
 # The names

@@ -249,6 +249,12 @@ def test_what_python_passes_over_in_its_path_is_passed_over():
     assert delivered() == 3
 
 
+def test_a_variable_that_is_ignored_is_said_once():
+    """By the script; the agent reads the same variables, and says so in its log alone."""
+    ended = run(OTEL_METRIC_EXPORT_INTERVAL="often")
+    assert ended.stderr.count("OTEL_METRIC_EXPORT_INTERVAL is 'often', which is ignored") == 1, ended.stderr
+
+
 def test_no_descriptor_is_free_while_a_run_begins():
     """Training goes on, and all is delivered when there is one again."""
     take_all = "lowest = os.dup(0); os.close(lowest)\nresource.setrlimit(resource.RLIMIT_NOFILE, (lowest, 4096))\n"

@@ -737,6 +737,25 @@ def test_a_peer_that_does_not_speak_grpc_keeps_the_data():
         check_kept(outcome_of(receiver, "grpc", timeout_s=5.0), None)
 
 
+@pytest.mark.parametrize(
+    ("there", "asked", "scheme", "remedy"),
+    [
+        ("grpc", "http/protobuf", "http", "set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"),
+        ("http/protobuf", "grpc", "http", "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        ("http/protobuf", "http/protobuf", "https", "let OTEL_EXPORTER_OTLP_ENDPOINT begin with http://"),
+        ("grpc", "grpc", "https", "let OTEL_EXPORTER_OTLP_ENDPOINT begin with http://"),
+    ],
+)
+def test_another_protocol_is_told_with_the_remedy(there: Protocol, asked: Protocol, scheme: str, remedy: str):
+    """The right host and a wrong port or scheme: the data is kept."""
+    with receiving(there) as receiver:
+        endpoint = f"{scheme}://127.0.0.1:{receiver.port}"
+        with sending(endpoint, asked, timeout_s=5.0, insecure=scheme == "http") as exporter:
+            outcome = exporter.export(items("traces", 2))
+    assert outcome.verdict in (Verdict.WRONG, Verdict.LATER)
+    assert remedy in outcome.message
+
+
 @over_both
 def test_an_unknown_host_keeps_the_data(protocol: Protocol):
     """A name server may be ill for a while."""

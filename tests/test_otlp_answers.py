@@ -115,6 +115,13 @@ def test_a_success_of_something_else_delivers_nothing(behaviour: Behaviour):
     assert "set OTEL_EXPORTER_OTLP_ENDPOINT" in outcome.message
 
 
+@pytest.mark.parametrize("content_type", ["application/protobuf", "application/vnd.google.protobuf; proto=x"])
+def test_protobuf_by_any_name_is_the_answer_of_a_receiver(content_type: str):
+    """The type of the request is one of several that are in use."""
+    said = "\x0a\x05\x12\x03old"  # a partial success with a message
+    assert answer(page(200, content_type, said)) == taken(1, said="old")
+
+
 def test_a_page_is_told_by_its_title():
     """So that one sees what stands there."""
     assert answer(STRANGERS[0]).said == "A dashboard"

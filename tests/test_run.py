@@ -119,7 +119,7 @@ def test_any_printable_run_id_names_a_folder_of_its_own(begin: Begin, tmp_path: 
 )
 def test_other_run_ids_raise(begin: Begin, given: Any):
     """The message shows the beginning of what was given."""
-    shown = repr(given) if len(repr(given)) <= 40 else repr(given)[:40] + "…"
+    shown = repr(given) if len(repr(given)) <= 100 else repr(given)[:100] + "…"
     message = f"the run id is {shown}; give text of at most 256 printable characters"
     with pytest.raises(pf.ConfigurationError, match=f"^{re.escape(message)}$"):
         begin(10, run_id=given)
@@ -865,6 +865,7 @@ def test_flush_gives_up_in_time(begin: Begin, monkeypatch: pytest.MonkeyPatch, t
         waiting.metric({"n": 1})
         assert waiting.flush(timeout_s) is False
         assert waiting.shutdown(timeout_s) is False
+        assert waiting.shutdown(timeout_s) is False, "it is as little delivered as it was"
     finally:
         os.close(lock)
 

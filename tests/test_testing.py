@@ -380,10 +380,12 @@ def test_a_run_from_before_is_not_the_default_run_inside(monkeypatch: pytest.Mon
 
 def test_a_run_from_inside_is_not_the_default_run_after():
     """It is over, whether the script ended it or not."""
+    latest = pf._latest
     with testing.capture():
         pf.init()
     with pytest.raises(pf.NotInitializedError):
         pf.metric({"loss": 0.5})
+    assert pf._latest is latest
 
 
 def test_the_script_may_end_its_run_itself():

@@ -17,7 +17,7 @@ from periflow_otel.birth import MARK
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.agent_note import decode_note
-from periflow_otel.logs import LOGGER, is_of_this_run, limit_repeats, name_run
+from periflow_otel.logs import LOGGER, is_of_this_run, limit_repeats, name_run, speak_of
 from periflow_otel.processes import process_start
 from periflow_otel.terminal import Terminal
 
@@ -49,7 +49,8 @@ def main(folder: str, starter: int, lock: int, next_lock: int, out: int, err: in
     threading.Thread(target=_let_go_of, args=(terminals, starter), daemon=True).start()
     _set_up_logging()
     try:
-        settings = ExportSettings.from_environ(os.environ)
+        with speak_of(Path(folder).parent.name):  # the starter has said the same, for people
+            settings = ExportSettings.from_environ(os.environ)
     except ConfigurationError:
         _log.exception("the agent cannot start")
         return

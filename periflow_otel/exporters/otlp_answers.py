@@ -118,6 +118,11 @@ def _outcome(verdict: Verdict, cause: str, remedy: str, said: str, retry_after_s
     return Outcome(verdict, "; ".join(filter(None, (cause, remedy))), said, retry_after_s)
 
 
+def with_remedy(text: str, said: str) -> str:
+    """Return a text with what to do about it, where ``said`` tells that another protocol is spoken."""
+    return "; ".join([text, *(remedy for sign, remedy in _OTHER_PROTOCOLS if sign in said)])
+
+
 def accepted(body: bytes, count: int, signal: Signal, headers: Headers, *, is_json: bool = False) -> Outcome:
     """Read the body of a success. One that cannot be read changes nothing: the receiver has said that it is one.
 
@@ -189,6 +194,21 @@ def _read(body: bytes, response: _Response, *, is_json: bool) -> _Response:
 
 _UNREADABLE: Final = (DecodeError, ParseError, UnicodeDecodeError, RecursionError)
 _MIN_SECRET_CHARS: Final = 8  # shorter values, such as a tenant's number, may stand in any text by chance
+NO_HTTP: Final = (
+    "what answers there does not speak HTTP/1.1; where it speaks gRPC, set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, and where "
+    "it speaks TLS, let OTEL_EXPORTER_OTLP_ENDPOINT begin with https://"
+)
+_OTHER_PROTOCOLS: Final = (
+    (
+        "WRONG_VERSION_NUMBER",
+        "what answers there does not speak TLS: let OTEL_EXPORTER_OTLP_ENDPOINT begin with http://",
+    ),
+    (
+        "Failed parsing HTTP/2",
+        "what answers there does not speak gRPC: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the port for gRPC",
+    ),
+)
+"""Signs of what the libraries of TLS and gRPC say, and what a person can do."""
 _TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _HTTP_STATUS: Final = re.compile(r"^Received http2 header with status: ([1-5]\d\d)\b")
 """What gRPC's own library says of an answer that has an HTTP status and no code."""

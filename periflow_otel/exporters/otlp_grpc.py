@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
-from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code
+from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code, with_remedy
 from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.headers import Headers
 from periflow_otel.names import VERSION
@@ -87,7 +87,7 @@ class GrpcTransport:
         if _BAD_CERTIFICATE.search(details):
             return Outcome(Verdict.WRONG, f"the certificate was not accepted ({self._target})", "", HOLD_S)
         said = clean(details, self._secrets)
-        return judge_code(error.code().name, self._target, said, _retry_after(error))
+        return judge_code(error.code().name, with_remedy(self._target, details), said, _retry_after(error))
 
 
 def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:

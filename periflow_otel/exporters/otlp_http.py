@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPResponse, parse_headers
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected, parse_headers
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -27,10 +27,12 @@ from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
     MAX_ANSWER_BYTES,
     MAX_RETRY_AFTER_S,
+    NO_HTTP,
     accepted,
     clean,
     explanation,
     judge_status,
+    with_remedy,
 )
 from periflow_otel.exporters.tls import tls_context
 from periflow_otel.headers import Headers
@@ -130,9 +132,7 @@ class HttpTransport:
         return Outcome(Verdict.WRONG, cause, said, HOLD_S)
 
     def _judge_failure(self, error: Exception, verdict: Verdict) -> Outcome:
-        is_lasting = isinstance(error, ValueError | ssl.SSLError | ConfigurationError) and not isinstance(
-            error, ssl.SSLEOFError
-        )
+        is_lasting = isinstance(error, _LASTING) and not isinstance(error, ssl.SSLEOFError | RemoteDisconnected)
         cause = f"{self._describe(error)} ({self._url.netloc})"
         return Outcome(Verdict.WRONG, cause, "", HOLD_S) if is_lasting else Outcome(verdict, cause)
 
@@ -144,13 +144,14 @@ class HttpTransport:
             case ssl.SSLCertVerificationError():
                 return f"the certificate was not accepted: {error.verify_message}"
             case ssl.SSLError():
-                return f"TLS failed: {error.reason or type(error).__name__}"
+                reason = error.reason or type(error).__name__
+                return with_remedy(f"TLS failed: {reason}", reason)
             case ConfigurationError():
                 return str(error)
             case OSError():
                 return clean(error.strerror or str(error), self._secrets)
             case _:
-                return type(error).__name__
+                return NO_HTTP if isinstance(error, BadStatusLine) else type(error).__name__
 
 
 class _Reply(NamedTuple):
@@ -323,10 +324,10 @@ def _read(response: HTTPResponse) -> tuple[bytes, bool]:
 def _is_from_receiver(reply: _Reply, content_type: str) -> bool:
     """Tell the success of a receiver from that of whatever else may stand at a wrong address, such as a web page.
 
-    A receiver answers in the type of the request, or with nothing. Some answer protobuf with JSON, which is theirs if
-    it says nothing but what such an answer can say.
+    A receiver answers in the type of the request, or with nothing; protobuf has many names. Some answer protobuf with
+    JSON, which is theirs if it says nothing but what such an answer can say.
     """
-    if reply.is_empty or reply.content_type.startswith(content_type):
+    if reply.is_empty or reply.content_type.startswith(content_type) or "protobuf" in reply.content_type:
         return True
     return _is_json(reply.content_type) and _is_export_response(reply.body)
 
@@ -363,5 +364,5 @@ def _retry_after(value: str) -> float | None:
 
 
 _FRAMING: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
-_LASTING: Final = (ValueError, ssl.SSLError, ConfigurationError)
+_LASTING: Final = (ValueError, ssl.SSLError, BadStatusLine, ConfigurationError)
 """What does not pass by itself."""

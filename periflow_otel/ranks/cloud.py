@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from periflow_otel import names
 from periflow_otel.environ import Environ, parse_count
-from periflow_otel.errors import PeriFlowInternalError
+from periflow_otel.errors import PeriFlowInternalError, shown
 
 
 class CloudVariables(NamedTuple):
@@ -48,6 +48,6 @@ def _cloud_integer(environ: Environ, name: str, least: int) -> int:
         raise PeriFlowInternalError(message)
     number = parse_count(value)
     if number is None or number < least:
-        message = f"{name} is {value!r}; cloud mode needs an integer of at least {least}. {_GO_LOCAL}"
+        message = f"{name} is {shown(value)}; cloud mode needs an integer of at least {least}. {_GO_LOCAL}"
         raise PeriFlowInternalError(message)
     return number
