@@ -70,6 +70,10 @@ HEALTHY = {
     "tiny steps": train(lambda *_: 0.001, lambda *_: 0.01),
     "warming up": train(lambda _, step: 100 + 900 / step),
     "one rank ahead by a step": train(steps=lambda rank: 200 + (rank == 0)),
+    "one rank evaluates": train(gap_ms=lambda rank, step: 2_500 if (rank, step % 50) == (0, 0) else 2),
+    "few steps of any length": train(
+        lambda rank, step: 500 + (rank * 7919 + step * 104_729) % 2000, steps=lambda _: 25
+    ),
 }
 
 
@@ -96,6 +100,25 @@ ILL: dict[str, tuple[Callable[[int], Recorder], str, list[int], str]] = {
     ),
     "throttled": (
         train(lambda _, step: 100 if step < 100 else 250), "slower", [], "Steps have become slower: 2.* ms now, 1.*",
+    ),
+    "a slow loader at last": (
+        train(
+            lambda rank, step: 50 if rank == 1 and step > 3000 else 150,
+            lambda rank, step: 102 if rank == 1 and step > 3000 else 2, lambda _: 3200,
+        ),
+        "late_rank", [1], "Rank 1 takes long between steps: .* ms on average, against 2.* ms.",
+    ),
+    "a slow rank at last": (
+        train(lambda rank, step: 150 if rank == 3 and step > 3000 else 100, steps=lambda _: 3200),
+        "slow_rank", [3], "Rank 3 is slow: half of its steps take 1.* ms or more, against 1.* ms.",
+    ),
+    "throttled at last": (
+        train(lambda _, step: 100 if step < 3000 else 250, steps=lambda _: 3200),
+        "slower", [], "Steps have become slower: 2.* ms now, 1.*",
+    ),
+    "no data at last": (
+        train(gap_ms=lambda _, step: 100 if step > 3000 else 2, steps=lambda _: 3200), "much_gap", [0, 1, 2, 3],
+        "Ranks 0-3 spend .*% of the time between steps: they wait for data",
     ),
     "a pause": (
         train(lambda rank, step: 4_000 if (rank, step) == (2, 77) else 100),
@@ -132,6 +155,63 @@ def test_who_begins_last_is_the_culprit_of_two():
     ((kind, ranks, text),) = said(view)
     assert (kind, ranks) == ("late_rank", [1])
     assert text == "Rank 1 was the last to begin 100% of the steps, by 50 ms on average: the others wait for it."
+
+
+def test_who_is_last_by_little_but_now_and_then_is_not_late():
+    """One rank says more than the others, and evaluates for them."""
+    view = view_of(train(), 2)
+    view.rank(view.ranks[1, 1].member).set_late(199, 12.0, 3.0, {0.0: 190, 0.001: 5, 2.5: 4})
+    assert said(view) == []
+
+
+def test_steps_are_not_long_in_which_one_waits_for_another():
+    """That evaluates between two of its own."""
+    make = train(
+        lambda rank, step: 4_000 if rank and step % 50 == 0 else 100,
+        lambda rank, step: 3_902 if rank == 0 and step % 50 == 0 else 2,
+    )
+    assert said(view_of(make)) == []
+
+
+def test_who_was_slow_once_is_not_slow_now():
+    """The good days count as little as the bad ones."""
+    assert said(view_of(train(lambda rank, step: 150 if rank == 3 and step < 500 else 100, steps=lambda _: 1000))) == []
+
+
+def test_what_a_rank_does_now_and_then_is_no_part_of_a_step():
+    """Though it takes long: an evaluation that has a name."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 201):
+            with recorder.step():
+                recorder.work(100 * MS)
+            if rank == 0 and step % 50 == 0:
+                with recorder.phase("evaluate"):
+                    recorder.work(3 * S)
+        return recorder
+
+    assert said(view_of(make, 3)) == []
+
+
+@pytest.mark.parametrize(("slow_s", "expected"), [(2.0, ["slow_checkpoint"]), (0.3, [])])
+def test_checkpoints_that_have_become_slow_are_said(slow_s: float, expected: list[str]):
+    """By the last two: one alone may have been bad luck."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 401):
+            with recorder.step():
+                recorder.work(100 * MS)
+            recorder.metric({"loss": 1.0})
+            if step % 50 == 0:
+                recorder.work(0 if rank else round((0.1 if step < 350 else slow_s) * S))
+                recorder.checkpoint()
+        return recorder
+
+    found = find(view_of(make, 2).to_dict(), None)
+    assert [each.kind for each in found] == expected
+    assert [each.text for each in found] == ["Rank 0 takes 2 s for a checkpoint; it was 100 ms before."] * len(expected)
 
 
 def test_of_two_that_wait_for_each_other_none_is_slow():
@@ -215,10 +295,25 @@ def test_a_step_that_does_not_end_is_a_fault_once_it_is_long():
     view = view_of(make)
     began_s = view.ranks[1, 0].step_started_s
     assert began_s is not None
-    assert said(view, began_s + 9) == said(view) == []
-    ((kind, ranks, text),) = said(view, began_s + 30)
+    assert said(view, began_s + 29) == said(view) == []
+    ((kind, ranks, text),) = said(view, began_s + 31)
     assert (kind, ranks) == ("open_step", [0, 1, 2, 3])
-    assert text.startswith("Ranks 0-3 have been in step 201 for 30 s; usual are")
+    assert text.startswith("Ranks 0-3 have been in step 201 for 31 s; usual are")
+
+
+def test_a_step_that_others_wait_in_is_no_fault_of_theirs():
+    """Who has not begun it is named: it may evaluate, say."""
+
+    def make(rank: int) -> Recorder:
+        recorder = train()(rank)
+        if rank:
+            recorder.start_step()
+        return recorder
+
+    view = view_of(make)
+    [found] = find(view.to_dict(), STARTED_NS / 1e9 + 60)
+    assert (found.kind, found.ranks, found.is_fault) == ("open_step", [0], False)
+    assert re.fullmatch("Ranks 1-3 have been in step 201 for .*, and rank 0 has not begun it.", found.text)
 
 
 def test_restarts_that_lead_nowhere_are_a_fault():

@@ -115,7 +115,7 @@ def test_the_step_that_is_going_on_is_shown(page: LivePage):
 def test_what_the_agent_says_of_itself_is_shown(page: LivePage):
     """Backlog, drops, and who was last of the node."""
     run = make_run()
-    late = Histogram(4, 2.0, 0.1, 1.0, (), (4,))
+    late = Histogram(4, 2.0, 0.1, 1.0, (0.25, 0.5, 2.5), (1, 0, 3, 0))
     page.export(items(trained(1), run))
     page.export(
         [
@@ -127,7 +127,7 @@ def test_what_the_agent_says_of_itself_is_shown(page: LivePage):
     assert whole["telemetry"] == [
         {"name": "periflow.telemetry.backlog", "attributes": {names.CONSUMER: "otlp.traces"}, "value": 7}
     ]
-    assert [rank["late"] for rank in whole["ranks"]] == [{"count": 4, "sum": 2.0, "max": 1.0}]
+    assert [rank["late"] for rank in whole["ranks"]] == [{"count": 4, "sum": 2.0, "usual": 0.5, "max": 1.0}]
 
 
 def test_the_index_names_all_runs_of_the_node(page: LivePage, tmp_path: Path):

@@ -190,6 +190,17 @@ def test_nobody_is_to_blame_where_all_wait():
     assert find_culprits(ranks).describe() == "2 ranks (0-1) wait in all_reduce"
 
 
+def test_who_waits_in_another_collective_is_to_blame():
+    """The others never come there; unless somebody is missing, or there is no majority."""
+    receive = (Frame(f"{SITE}/torch/distributed/distributed_c10d.py", 2500, "recv"), *MAIN)
+    ranks = [at(0, ALL_REDUCE), at(1, receive), at(2, ALL_REDUCE)]
+    finding = find_culprits(ranks)
+    assert (finding.who(), finding.excuse()) == ("1", None)
+    assert finding.describe() == "rank 1 waits in recv; 2 ranks (0, 2) wait in all_reduce"
+    assert find_culprits(ranks, elsewhere=1).culprits == find_culprits(ranks, gone=1).culprits == ()
+    assert find_culprits(ranks[:2]).culprits == ()
+
+
 def test_ranks_that_are_gone_are_told_of():
     """The others may wait for them."""
     finding = find_culprits([at(0, ALL_REDUCE)], gone=1)

@@ -110,6 +110,8 @@ def find_culprits(witnesses: Sequence[Witness], gone: int = 0, elsewhere: int = 
     does = {each.rank: each.activity or activity_of(each.stacks) for each in witnesses}
     is_alone = len(witnesses) == 1 and not gone and not elsewhere
     suspects = frozenset({witnesses[0].rank}) if is_alone else _suspects(witnesses, does)
+    if not suspects and not gone and not elsewhere:
+        suspects = _odd(witnesses)
     does |= {each.rank: Activity.WAITS for each in witnesses if does[each.rank] is Activity.MAY_WAIT}
     groups: dict[tuple[object, ...], list[Witness]] = {}
     for each in witnesses:
@@ -120,7 +122,7 @@ def find_culprits(witnesses: Sequence[Witness], gone: int = 0, elsewhere: int = 
         tuple(
             Group(
                 tuple(each.rank for each in members),
-                Activity.STUCK if rest is False and does[members[0].rank] is Activity.WAITS else does[members[0].rank],
+                does[members[0].rank],
                 _last(members[0]),
                 is_culprit=not rest,
             )
@@ -146,6 +148,14 @@ def _suspects(witnesses: Sequence[Witness], does: dict[int, Activity]) -> frozen
     if len(counts) > 1 and 2 * count > len(left):
         left = [each for each in left if calls(_last(each)) != most]
     return frozenset(each.rank for each in left)
+
+
+def _odd(witnesses: Sequence[Witness]) -> frozenset[int]:
+    """Return the few that wait in another collective than most: the others do not take part in it."""
+    waits_in = {each.rank: frame.function for each in witnesses if (frame := collective(_last(each)))}
+    most, count = Counter(waits_in.values()).most_common(1)[0] if waits_in else ("", 0)
+    is_known = 2 * count > len(witnesses) == len(waits_in)
+    return frozenset(rank for rank, function in waits_in.items() if is_known and function != most)
 
 
 def _behind(witnesses: Sequence[Witness]) -> list[Witness]:

@@ -13,7 +13,7 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
-from periflow_otel.view.laggards import holding_up, laggards
+from periflow_otel.view.laggards import holding_up, laggards, usual_gap_s
 from periflow_otel.view.machine_findings import machine_findings
 from periflow_otel.view.words import duration_words, ranks_words
 
@@ -24,13 +24,18 @@ LONG_FACTOR: Final = 10.0
 LONG_S: Final = 1.0
 WARM_UP_STEPS: Final = 10
 """The first steps of an attempt compile and fill caches."""
-OPEN_S: Final = 10.0
-"""A step that has not ended is said to be long only after so many seconds."""
+OPEN_S: Final = 30.0
+"""A step that has not ended is said to be long only after so many seconds: by then the agent knows more, mostly."""
 WAITING_SHARE: Final = 0.4
 """A rank waits much that spends so much of its time between steps, or in checkpoints half of that."""
 LEAST_S: Final = 10.0
 """Nothing is said of shares of a time that is shorter."""
-UNDELIVERED_S: Final = 60.0
+SAVING_FACTOR: Final = 4.0
+"""Saving is slow if the last two times each took so many times the usual, and ``SAVING_S``,"""
+SAVING_S: Final = 1.0
+LEAST_CHECKPOINTS: Final = 5
+"""of so many or more."""
+UNDELIVERED_S: Final = 20.0
 PAUSE_S: Final = 1.0
 PAUSE_SHARE: Final = 0.05
 """Garbage collections are worth a word that take so much of the steps, and so many seconds."""
@@ -45,13 +50,18 @@ def find(view: View, now_s: float | None) -> list[Finding]:
         now_s: Unix time, for a run that goes on; None where nobody knows how long it has been silent.
     """
     ranks = _ranks_of(view, view["run"]["attempt"])
+    lately = [{**each, **each["lately"]} for each in ranks] if view["run"]["state"] == "running" else ranks
     found = [*_stuck(view), *_not_finite(view), *_ended(ranks)]
     found += _open_steps(ranks, None if view["run"]["stuck"] else now_s)
-    found += (late := list(laggards(ranks)))
-    found += _waits(ranks, {rank for each in late for rank in each.ranks})
+    found += (late := list(laggards(lately)))
     found += list(holding_up(view, ranks))[:MAX_OF_A_KIND]
-    for look in (_slower_steps, _pauses, _behind, _restarts, _telemetry):
+    accused = {rank for each in late for rank in each.ranks}
+    found += _waits(lately, GAP, accused) or _waits(ranks, GAP, accused)
+    found += _waits(ranks, CHECKPOINT, accused) or _slow_to_save(ranks)
+    found += [] if late else _slower(view, lately)
+    for look in (_long_steps, _behind, _restarts, _telemetry):
         found += look(view, ranks)
+    found += _pauses(lately)
     found += machine_findings(ranks)
     return sorted(found, key=lambda each: not each.is_fault)
 
@@ -105,7 +115,10 @@ def _error(ranks: Sequence[View]) -> str:
 
 
 def _open_steps(ranks: Sequence[View], now_s: float | None) -> Iterator[Finding]:
-    """Name who has been in a step for long: those that wait for each other are in it together."""
+    """Name who has been in a step for long: those that wait for each other are in it together.
+
+    Where one has not begun it, the others wait for that one.
+    """
     waiting = []
     for each in ranks:
         usual_s = each["duration"]["p95"]
@@ -116,43 +129,85 @@ def _open_steps(ranks: Sequence[View], now_s: float | None) -> Iterator[Finding]
     if waiting:
         _, step, open_s, usual_s = max(waiting, key=lambda each: each[2])
         who = [rank for rank, *_ in waiting]
+        behind = [each["rank"] for each in ranks if each["step"] < step and each["outcome"] is None]
         text = (
             f"{ranks_words(who)} {'has' if len(who) == 1 else 'have'} been in step {step} for"
-            f" {duration_words(open_s)}; usual are {duration_words(usual_s)}."
+            f" {duration_words(open_s)}; usual are {duration_words(usual_s)}"
         )
-        yield Finding("open_step", text, who, step, is_fault=True)
+        if behind:
+            text += f", and {ranks_words(behind).lower()} {'has' if len(behind) == 1 else 'have'} not begun it"
+        yield Finding("open_step", f"{text}.", behind or who, step, is_fault=not behind)
 
 
-def _waits(ranks: Sequence[View], accused: Collection[int]) -> Iterator[Finding]:
+def _waits(ranks: Sequence[View], kind: str, accused: Collection[int]) -> list[Finding]:
     """Find who spends much of the time outside of steps; whoever is accused of that is not named again."""
-    for kind, least, words, several in (
-        (GAP, WAITING_SHARE, "between steps: it waits for data, or does", "between steps: they wait for data, or do"),
-        (CHECKPOINT, WAITING_SHARE / 2, "with checkpoints", "with checkpoints"),
-    ):
-        shares = {each["rank"]: share for each in ranks if (share := _share(each["time"], kind)) > least}
-        who = [rank for rank in shares if rank not in accused]
-        if who:
-            part = f"{median(shares[rank] for rank in who):.0%} of the time"
-            text = f"spends {part} {words}" if len(who) == 1 else f"spend {part} {several}"
-            rest = " something that is no step" if kind == GAP else ""
-            yield Finding(f"much_{kind}", f"{ranks_words(who)} {text}{rest}.", who)
+    least, words, several = _WAITING[kind]
+    shares = {each["rank"]: share for each in ranks if (share := _share(each, kind)) > least}
+    who = [rank for rank in shares if rank not in accused]
+    part = f"{median(shares[rank] for rank in who):.0%} of the time" if who else ""
+    text = f"spends {part} {words}" if len(who) == 1 else f"spend {part} {several}"
+    return [Finding(f"much_{kind}", f"{ranks_words(who)} {text}.", who)] if who else []
 
 
-def _share(time: Mapping[str, float], kind: str) -> float:
+_WAITING: Final = {
+    GAP: (
+        WAITING_SHARE,
+        "between steps: it waits for data, or does something that is no step",
+        "between steps: they wait for data, or do something that is no step",
+    ),
+    CHECKPOINT: (WAITING_SHARE / 2, "with checkpoints", "with checkpoints"),
+}
+"""From which share of the time on it is said, and what is said of one rank and of several."""
+
+
+def _slow_to_save(ranks: Sequence[View]) -> list[Finding]:
+    """Find who takes longer for the last checkpoints than for those before."""
+    slow = {}
+    for each in ranks:
+        took_s = [mark["seconds"] for mark in each["checkpoints"]["kept"] if mark.get("seconds") is not None]
+        before_s, now_s = median(took_s[:-2] or [0.0]), min(took_s[-2:], default=0.0)
+        if len(took_s) >= LEAST_CHECKPOINTS and now_s > max(SAVING_FACTOR * before_s, SAVING_S):
+            slow[each["rank"]] = (now_s, before_s)
+    if not slow:
+        return []
+    worst = max(slow, key=slow.__getitem__)
+    now_s, before_s = slow[worst]
+    text = f"{ranks_words(slow)} take{'s' * (len(slow) == 1)} {duration_words(now_s)} for a checkpoint"
+    return [Finding("slow_checkpoint", f"{text}; it was {duration_words(before_s)} before.", sorted(slow))]
+
+
+def _share(rank: View, kind: str) -> float:
+    """Return which part of its time a rank spends so; what is rare between steps does not count."""
+    time: Mapping[str, float] = rank["time"]
     whole_s = sum(seconds for each, seconds in time.items() if each != STARTUP)
-    return time.get(kind, 0.0) / whole_s if whole_s > LEAST_S else 0.0
+    spent_s = min(time.get(kind, 0.0), usual_gap_s(rank) * rank["steps"]) if kind == GAP else time.get(kind, 0.0)
+    return spent_s / whole_s if whole_s > LEAST_S else 0.0
 
 
-def _slower_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
-    """Find steps that take longer and longer, and the few that take very long."""
-    heat = next((each for each in reversed(view["step_time"]) if each["attempt"] == view["run"]["attempt"]), None)
-    if heat is None or len(heat["p50"]) < 8:
+def _slower(view: View, lately: Sequence[View]) -> Iterator[Finding]:
+    """Find steps that take longer now than at first."""
+    heat = _heat(view)
+    if heat is None or len(heat["p50"]) < 8 or not _are_alike(lately):
         return
     quarter = len(heat["p50"]) // 4
     first_s, last_s = median(heat["p50"][1 : 1 + quarter]), median(heat["p50"][-quarter:])
-    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > 1e-3 and _are_alike(ranks):
+    if view["run"]["state"] == "running":
+        last_s = median(each["duration"]["p50"] for each in lately if each["duration"]["p50"])
+    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > 1e-3:
         text = f"Steps have become slower: {duration_words(last_s)} now, {duration_words(first_s)} at first."
         yield Finding("slower", text)
+
+
+def _heat(view: View) -> View | None:
+    """Return how long the steps of the last attempt took."""
+    return next((each for each in reversed(view["step_time"]) if each["attempt"] == view["run"]["attempt"]), None)
+
+
+def _long_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
+    """Find the few steps that take very long."""
+    heat = _heat(view)
+    if heat is None or len(heat["p50"]) < 8:
+        return
     usual_s = median(heat["p50"])
     first = min(each["initial_step"] for each in view["attempts"] if each["attempt"] == view["run"]["attempt"])
     settled = max(first + WARM_UP_STEPS, heat["step"][1])
@@ -161,6 +216,8 @@ def _slower_steps(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
     if long:
         longest_s, step = max(long)
         who = [each["rank"] for each in ranks if (each["duration"]["max"] or 0) >= longest_s]
+        if any((each["gap"]["max"] or 0) > longest_s / 2 for each in ranks if each["rank"] not in who):
+            return  # they wait there for one that saves, say, or evaluates
         near = f"near step {step}" if heat["width"] > 1 else f"step {step}"
         whose = f" of {ranks_words(who).lower()}" if len(ranks) > 1 and 0 < len(who) < len(ranks) else ""
         text = (
@@ -176,7 +233,7 @@ def _are_alike(ranks: Sequence[View]) -> bool:
     return max(medians_s, default=0.0) < SLOWER_FACTOR * min(medians_s, default=0.0)
 
 
-def _pauses(_: View, ranks: Sequence[View]) -> Iterator[Finding]:
+def _pauses(ranks: Sequence[View]) -> Iterator[Finding]:
     """Find whose steps the garbage collector holds up."""
     paused = {each["rank"]: (sum(each["pauses"].values()), each["time"].get(STEP, 0.0)) for each in ranks}
     who = [rank for rank, (pause_s, step_s) in paused.items() if pause_s > max(PAUSE_S, PAUSE_SHARE * step_s)]

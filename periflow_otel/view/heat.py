@@ -1,7 +1,7 @@
 """How long steps take, as a histogram of the durations for every stretch of a run."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log2
 from typing import Any, Final
 
@@ -25,17 +25,13 @@ class Heat:
     def extend(self, steps: Sequence[int], durations_s: Sequence[float]) -> None:
         """Add the durations of steps."""
         rows, width = self.rows, self.width
-        for step, each in zip(steps, map(_bin, durations_s), strict=True):
+        for step, each in zip(steps, map(bin_of, durations_s), strict=True):
             row = rows.get(step // width)
             if row is None:
                 row = rows[step // width] = Counter()
             row[each] += 1
         while len(self.rows) > MAX_ROWS:
             self._coarsen()
-
-    def total(self) -> Counter[int]:
-        """Return the histogram of all steps."""
-        return sum(self.rows.values(), Counter())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows in order: the first step of each, and the bins as pairs of number and count."""
@@ -57,17 +53,32 @@ class Heat:
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "max": 1.0}
 
 
-def quantile(row: Counter[int], share: float) -> float | None:
+def quantile(row: Mapping[int, float], share: float) -> float | None:
     """Return a quantile of a histogram in seconds, in the middle of its bin; None if nothing is in it."""
-    left = share * row.total()
+    left = share * sum(row.values())
     for each in sorted(row):
         left -= row[each]
         if left <= 0:
-            return float(f"{2 ** ((each + 0.5) / BINS_PER_OCTAVE):.4g}")
+            return float(f"{_middle_s(each):.4g}")
     return None
 
 
-def _bin(duration_s: float) -> int:
+def usual(row: Mapping[int, float], share: float = 0.95) -> float:
+    """Return the mean of a histogram without its longest part, in seconds: what happens now and then is not usual."""
+    left = share * sum(row.values())
+    total_s, least = 0.0, left
+    for each in sorted(row):
+        taken = min(left, row[each])
+        total_s, left = total_s + taken * _middle_s(each), left - taken
+    return total_s / least if least else 0.0
+
+
+def _middle_s(number: int) -> float:
+    return float(2 ** ((number + 0.5) / BINS_PER_OCTAVE))
+
+
+def bin_of(duration_s: float) -> int:
+    """Return the bin that holds a duration."""
     return int(log2(max(_SHORTEST_S, duration_s)) * BINS_PER_OCTAVE + _SHIFT) - _SHIFT
 
 

@@ -9,17 +9,21 @@ from periflow_otel.view.finding import Finding, View
 from periflow_otel.view.words import duration_words, ranks_words
 
 SLOW_FACTOR: Final = 1.15
-"""A rank or a node is slow whose median step takes so many times that of the others; noise makes a few percent."""
+"""A rank or a node is slow whose median step takes so many times that of the others; noise makes a few percent,"""
+NOISE: Final = 3.0
+"""or so much, in distances from the median to the 95th percentile over the root of the number of steps."""
 SAME_FACTOR: Final = 1.05
 """Ranks whose steps follow each other as fast as this wait for one another."""
 PHASE_FACTOR: Final = 1.5
 """A rank is slow in a phase that takes so many times what is usual, and ``LATE_PART`` of a step more."""
+PHASE_SHARE: Final = 0.5
+"""And it is there in so many of the steps."""
 LEAST_STEPS: Final = 10
 """Of ranks with fewer steps nothing is said."""
 LATE_SHARE: Final = 0.6
 """A rank is late that is the last of its node to begin so many of the steps."""
 LATE_PART: Final = 0.1
-"""And this part of a step later than the one before it, on average."""
+"""And this part of a step later than the first, mostly: who saves or evaluates for the others is late now and then."""
 
 HELD_UP_STEPS: Final = 3
 """Somebody holds up the others who was seen to do so in so many steps at the same place,"""
@@ -61,7 +65,7 @@ def _late(ranks: Sequence[View]) -> Finding | None:
         return None
     worst = max(late, key=lambda each: int(each["late"]["count"]))
     share, mean_s = worst["late"]["count"] / total, worst["late"]["sum"] / worst["late"]["count"]
-    if share < LATE_SHARE or mean_s < LATE_PART * median(each["duration"]["p50"] for each in ranks):
+    if share < LATE_SHARE or worst["late"]["usual"] < LATE_PART * median(each["duration"]["p50"] for each in ranks):
         return None
     text = (
         f"Rank {worst['rank']} was the last to begin {share:.0%} of the steps,"
@@ -71,11 +75,15 @@ def _late(ranks: Sequence[View]) -> Finding | None:
 
 
 def _slow_in_phase(ranks: Sequence[View]) -> Finding | None:
-    """Find the phase in which one rank is slower than is usual, where there is one: it says the most."""
+    """Find the phase in which one rank is slower than is usual, where there is one: it says the most.
+
+    What a rank does in a few steps only, as saving, is none.
+    """
     means = {
         name: {each["rank"]: each["phases"].get(name, {}).get("seconds", 0.0) / each["steps"] for each in ranks}
-        for name in {name for each in ranks for name in each["phases"]}
-    }
+        for name in {name for each in ranks for name, phase in each["phases"].items()
+                     if phase["count"] >= each["steps"] * PHASE_SHARE}
+    }  # fmt: skip
     found = [(max(of, key=lambda rank: of[rank]), median_low(of.values()), of, name) for name, of in means.items()]
     slow = [(of[rank] - usual_s, rank, usual_s, name) for rank, usual_s, of, name in found
             if of[rank] > PHASE_FACTOR * usual_s]  # fmt: skip
@@ -90,7 +98,7 @@ def _slow_between_steps(ranks: Sequence[View]) -> Finding | None:
     """Find the one of several that takes long between steps; of two, nobody knows which of them waits."""
     if len(ranks) < 3:
         return None
-    gaps = {each["rank"]: each["time"].get(GAP, 0.0) / (each["steps"] - 1) for each in ranks}
+    gaps = {each["rank"]: usual_gap_s(each) for each in ranks}
     worst = max(gaps, key=lambda rank: gaps[rank])
     usual_s = median(gap_s for rank, gap_s in gaps.items() if rank != worst)
     if gaps[worst] - usual_s < LATE_PART * median(each["duration"]["p50"] for each in ranks):
@@ -102,6 +110,12 @@ def _slow_between_steps(ranks: Sequence[View]) -> Finding | None:
     return Finding("late_rank", text, [worst])
 
 
+def usual_gap_s(rank: View) -> float:
+    """Return how long is mostly between two steps, without saving, phases, and what is rare."""
+    known_s: float = rank["time"].get(GAP, 0.0) / max(1, rank["steps"] - 1)
+    return min(known_s, float(rank["gap"]["usual"]))
+
+
 def _slow_node(ranks: Sequence[View]) -> Finding | None:
     hosts: dict[str, list[View]] = {}
     for each in ranks:
@@ -111,7 +125,7 @@ def _slow_node(ranks: Sequence[View]) -> Finding | None:
     medians = {host: median(each["duration"]["p50"] for each in those) for host, those in hosts.items()}
     slowest = max(medians, key=lambda host: medians[host])
     usual_s = median(p50_s for host, p50_s in medians.items() if host != slowest)
-    if min(each["duration"]["p50"] for each in hosts[slowest]) < SLOW_FACTOR * usual_s:
+    if not all(_is_slower(each, usual_s) for each in hosts[slowest]):
         return None
     who = [each["rank"] for each in hosts[slowest]]
     return _slower("slow_node", f"Node {slowest} ({ranks_words(who).lower()})", who, medians[slowest], usual_s)
@@ -122,9 +136,16 @@ def _slow_rank(ranks: Sequence[View]) -> Finding | None:
         return None
     slow = max(ranks, key=lambda each: float(each["duration"]["p50"]))
     usual_s = median(each["duration"]["p50"] for each in ranks if each is not slow)
-    if slow["duration"]["p50"] < SLOW_FACTOR * usual_s or (len(ranks) == 2 and _keep_pace(ranks)):
+    if not _is_slower(slow, usual_s) or (len(ranks) == 2 and _keep_pace(ranks)):
         return None
     return _slower("slow_rank", f"Rank {slow['rank']}", [slow["rank"]], slow["duration"]["p50"], usual_s)
+
+
+def _is_slower(rank: View, usual_s: float) -> bool:
+    """Tell whether a rank takes longer than others, and by more than a few steps that happen to be long come to."""
+    p50_s, p95_s = rank["duration"]["p50"], rank["duration"]["p95"]
+    noise_s = NOISE * (p95_s - p50_s) / rank["steps"] ** 0.5
+    return bool(p50_s >= SLOW_FACTOR * usual_s and p50_s - usual_s > noise_s)
 
 
 def _keep_pace(ranks: Sequence[View]) -> bool:

@@ -1,13 +1,14 @@
 """What is known of one rank in one attempt."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final, Literal
 
 from periflow_otel import names
-from periflow_otel.view.heat import Heat
+from periflow_otel.view.heat import Heat, bin_of
+from periflow_otel.view.lately import Lately, Sums
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
 
 SeriesKind = Literal["metric", "step", "gap", "start", "machine", "pause"]
@@ -90,6 +91,9 @@ class RankView:
         self._limits = limits
         self.series: dict[tuple[SeriesKind, str], Series] = {}
         self.heat = Heat()
+        self.durations: Counter[int] = Counter()
+        self.gaps: Counter[int] = Counter()
+        """Of all steps, by bin."""
         self.steps = 0
         """Completed in this attempt."""
         self.ended_step = self.last_step = member.initial_step
@@ -125,6 +129,9 @@ class RankView:
         """Seconds that garbage collections took in steps, by generation."""
         self.late: dict[str, float] = {}
         """How often it was the last of its node to begin a step, and by how many seconds together and at most."""
+        self.lateness: Mapping[float, float] = {}
+        """How often it was that by so many seconds or more; empty where it is not known."""
+        self.lately = Lately()
         self.left_out = 0
         """Values of keys beyond ``MAX_NAMES``."""
         self._ends: list[tuple[float, int]] = []
@@ -151,9 +158,17 @@ class RankView:
         starts = self.series.get(("start", ""))
         return starts.step_at(time_s) if starts else self.ended_step
 
-    def set_late(self, count: int, sum_s: float, max_s: float) -> None:
-        """Note how often it was the last of its node to begin a step, and by how much together and at most."""
+    def set_late(self, count: int, sum_s: float, max_s: float, lateness: Mapping[float, float] | None = None) -> None:
+        """Note how often it was the last of its node to begin a step, and by how much together and at most.
+
+        Args:
+            count: How often.
+            sum_s: By so many seconds together.
+            max_s: By so many seconds at most.
+            lateness: How often by so many seconds or more, where it is known.
+        """
         self.late = {"count": count, "sum": sum_s, "max": max_s}
+        self.lateness = lateness or {}
 
     def begin_step(self, step: int, started_s: float) -> None:
         """Note the step that is going on."""
@@ -173,6 +188,8 @@ class RankView:
         known = slice(int(not isfinite(gaps[0])), None)
         self._extend("gap", "", steps[known], starts_s[known], gaps[known])
         self.heat.extend(steps, durations_s)
+        self.durations.update(map(bin_of, durations_s))
+        self.gaps.update(map(bin_of, gaps[known]))
         self.steps += len(steps)
         self.ended_step = max(self.ended_step, steps[-1])
         self.begin_step(steps[-1], starts_s[-1])
@@ -240,9 +257,10 @@ class RankView:
             phase[0] += 1
             phase[1] += duration_s
 
-    def add_checkpoint(self, step: int, time_s: float, save_type: str) -> None:
-        """Note a checkpoint that was announced."""
-        self.checkpoints.add(step=step, time=round(time_s, 3), save_type=save_type)
+    def add_checkpoint(self, step: int, time_s: float, save_type: str, took_s: float | None = None) -> None:
+        """Note a checkpoint that was announced, and how long the rank was busy with it, where that is known."""
+        took = {} if took_s is None else {"seconds": round(took_s, 6)}
+        self.checkpoints.add(step=step, time=round(time_s, 3), save_type=save_type, **took)
         self.seen_s = max(self.seen_s, time_s)
 
     def add_error(self, step: int, time_s: float, error: str) -> None:
@@ -253,6 +271,23 @@ class RankView:
         """Note the end of the run."""
         self.outcome, self.ended_s = outcome, time_s
         self.seen_s = max(self.seen_s, time_s)
+
+    def sums(self) -> Sums:
+        """Return what there is of all that grows from step to step, as it is now."""
+        return {
+            "durations": dict(self.durations),
+            "gaps": dict(self.gaps),
+            "time": dict(self.spent_s),
+            "phase_counts": {name: count for name, (count, _) in self.phases.items()},
+            "phases": {name: duration_s for name, (_, duration_s) in self.phases.items()},
+            "pauses": dict(self.pauses),
+            "late": {"count": self.late.get("count", 0), "sum": self.late.get("sum", 0.0)},
+            "lateness": dict(self.lateness),
+        }
+
+    def note(self, time_s: float) -> None:
+        """Note how much there is at a time, in Unix seconds: what comes later is of late, for a while."""
+        self.lately.note(time_s, self.steps, self.sums())
 
     def fit(self) -> None:
         """Give up rows where series have come to share the space since."""

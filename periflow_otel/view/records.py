@@ -24,12 +24,14 @@ from periflow_otel.translate.log_records import severity
 from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Observed
 from periflow_otel.translate.values import flatten, number, text
-from periflow_otel.translate.walltime import RESTART, WallTime
+from periflow_otel.translate.walltime import CHECKPOINT, RESTART, WallTime
+from periflow_otel.view.lately import NOTE_S
 from periflow_otel.view.rank_view import Member
 from periflow_otel.view.run_view import RunView
 from periflow_otel.view.said import WARNING, Said
 
 _NAN: Final = float("nan")
+_NOTE_NS: Final = int(NOTE_S * 1e9)
 _ENOUGH: Final = 4096
 """Records that are put away at once, at most: one by one each would take ten times as long."""
 
@@ -44,6 +46,7 @@ class RecordFeed:
         self._view = view
         self._run = run
         self._waiting: list[Record | Observed] = []
+        self._noted_unix_ns = 0
         self._rank = view.rank(member_of(run))
         self._rank.peak_flops = run.work.peak_flops if run.work else None
         self._wall_time = WallTime(accounted_unix_ns=run.started_unix_ns, ended_step=run.initial_step)
@@ -72,6 +75,10 @@ class RecordFeed:
         for record in records:
             kind = type(record)
             if kind is StepEnded:
+                if not 0 <= record.start_unix_ns - self._noted_unix_ns < _NOTE_NS:  # type: ignore[union-attr]
+                    self._add_common(steps, metrics)
+                    steps, metrics = [], []
+                    self._note(record.start_unix_ns)  # type: ignore[union-attr]
                 steps.append(record)  # type: ignore[arg-type]  # as just seen
             elif kind is Metric:
                 metrics.append(record)  # type: ignore[arg-type]  # as just seen
@@ -82,6 +89,15 @@ class RecordFeed:
                 steps, metrics = [], []
                 self._add_rare(record)
         self._add_common(steps, metrics)
+        self._note_time()
+
+    def _note(self, unix_ns: int) -> None:
+        """Note how much there is before a step, every few seconds, whatever becomes of the clock."""
+        self._noted_unix_ns = unix_ns
+        self._note_time()
+        self._rank.note(unix_ns / 1e9)
+
+    def _note_time(self) -> None:
         self._rank.spent_s.update((kind, spent_ns / 1e9) for kind, spent_ns in self._wall_time.spent_ns.items())
 
     def _add_common(self, steps: list[StepEnded], metrics: list[Metric]) -> None:
@@ -96,8 +112,7 @@ class RecordFeed:
     def _add_rare(self, record: Record | Observed) -> None:
         match record:
             case Checkpoint():
-                self._rank.add_checkpoint(record.step, record.time_unix_ns / 1e9, save_type(record))
-                self._wall_time.end_checkpoint(record)
+                self._add_checkpoint(record)
             case Phase():
                 self._rank.add_phase(text(record.name), record.duration_ns / 1e9)
                 self._wall_time.end_phase(record)
@@ -133,6 +148,12 @@ class RecordFeed:
                 line.error,
             )
         )
+
+    def _add_checkpoint(self, record: Checkpoint) -> None:
+        before_ns = self._wall_time.spent_ns.get(CHECKPOINT, 0)
+        self._wall_time.end_checkpoint(record)
+        took_s = (self._wall_time.spent_ns.get(CHECKPOINT, 0) - before_ns) / 1e9
+        self._rank.add_checkpoint(record.step, record.time_unix_ns / 1e9, save_type(record), took_s)
 
     def _observe(self, observed: Observed) -> None:
         for each in observed.values:

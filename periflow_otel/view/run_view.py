@@ -9,7 +9,8 @@ from msgspec.structs import asdict
 from periflow_otel import names
 from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point, Span
 from periflow_otel.view.findings import find
-from periflow_otel.view.heat import QUANTILES, merged, quantile
+from periflow_otel.view.heat import QUANTILES, merged, quantile, usual
+from periflow_otel.view.lately import Sums
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
 from periflow_otel.view.said import Sayings
 from periflow_otel.view.slow import SlowSteps
@@ -88,7 +89,9 @@ class RunView:
     def _add_lateness(self, attributes: Mapping[str, Any], late: Histogram | ExponentialHistogram) -> None:
         attempt = max((attempt for attempt, _ in self.ranks), default=0)
         if rank := self.ranks.get((attempt, int(attributes.get(names.LAST_RANK, -1)))):
-            rank.set_late(late.count, late.sum, late.max or 0.0)
+            bounds = (0.0, *late.bounds) if isinstance(late, Histogram) else ()
+            lateness = dict(zip(bounds, late.bucket_counts, strict=True)) if bounds else {}
+            rank.set_late(late.count, late.sum, late.max or 0.0, lateness)
 
     @property
     def is_going_on(self) -> bool:
@@ -220,7 +223,7 @@ def _series(rank: RankView, since: int, digits: int | None) -> Iterable[dict[str
 
 
 def _rank(rank: RankView) -> dict[str, Any]:
-    member, total = rank.member, rank.heat.total()
+    member, sums = rank.member, rank.sums()
     return {
         "attempt": member.attempt,
         "rank": member.rank,
@@ -236,14 +239,16 @@ def _rank(rank: RankView) -> dict[str, Any]:
         "step": rank.last_step,
         "ended_step": rank.ended_step,
         "step_started": rank.step_started_s if rank.last_step > rank.ended_step else None,
-        "duration": {name: quantile(total, share) for name, share in QUANTILES.items()},
-        "time": {kind: _rounded(spent_s) for kind, spent_s in rank.spent_s.items()},
-        "late": rank.late,
-        "pauses": {kind: _rounded(paused_s) for kind, paused_s in rank.pauses.items()},
+        **_done(sums),
+        "late": _late(sums) and {**_late(sums), "max": rank.late["max"]},
+        "lately": {
+            "since": rank.lately.since_s() or member.started_s,
+            **_done(lately := rank.lately.of(sums)),
+            "steps": sum(lately["durations"].values()),
+        },
         "checkpoints": _marks(rank.checkpoints),
         "errors": _marks(rank.errors),
         "nonfinite": {**_marks(rank.nonfinite), "by_key": dict(rank.nonfinite_by_key)},
-        "phases": {name: {"count": count, "seconds": _rounded(s)} for name, (count, s) in rank.phases.items()},
         "text": rank.text,
         "machine": [
             {"name": name, "attributes": dict(attributes), "value": _rounded(value)}
@@ -251,6 +256,33 @@ def _rank(rank: RankView) -> dict[str, Any]:
         ],
         "left_out": rank.left_out,
     }
+
+
+def _done(sums: Sums) -> dict[str, Any]:
+    """Return what was done in a time."""
+    return {
+        "duration": {name: quantile(sums["durations"], share) for name, share in QUANTILES.items()},
+        "gap": {"usual": _rounded(usual(sums["gaps"])), "max": quantile(sums["gaps"], 1.0)},
+        "time": {kind: _rounded(spent_s) for kind, spent_s in sums["time"].items()},
+        "late": _late(sums),
+        "pauses": {kind: _rounded(paused_s) for kind, paused_s in sums["pauses"].items()},
+        "phases": {
+            name: {"count": sums["phase_counts"][name], "seconds": _rounded(spent_s)}
+            for name, spent_s in sums["phases"].items()
+        },
+    }
+
+
+def _late(sums: Sums) -> dict[str, float | None]:
+    """Return how often a rank was the last to begin, by how much together, and at least in half of these cases."""
+    count, sum_s, left = sums["late"].get("count", 0), sums["late"].get("sum", 0.0), 0.0
+    if not count:
+        return {}
+    for bound_s, times in sorted(sums["lateness"].items(), reverse=True):
+        left += times
+        if left >= count / 2:
+            return {"count": count, "sum": _rounded(sum_s), "usual": bound_s}
+    return {"count": count, "sum": _rounded(sum_s), "usual": _rounded(sum_s / count)}
 
 
 def _marks(marks: Marks) -> Mapping[str, Any]:
