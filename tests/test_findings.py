@@ -173,6 +173,13 @@ def test_steps_are_not_long_in_which_one_waits_for_another():
     assert said(view_of(make)) == []
 
 
+def test_nobody_is_late_where_nobody_waits():
+    """Ranks that do not meet drift apart: one of them is the last for long, by more and more."""
+    view = view_of(train(jitter), 2)
+    view.rank(view.ranks[1, 1].member).set_late(199, 199 * 0.34, 0.6, {0.25: 199})
+    assert said(view) == []
+
+
 def test_who_was_slow_once_is_not_slow_now():
     """The good days count as little as the bad ones."""
     assert said(view_of(train(lambda rank, step: 150 if rank == 3 and step < 500 else 100, steps=lambda _: 1000))) == []

@@ -50,7 +50,7 @@ def find(view: View, now_s: float | None) -> list[Finding]:
         now_s: Unix time, for a run that goes on; None where nobody knows how long it has been silent.
     """
     ranks = _ranks_of(view, view["run"]["attempt"])
-    lately = [{**each, **each["lately"]} for each in ranks] if view["run"]["state"] == "running" else ranks
+    lately = [{**each, **(each["lately"] or {})} for each in ranks]
     found = [*_stuck(view), *_not_finite(view), *_ended(ranks)]
     found += _open_steps(ranks, None if view["run"]["stuck"] else now_s)
     found += (late := list(laggards(lately)))
@@ -164,7 +164,7 @@ def _slow_to_save(ranks: Sequence[View]) -> list[Finding]:
     """Find who takes longer for the last checkpoints than for those before."""
     slow = {}
     for each in ranks:
-        took_s = [mark["seconds"] for mark in each["checkpoints"]["kept"] if mark.get("seconds") is not None]
+        took_s = each["saving"]
         before_s, now_s = median(took_s[:-2] or [0.0]), min(took_s[-2:], default=0.0)
         if len(took_s) >= LEAST_CHECKPOINTS and now_s > max(SAVING_FACTOR * before_s, SAVING_S):
             slow[each["rank"]] = (now_s, before_s)

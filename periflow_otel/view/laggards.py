@@ -22,6 +22,8 @@ LEAST_STEPS: Final = 10
 """Of ranks with fewer steps nothing is said."""
 LATE_SHARE: Final = 0.6
 """A rank is late that is the last of its node to begin so many of the steps."""
+WAITED_PART: Final = 0.5
+"""And the steps of the others are longer by so much of that: they wait in them, and do not only run ahead."""
 LATE_PART: Final = 0.1
 """And this part of a step later than the first, mostly: who saves or evaluates for the others is late now and then."""
 
@@ -59,13 +61,15 @@ def holding_up(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
 
 
 def _late(ranks: Sequence[View]) -> Finding | None:
-    late = [each for each in ranks if each["late"] and each["late"]["count"]]
+    late = [each for each in ranks if each["late"]]
     total = sum(each["late"]["count"] for each in late)
     if total < LEAST_STEPS:
         return None
     worst = max(late, key=lambda each: int(each["late"]["count"]))
     share, mean_s = worst["late"]["count"] / total, worst["late"]["sum"] / worst["late"]["count"]
-    if share < LATE_SHARE or worst["late"]["usual"] < LATE_PART * median(each["duration"]["p50"] for each in ranks):
+    late_s, usual_s = worst["late"]["usual"], median(each["duration"]["p50"] for each in ranks)
+    waited_s = max(each["duration"]["p50"] for each in ranks if each is not worst) - worst["duration"]["p50"]
+    if share < LATE_SHARE or late_s < LATE_PART * usual_s or waited_s < WAITED_PART * late_s:
         return None
     text = (
         f"Rank {worst['rank']} was the last to begin {share:.0%} of the steps,"

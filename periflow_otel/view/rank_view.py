@@ -1,6 +1,6 @@
 """What is known of one rank in one attempt."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -15,6 +15,8 @@ SeriesKind = Literal["metric", "step", "gap", "start", "machine", "pause"]
 
 MAX_MARKS: Final = 200
 """Of each kind of thing that a rank did at one moment, so many are kept: the first half and the latest."""
+MAX_SAVINGS: Final = 20
+"""Of so many checkpoints, the latest, it is known how long a rank was busy with them."""
 MAX_NAMES: Final = 1000
 """Metric keys, text values and phases of a rank; what has another name is counted, and not kept."""
 _NAN: Final = float("nan")
@@ -89,11 +91,9 @@ class RankView:
         """Begin with nothing."""
         self.member = member
         self._limits = limits
+        self._begin_sums()
         self.series: dict[tuple[SeriesKind, str], Series] = {}
         self.heat = Heat()
-        self.durations: Counter[int] = Counter()
-        self.gaps: Counter[int] = Counter()
-        """Of all steps, by bin."""
         self.steps = 0
         """Completed in this attempt."""
         self.ended_step = self.last_step = member.initial_step
@@ -129,12 +129,19 @@ class RankView:
         """Seconds that garbage collections took in steps, by generation."""
         self.late: dict[str, float] = {}
         """How often it was the last of its node to begin a step, and by how many seconds together and at most."""
-        self.lateness: Mapping[float, float] = {}
-        """How often it was that by so many seconds or more; empty where it is not known."""
-        self.lately = Lately()
         self.left_out = 0
         """Values of keys beyond ``MAX_NAMES``."""
         self._ends: list[tuple[float, int]] = []
+
+    def _begin_sums(self) -> None:
+        self.durations: Counter[int] = Counter()
+        self.gaps: Counter[int] = Counter()
+        """Of all steps, by bin."""
+        self.lateness: Mapping[float, float] = {}
+        """How often it was the last to begin by so many seconds or more; empty where it is not known."""
+        self.savings_s: deque[float] = deque(maxlen=MAX_SAVINGS)
+        """How long it was busy with each of its latest checkpoints, where that is known."""
+        self.lately = Lately()
 
     def change(self, **fields: Any) -> None:
         """Note what is known of the rank only now; None is nothing."""
@@ -257,10 +264,13 @@ class RankView:
             phase[0] += 1
             phase[1] += duration_s
 
-    def add_checkpoint(self, step: int, time_s: float, save_type: str, took_s: float | None = None) -> None:
-        """Note a checkpoint that was announced, and how long the rank was busy with it, where that is known."""
-        took = {} if took_s is None else {"seconds": round(took_s, 6)}
-        self.checkpoints.add(step=step, time=round(time_s, 3), save_type=save_type, **took)
+    def add_saving(self, took_s: float) -> None:
+        """Note how long the rank was busy with a checkpoint."""
+        self.savings_s.append(took_s)
+
+    def add_checkpoint(self, step: int, time_s: float, save_type: str) -> None:
+        """Note a checkpoint that was announced."""
+        self.checkpoints.add(step=step, time=round(time_s, 3), save_type=save_type)
         self.seen_s = max(self.seen_s, time_s)
 
     def add_error(self, step: int, time_s: float, error: str) -> None:

@@ -152,8 +152,8 @@ class RecordFeed:
     def _add_checkpoint(self, record: Checkpoint) -> None:
         before_ns = self._wall_time.spent_ns.get(CHECKPOINT, 0)
         self._wall_time.end_checkpoint(record)
-        took_s = (self._wall_time.spent_ns.get(CHECKPOINT, 0) - before_ns) / 1e9
-        self._rank.add_checkpoint(record.step, record.time_unix_ns / 1e9, save_type(record), took_s)
+        self._rank.add_saving((self._wall_time.spent_ns.get(CHECKPOINT, 0) - before_ns) / 1e9)
+        self._rank.add_checkpoint(record.step, record.time_unix_ns / 1e9, save_type(record))
 
     def _observe(self, observed: Observed) -> None:
         for each in observed.values:

@@ -241,11 +241,7 @@ def _rank(rank: RankView) -> dict[str, Any]:
         "step_started": rank.step_started_s if rank.last_step > rank.ended_step else None,
         **_done(sums),
         "late": _late(sums) and {**_late(sums), "max": rank.late["max"]},
-        "lately": {
-            "since": rank.lately.since_s() or member.started_s,
-            **_done(lately := rank.lately.of(sums)),
-            "steps": sum(lately["durations"].values()),
-        },
+        **_present(rank, sums),
         "checkpoints": _marks(rank.checkpoints),
         "errors": _marks(rank.errors),
         "nonfinite": {**_marks(rank.nonfinite), "by_key": dict(rank.nonfinite_by_key)},
@@ -270,6 +266,18 @@ def _done(sums: Sums) -> dict[str, Any]:
             name: {"count": sums["phase_counts"][name], "seconds": _rounded(spent_s)}
             for name, spent_s in sums["phases"].items()
         },
+    }
+
+
+def _present(rank: RankView, sums: Sums) -> dict[str, Any]:
+    """Return what a rank does of late, as long as the run goes on."""
+    if rank.outcome is not None:
+        return {"lately": None, "saving": []}
+    lately = rank.lately.of(sums)
+    since_s, steps = rank.lately.since_s() or rank.member.started_s, sum(lately["durations"].values())
+    return {
+        "lately": {"since": since_s, "steps": steps, **_done(lately)},
+        "saving": [_rounded(took_s) for took_s in rank.savings_s],
     }
 
 
