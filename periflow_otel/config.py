@@ -24,6 +24,7 @@ from periflow_otel.endpoints import SIGNALS, OtlpSettings, Signal, of_signal, re
 from periflow_otel.environ import Environ, Variables, bad_value, reject
 from periflow_otel.ids import SAMPLE_NOTHING, is_unsampled, valid_tracestate
 from periflow_otel.journal.folders import private_inside
+from periflow_otel.records import Telling
 
 AgentMode = Literal["process", "thread", "off"]
 Temporality = Literal["cumulative", "delta", "lowmemory"]
@@ -204,6 +205,8 @@ class RunSettings:
     tracestate: str
     emergency_signals: tuple[signal.Signals, ...]
     log_level: int | None
+    telling: Telling
+    """What is recorded of the exception that ends the run."""
     """From this level on, what the script logs is recorded; None: nothing of it."""
     consumers: tuple[str, ...]
     """Every one of these must have a record before the journal may forget it."""
@@ -243,6 +246,7 @@ class RunSettings:
             tracestate=valid_tracestate(variables.text("TRACESTATE")),
             emergency_signals=tuple(_signals(variables)),
             log_level=_log_level(variables),
+            telling=variables.choice(names.EXCEPTIONS_VAR, "type", get_args(Telling)),
             consumers=export.consumers() if export else (),
             destination=export.destination() if export else "",
             agent_settings=_name_settings(export, environ) if export else "",

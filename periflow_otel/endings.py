@@ -64,17 +64,17 @@ def _status(error: SystemExit) -> object:
     return error.code if error.code is None or isinstance(error.code, int) else 1
 
 
-def error_at_exit(old: BaseException | None) -> str | None:
-    """Name the type of the exception that ends this process; ``old`` was there before."""
+def error_at_exit(old: BaseException | None) -> BaseException | None:
+    """Return the exception that ends this process; ``old`` was there before."""
     error = sys.exc_info()[1] or _Name.error or getattr(sys, "last_value", None)
     if error is None or error is old or hasattr(sys, "ps1"):
         return None
-    return _given_up(error) if isinstance(error, SystemExit) else type(error).__name__
+    return _given_up(error) if isinstance(error, SystemExit) else error
 
 
-def _given_up(error: SystemExit) -> str | None:
-    """Name what a child has ended of that writes its failure down and exits with a status, as PyTorch's ranks do."""
-    return type(error.__context__ or error).__name__ if _status(error) else None
+def _given_up(error: SystemExit) -> BaseException | None:
+    """Return what a child has ended of that writes its failure down and exits with a status, as PyTorch's ranks do."""
+    return (error.__context__ or error) if _status(error) else None
 
 
 class _Name(str):

@@ -6,13 +6,14 @@ Objects that are logged are asked for their text once. What goes wrong with that
 import logging
 import traceback
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final
 
 import msgspec
 
 from periflow_otel.context import Whereabouts
 from periflow_otel.errors import full_type
-from periflow_otel.records import MAX_KEY_CHARS, LogLine, encode, plain_mapping
+from periflow_otel.records import MAX_KEY_CHARS, LogLine, Raised, Telling, encode, plain_mapping
 from periflow_otel.run_config import MASKED, is_secret
 
 MAX_MESSAGE_CHARS: Final = 16_384
@@ -87,11 +88,31 @@ def _exception(record: logging.LogRecord) -> tuple[str | None, str, str]:
     kind, error, trace = record.exc_info or (None, None, None)
     if kind is None or error is None:
         return None, "", _end(record.stack_info or "")
+    return full_type(error), *_told(error, trace)
+
+
+def raised(error: BaseException, how: Telling) -> Raised | None:
+    """Return what is to be recorded of an exception beside its type: valid text, and bounded."""
+    if how == "type":
+        return None
+    message, stack = _told(error, error.__traceback__) if how == "message" else ("", _places(error))
+    return Raised(_valid(message), _valid(stack))
+
+
+def _places(error: BaseException) -> str:
+    """Return where an exception came from, and nothing that could tell of a value."""
+    frames = traceback.walk_tb(error.__traceback__)
+    places = (f'  File "{each.f_code.co_filename}", line {line}, in {each.f_code.co_name}\n' for each, line in frames)
+    return _end("".join(("Traceback (most recent call last):\n", *places, full_type(error))))
+
+
+def _told(error: BaseException, trace: TracebackType | None) -> tuple[str, str]:
+    """Return message and stack of an exception, as Python prints them."""
     try:
-        told = traceback.TracebackException(kind, error, trace)
-        return full_type(error), _text(str(told), MAX_MESSAGE_CHARS), _end("".join(told.format()))
+        shown = traceback.TracebackException(type(error), error, trace)
+        return _text(str(shown), MAX_MESSAGE_CHARS), _end("".join(shown.format()))
     except Exception:  # noqa: BLE001  # a chain of them may be too long, say
-        return full_type(error), "", ""
+        return "", ""
 
 
 def _end(stack: str) -> str:

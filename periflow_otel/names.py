@@ -132,13 +132,13 @@ waits."""
 FATAL: Final = "periflow.run.last_words"
 """Which fatal signal, such as Segmentation fault, and where it hit."""
 EXCEPTION_TYPE: Final = "exception.type"
-"""Type of the exception, with its module; its message may hold secrets and stays out."""
+"""Type of the exception, with its module; its message may hold secrets and stays out unless it is asked for."""
 ERROR_TYPE: Final = "error.type"
 """Of what a step, phase or run has failed: the type of the exception, or killed. On spans with the status ERROR."""
 EXCEPTION_MESSAGE: Final = "exception.message"
-"""Text of an exception that the script has logged, of which the script decides what it says. On log records only."""
+"""Text of an exception that the script has logged, or, with PERIFLOW_EXCEPTIONS=message, of one that ended the run."""
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
-"""Stack of an exception that the script has logged, as Python prints it. On log records only."""
+"""Stack of an exception that the script has logged, or, where PERIFLOW_EXCEPTIONS asks for it, that ended the run."""
 CODE_STACKTRACE: Final = "code.stacktrace"
 """Stack of a log record that was said with ``stack_info``."""
 CODE_FILE_PATH: Final = "code.file.path"
@@ -340,6 +340,8 @@ LOGS_VAR: Final = "PERIFLOW_LOGS"
 """debug, info, warning, error or critical: from this level on, what the script logs is recorded. Default: off."""
 EVENTS_VAR: Final = "PERIFLOW_EVENTS"
 """As what events leave: span (default), log, or both."""
+EXCEPTIONS_VAR: Final = "PERIFLOW_EXCEPTIONS"
+"""What is recorded of the exception that ends a run: its type (default), its stack too, or also its message."""
 MACHINE_INTERVAL: Final = "PERIFLOW_MACHINE_INTERVAL"
 """Seconds between two looks at the machine: processors, memory, disks, network, GPUs. 0: none. Default: 10."""
 PAGE: Final = "PERIFLOW_PAGE"
@@ -356,6 +358,6 @@ EMERGENCY_SIGNALS: Final = "PERIFLOW_EMERGENCY_SIGNALS"
 """Signals that ask for an emergency save, such as SIGUSR1,SIGTERM. Default: none."""
 VARIABLES: Final = (
     PERIFLOW_ENABLED, WORLD_SIZE_VAR, NODE_RANK_VAR, NUM_NODES_VAR, PROCESSED_ITERS, CKPT_DIR, STATE_DIR,
-    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, LOGS_VAR, EVENTS_VAR,
+    RUN_ID_VAR, ATTEMPT_VAR, AGENT, EXIT_TIMEOUT, AGENT_LINGER, JOURNAL_MAX_BYTES, LOGS_VAR, EVENTS_VAR, EXCEPTIONS_VAR,
     MACHINE_INTERVAL, STUCK_AFTER, PAGE, CONSOLE, OTLP_HEADERS_FILE, ALLOWED_HOSTS, EMERGENCY_SIGNALS,
 )  # fmt: skip

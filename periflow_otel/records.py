@@ -6,7 +6,7 @@ integers beyond 64 bits, and text that is not valid Unicode.
 
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -229,7 +229,18 @@ class Paused(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):
     """By generation."""
 
 
-Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config | LogLine | Paused
+class Raised(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
+    """More of the exception that ends the run, where the user wants it to be recorded. Comes before the end."""
+
+    message: str
+    """What it says; empty where that is not wanted."""
+    stack: str
+    """Where it came from."""
+
+
+Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Config | LogLine | Paused | Raised
+Telling = Literal["type", "stack", "message"]
+"""What is recorded of the exception that ends a run: its type alone, where it came from too, or also what it says."""
 
 MAX_KEY_CHARS: Final = 256
 """Longest metric key: it becomes the name of an instrument."""

@@ -27,7 +27,7 @@ from periflow_otel.handover import Handover
 from periflow_otel.identities import SpanIdentity, identify
 from periflow_otel.joining import next_attempt
 from periflow_otel.journal.ledger import find_earlier
-from periflow_otel.log_lines import encode_line
+from periflow_otel.log_lines import encode_line, raised
 from periflow_otel.logs import limit_repeats
 from periflow_otel.pauses import Pauses
 from periflow_otel.records import (
@@ -132,6 +132,7 @@ class TrainingRun:
             self.folder if beginning.is_recording else None, beginning.settings.emergency_signals
         )
         self._exit_timeout_s = beginning.settings.exit_timeout_s
+        self._telling = beginning.settings.telling
         self._last_error = getattr(sys, "last_value", None)
         self._agent_check_due_ns = 0
         self._warned: set[str] = set()
@@ -406,7 +407,7 @@ class TrainingRun:
         Returns:
             Whether everything is delivered, set aside or counted as dropped.
         """
-        return self._wait_again(timeout_s) if self._is_over else self._shutdown(failure(error), timeout_s)
+        return self._wait_again(timeout_s) if self._is_over else self._shutdown(failure(error), timeout_s, error)
 
     def _identify(self, step: int | None, phase: int) -> SpanIdentity:
         """Derive the ids that the exported span of a step or a phase has."""
@@ -476,7 +477,9 @@ class TrainingRun:
 
     def _at_exit(self) -> None:
         try:
-            is_delivered = self._shutdown(error_at_exit(self._last_error), time_left_s(self._exit_timeout_s))
+            cause = error_at_exit(self._last_error)
+            error = None if cause is None else full_type(cause)
+            is_delivered = self._shutdown(error, time_left_s(self._exit_timeout_s), cause)
         except KeyboardInterrupt:
             is_delivered = False
         if not is_delivered and self._handover.may_be_late:
@@ -485,7 +488,7 @@ class TrainingRun:
                 f"kept in {self.folder}, for the agent, the next run or 'periflow-otel replay' to deliver."
             )
 
-    def _shutdown(self, error: str | None, timeout_s: float | None) -> bool:
+    def _shutdown(self, error: str | None, timeout_s: float | None, cause: BaseException | None = None) -> bool:
         if self._is_over:
             return True
         error = error or self._noted_error
@@ -497,7 +500,7 @@ class TrainingRun:
         atexit.unregister(self._at_exit)
         self._standing_span.leave()
         self._place.leave(error)
-        is_delivered = self._handover.wait_for_the_end(self._end_journal(error), timeout_s)
+        is_delivered = self._handover.wait_for_the_end(self._end_journal(error, cause), timeout_s)
         self._handover.stop_agent()
         if self._handover.may_be_late:
             say_what_is_recorded(self.info, self._step - self.info.initial_step)
@@ -511,10 +514,13 @@ class TrainingRun:
 
     def _give_way(self) -> None:
         """End the run as another begins: as failed if an exception is being handled, or has ended the last step."""
-        self._shutdown(failure(sys.exc_info()[1]) or self._step_error, None)
+        cause = sys.exc_info()[1]
+        self._shutdown(failure(cause) or self._step_error, None, cause)
 
-    def _end_journal(self, error: str | None) -> int:
-        """Write the last record, and return how many there are."""
+    def _end_journal(self, error: str | None, cause: BaseException | None = None) -> int:
+        """Write the last records, and return how many there are."""
+        if error and cause and (more := raised(cause, self._telling)):
+            self._journal.append(encode(more))
         return self._journal.finish(encode(RunFinished(self._offset_ns + self._monotonic_ns(), error)))
 
     def _leave_behind(self) -> None:

@@ -8,6 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import Begin
+from recorded import journals, records_of, run_script
+
+from periflow_otel import names
+from periflow_otel.errors import ConfigurationError
+from periflow_otel.otlp.json import traces_json
+from periflow_otel.records import Raised, RunFinished
+from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.view.otlp import OtlpFeed
+from periflow_otel.view.records import RecordFeed
+from periflow_otel.view.run_view import RunView
 
 SCRIPT = """
 import os, sys
@@ -66,3 +77,92 @@ def test_a_pipe_is_told_nothing(tmp_path: Path):
     environ = {**os.environ, "PERIFLOW_STATE_DIR": str(tmp_path / "state")}
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, check=True, timeout=60)
     assert done.stderr == b""
+
+
+class TokenError(Exception):
+    """What a library might raise."""
+
+
+def caught() -> Exception:
+    """Return an exception with a secret in its message, and one in a cause."""
+    try:
+        try:
+            {}["inner-secret"]
+        except KeyError as error:
+            message = "token outer-secret at https://me:secret@host/"
+            raise TokenError(message) from error
+    except TokenError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("telling", "is_there", "is_not"),
+    [
+        (None, "", "secret"),
+        ("type", "", "secret"),
+        ("stack", "in caught\ntest_endings.TokenError", "secret"),
+        ("message", "KeyError: 'inner-secret'", "me:secret"),
+    ],
+)
+def test_as_much_is_recorded_of_an_exception_as_is_asked_for(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, telling: str | None, is_there: str, is_not: str
+):
+    """On the span of the run, whose translation may stop and go on before its end; and in views of both."""
+    if telling:
+        monkeypatch.setenv("PERIFLOW_EXCEPTIONS", telling)
+    run = begin(run_id="job")
+    run.shutdown(error=caught())
+    records = records_of(run)
+    translator = SpanTranslator(run.info)
+    translator.feed(records[:-1])
+    spans = translator.take()
+    translator = SpanTranslator(run.info, translator.encode_state())
+    translator.feed(records[-1:])
+    spans += translator.take()
+    (event,) = spans[-1].events
+    assert event.attributes[names.EXCEPTION_TYPE] == "test_endings.TokenError"
+    stack = str(event.attributes.get(names.EXCEPTION_STACKTRACE, ""))
+    assert is_there in stack
+    assert (names.EXCEPTION_MESSAGE in event.attributes) == (telling == "message")
+    assert is_not not in str(spans)
+    from_files, from_records = OtlpFeed(), RunView("job")
+    from_files.feed(traces_json([(run.info, span) for span in spans]))
+    feed = RecordFeed(from_records, run.info)
+    feed.feed(records)
+    feed.settle()
+    for view in (from_files.views["job"], from_records):
+        assert view.to_dict()["ranks"][0]["stack"] == stack
+
+
+def test_an_exception_of_which_nothing_is_known_is_no_other_ones(begin: Begin, monkeypatch: pytest.MonkeyPatch):
+    """A run that ends well while some exception is handled has none."""
+    monkeypatch.setenv("PERIFLOW_EXCEPTIONS", "message")
+    run = begin(run_id="job")
+    try:
+        int("no number")
+    except ValueError:
+        run.shutdown()
+    assert [type(each) for each in records_of(run)] == [RunFinished]
+
+
+def test_what_ends_a_script_is_recorded():
+    """Of any length and with any text; and with its full type, as everywhere."""
+    script = "import periflow_otel as pf\npf.init()\nraise pf.PeriFlowError('é\\ud800' * 20_000)"
+    ended = run_script(script, PERIFLOW_EXCEPTIONS="message")
+    assert ended.status == 1
+    (journal,) = journals()
+    (raised,), (finished,) = journal.of(Raised), journal.of(RunFinished)
+    assert finished.error == "periflow_otel.errors.PeriFlowError"
+    assert raised.message.startswith("é?é?")
+    assert len(raised.message) + len(raised.stack) < 40_000
+
+
+def test_what_cannot_be_told_is_said_in_cloud_mode(begin: Begin, monkeypatch: pytest.MonkeyPatch):
+    """A value that means nothing."""
+    monkeypatch.setenv("PERIFLOW_EXCEPTIONS", "all")
+    for name in ("PERIFLOW_ENABLED", "WORLD_SIZE", "NUM_NODES"):
+        monkeypatch.setenv(name, "1")
+    for name in ("NODE_RANK", "PROCESSED_ITERS"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(ConfigurationError, match="PERIFLOW_EXCEPTIONS"):
+        begin(run_id="job")

@@ -20,7 +20,7 @@ from test_stuck_spans import spans as stuck_spans
 from periflow_otel.exporters.live_page import LivePage
 from periflow_otel.journal.folders import node_folder
 from periflow_otel.page.report import report_html
-from periflow_otel.records import Config, Earlier, LogLine, RankRun
+from periflow_otel.records import Config, Earlier, LogLine, Raised, RankRun, RunFinished
 from periflow_otel.view.records import RecordFeed, member_of
 from periflow_otel.view.run_view import RunView
 from periflow_otel.web.site import Site
@@ -264,6 +264,22 @@ def test_what_holds_up_a_run_is_said_with_its_stacks(tmp_path: Path, opened: Tab
         'File "/home/me/dataset.py", line 88, in __getitem__' in opened.page.locator(".alerts pre").first.inner_text()
     )
     assert opened.violations() == []
+
+
+def test_where_ranks_have_failed_is_a_click_away(tmp_path: Path, opened: Tab):
+    """Once for those that have failed in one place."""
+    ranks = []
+    for rank in range(3):
+        recorder = trained(rank)
+        recorder.inputs += [
+            Raised("", f"in <{'load' if rank < 2 else 'save'}>"),
+            RunFinished(recorder.now_ns, "KeyError"),
+        ]
+        ranks.append((make_run(rank=rank, world_size=3), recorder))
+    opened.open(saved(tmp_path, view_of(*ranks)))
+    opened.page.locator(".alerts summary").click()
+    assert opened.page.locator(".alerts details p").all_inner_texts() == ["Rank 0, 1", "Rank 2"]
+    assert opened.page.locator(".alerts details pre").all_inner_texts() == ["in <load>", "in <save>"]
 
 
 @pytest.mark.parametrize("width", [390, 1280])

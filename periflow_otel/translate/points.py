@@ -21,6 +21,7 @@ from periflow_otel.records import (
     Metric,
     Paused,
     Phase,
+    Raised,
     RankLost,
     RankRun,
     Record,
@@ -181,7 +182,7 @@ class PointTranslator:
         if self._is_delta:
             self._start_over()
 
-    def _pass_over(self, record: LogLine) -> None:
+    def _pass_over(self, record: LogLine | Raised) -> None:
         """Do nothing: what was said makes no point."""
 
     def _add_values(self, record: Metric) -> None:
@@ -445,6 +446,7 @@ class PointTranslator:
         Config: _set_config,
         Phase: _add_phase,
         LogLine: _pass_over,
+        Raised: _pass_over,
         Paused: _add_pause,
         RunFinished: _finish,
         RankLost: _lose,

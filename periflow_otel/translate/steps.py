@@ -20,15 +20,17 @@ from periflow_otel.records import (
     Metric,
     Paused,
     Phase,
+    Raised,
     RankLost,
     RankRun,
     Record,
     RunFinished,
     StepEnded,
 )
+from periflow_otel.run_config import without_user_info
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Observed, Span
-from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute, whole
 
 SAMPLED_OUT: Final = "sampled_out"
 """Why a step or a phase in it has no span: a ratio was asked for, and nothing is remarkable about the step."""
@@ -68,6 +70,8 @@ class SpanState(msgspec.Struct, array_like=True):
     """Whether the span that tells of the start has left."""
     config: bytes = b""
     """Attributes that tell the run from others, encoded: they are written down each time, and rarely looked at."""
+    raised: Raised | None = None
+    """More of the exception that ends the run."""
 
 
 class SpanTranslator:
@@ -263,11 +267,15 @@ class SpanTranslator:
             self._close(StepEnded(record.last_started_step, record.last_started_unix_ns, duration_ns, _KILLED))
         self._finish(record)
 
+    def _note_raised(self, record: Raised) -> None:
+        self.state.raised = record
+
     def _finish(self, record: RunFinished | RankLost) -> None:
         if self.state.draft:
             self._release(self.state.draft)
         error = _KILLED if isinstance(record, RankLost) else record.error
-        self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error, _last_words(record)))
+        events = _end_of(record, self.state.raised)
+        self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error, events))
 
     def _step_trace_id(self, step: int) -> ids.TraceId:
         return ids.step_trace_id(self._run.seed, self._run.attempt, step)
@@ -417,7 +425,7 @@ class SpanTranslator:
         }
         return (Event(names.RUN_RESTART, run.started_unix_ns, attributes),)
 
-    def _run_span(self, outcome: str, time_unix_ns: int, error: str | None, words: tuple[Event, ...]) -> Span:
+    def _run_span(self, outcome: str, time_unix_ns: int, error: str | None, events: tuple[Event, ...]) -> Span:
         run, state = self._run, self.state
         parent = ids.run_span_id(run.seed, run.attempt, 0) if run.rank else self._launcher_span_id
         end_unix_ns = max(time_unix_ns, run.started_unix_ns)
@@ -441,7 +449,7 @@ class SpanTranslator:
             start_unix_ns=run.started_unix_ns,
             end_unix_ns=end_unix_ns,
             attributes=attributes,
-            events=_exceptions(error, end_unix_ns) + words,
+            events=events,
             error=error,
             is_parent_remote=parent is not None,
             trace_state=self._trace_state,
@@ -455,6 +463,7 @@ class SpanTranslator:
         Phase: _add_phase,
         LogLine: _pass_over,
         Paused: _add_pause,
+        Raised: _note_raised,
         RunFinished: _finish,
         RankLost: _lose,
     }
@@ -499,15 +508,20 @@ def save_type(record: Checkpoint) -> str:
     return "EMERGENCY" if record.is_emergency else "NORMAL"
 
 
-def _last_words(record: RunFinished | RankLost) -> tuple[Event, ...]:
-    if isinstance(record, RunFinished) or record.fatal is None:
+def _end_of(record: RunFinished | RankLost, raised: Raised | None) -> tuple[Event, ...]:
+    """Return the event that tells of what ended a run: of an exception, or the last words of a fatal signal."""
+    if isinstance(record, RunFinished):
+        told = {names.EXCEPTION_MESSAGE: raised.message, names.EXCEPTION_STACKTRACE: raised.stack} if raised else {}
+        return _exceptions(record.error, record.time_unix_ns, **told)
+    if record.fatal is None:
         return ()
     attributes = {names.FATAL: text(record.fatal), **({names.CODE_STACKTRACE: record.stack} if record.stack else {})}
     return (Event(names.RUN_FATAL, record.time_unix_ns, attributes),)
 
 
-def _exceptions(error: str | None, time_unix_ns: int) -> tuple[Event, ...]:
+def _exceptions(error: str | None, time_unix_ns: int, **told: str) -> tuple[Event, ...]:
     """Return the event that tells of an exception. To be killed is an error, but none."""
     if error is None or error == _KILLED:
         return ()
-    return (Event(names.EXCEPTION, time_unix_ns, {names.EXCEPTION_TYPE: error}),)
+    more = {name: whole(without_user_info(said)) for name, said in told.items() if said}
+    return (Event(names.EXCEPTION, time_unix_ns, {names.EXCEPTION_TYPE: error, **more}),)

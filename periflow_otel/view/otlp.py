@@ -223,6 +223,9 @@ class OtlpFeed:
             rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
         elif name == names.RUN_FATAL:
             rank.last_words = str(attributes.get(names.FATAL, ""))
+            rank.set_stack(str(attributes.get(names.CODE_STACKTRACE, "")))
+        elif name == names.EXCEPTION and names.EXCEPTION_STACKTRACE in attributes:
+            rank.set_stack(str(attributes[names.EXCEPTION_STACKTRACE]))
 
     def _add_steps(self, rank: RankView, taken: "list[_Step]") -> None:
         completed = [step for step in taken if step.error != "killed"]

@@ -19,6 +19,7 @@ MAX_SAVINGS: Final = 20
 """Of so many checkpoints, the latest, it is known how long a rank was busy with them."""
 MAX_NAMES: Final = 1000
 """Metric keys, text values and phases of a rank; what has another name is counted, and not kept."""
+MAX_STACK_CHARS: Final = 4000
 _NAN: Final = float("nan")
 _PACE_S: Final = 30.0
 """The pace of now is that of about the last half minute."""
@@ -106,6 +107,8 @@ class RankView:
         """None while the run goes on."""
         self.last_words: str | None = None
         """What its interpreter has said of the fatal signal that ended it, and where that hit."""
+        self.stack = ""
+        """Of what ended it, where that is recorded."""
         self.redone_steps = 0
         self.restart_gap_s = 0.0
         self.done: dict[str, float] = {}
@@ -281,6 +284,10 @@ class RankView:
         """Note the end of the run."""
         self.outcome, self.ended_s = outcome, time_s
         self.seen_s = max(self.seen_s, time_s)
+
+    def set_stack(self, stack: str) -> None:
+        """Keep where that came from which ended it: the innermost part."""
+        self.stack = stack[-MAX_STACK_CHARS:]
 
     def sums(self) -> Sums:
         """Return what there is of all that grows from step to step, as it is now."""

@@ -13,6 +13,7 @@ from periflow_otel.records import (
     Metric,
     Paused,
     Phase,
+    Raised,
     RankLost,
     RankRun,
     Record,
@@ -123,6 +124,8 @@ class RecordFeed:
                     self._rank.add_pause(kind, record.step, record.time_unix_ns / 1e9, duration_ns / 1e9)
             case Observed():
                 self._observe(record)
+            case Raised():
+                self._rank.set_stack(without_user_info(record.stack))
             case RunFinished():
                 self._wall_time.close(record.time_unix_ns)
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
@@ -130,6 +133,7 @@ class RecordFeed:
                 self._lose_step(record)
                 self._wall_time.lose(record)
                 self._rank.last_words = record.fatal
+                self._rank.set_stack(record.stack)
                 self._rank.end(outcome_of(record), record.time_unix_ns / 1e9)
 
     def _add_line(self, line: LogLine) -> None:

@@ -235,6 +235,7 @@ def _rank(rank: RankView) -> dict[str, Any]:
         "ended": rank.ended_s,
         "outcome": rank.outcome,
         "last_words": rank.last_words,
+        "stack": rank.stack,
         "steps": rank.steps,
         "step": rank.last_step,
         "ended_step": rank.ended_step,

@@ -98,14 +98,22 @@ function tilesOf(run) {
 /** Return what stands out of a run, in words. */
 function alertsOf(run) {
   const stuck = run.stuck.filter((each) => each.attempt === run.run.attempt && !each.is_over);
-  const told = (found) => found.kind === "stuck" ? stuck : found.kind === "slow_inside" ? run.slow.filter((each) => each.attempt === run.run.attempt && each.last_step === found.step) : [];
-  return run.findings.map((each) => make("div", { class: each.is_fault ? "alert" : "alert note" }, each.text, told(each).length ? stacksOf(told(each)) : null));
+  const told = (found) => (found.kind === "stuck" ? stuck : found.kind === "slow_inside" ? run.slow.filter((each) => each.attempt === run.run.attempt && each.last_step === found.step) : []).flatMap((each) => each.stacks);
+  const shown = (found) => (found.kind === "failed" || found.kind === "killed" ? stacksOf("Where that was", endsOf(run, found)) : stacksOf("What the ranks are doing", told(found)));
+  return run.findings.map((each) => make("div", { class: each.is_fault ? "alert" : "alert note" }, each.text, shown(each)));
 }
 
-/** Return what ranks are doing that do not go on, or hold up a step, and those that wait for them: a click away, and open as long as the reader wants while the page is drawn anew. */
-function stacksOf(told) {
-  return make("details", { open: page.showsStacks, ontoggle: (event) => { page.showsStacks = event.target.open; } }, make("summary", {}, "What the ranks are doing"),
-    ...told.flatMap((each) => each.stacks).flatMap((each) => [make("p", {}, each.summary), make("pre", { tabindex: 0, "aria-label": `Stack: ${each.summary}` }, each.stacktrace)]));
+/** Return the stacks of what ended ranks, as far as they are recorded; once where they are the same. */
+function endsOf(run, found) {
+  const ranks = lastAttempt(run).filter((rank) => rank.stack && found.ranks.includes(rank.rank));
+  return [...new Set(ranks.map((rank) => rank.stack))].map((stacktrace) => ({ stacktrace, summary: `Rank ${ranks.filter((rank) => rank.stack === stacktrace).map((rank) => rank.rank).join(", ")}` }));
+}
+
+/** Return stacks, if there are some: a click away, and open as long as the reader wants while the page is drawn anew. */
+function stacksOf(title, stacks) {
+  if (!stacks.length) return null;
+  return make("details", { open: page.showsStacks, ontoggle: (event) => { page.showsStacks = event.target.open; } }, make("summary", {}, title),
+    ...stacks.flatMap((each) => [make("p", {}, each.summary), make("pre", { tabindex: 0, "aria-label": `Stack: ${each.summary}` }, each.stacktrace)]));
 }
 
 function runsTable() {
