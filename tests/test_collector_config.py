@@ -354,10 +354,12 @@ def test_alerts_ask_for_what_collectors_tell(tiers: Tiers, tmp_path: Path):
             for node in (refused, late):
                 requests.post(f"{node.endpoint}/v1/traces", json=_one_span(), timeout=30).raise_for_status()
                 requests.post(f"{node.endpoint}/v1/metrics", json=_one_point(1), timeout=30).raise_for_status()
+                requests.post(f"{node.endpoint}/v1/logs", json=_one_log_record(), timeout=30).raise_for_status()
             for value in (1, 2):  # at the same time: Prometheus refuses the second
                 requests.post(f"{tiers.url}/v1/metrics", json=_one_point(value), timeout=30, **direct)
             requests.post(f"{tiers.url}/v1/metrics", json=_one_point(1, time_unix_ns=1), timeout=30, **direct)
             requests.post(f"{tiers.url}/v1/traces", json=_one_span(), timeout=30, **nobody)
+            requests.post(f"{tiers.url}/v1/logs", json=_one_log_record(), timeout=30, **nobody)
             told = prometheus.names()
             is_asked_for = all(any(re.fullmatch(name, each) for each in told) for name in asked)
             return is_asked_for and all(prometheus.query(f'{{filter="{name}"}}') for name in filters)
@@ -429,6 +431,10 @@ def _one_point(value: int, time_unix_ns: int | None = None) -> dict[str, Any]:
     at = time_unix_ns or time.time_ns() // minute_ns * minute_ns
     point = {"name": "sent", "gauge": {"dataPoints": [{"asInt": value, "timeUnixNano": at}]}}
     return {"resourceMetrics": [{"scopeMetrics": [{"metrics": [point]}]}]}
+
+
+def _one_log_record() -> dict[str, Any]:
+    return {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"body": {"stringValue": "said"}}]}]}]}
 
 
 def _message(*spans: dict[str, Any]) -> dict[str, Any]:
