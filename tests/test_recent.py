@@ -9,7 +9,7 @@ from journals import SMALL, numbered, read_all
 from recorder import make_run
 
 from periflow_otel.journal.reader import Chunk, JournalReader, Position
-from periflow_otel.journal.recent import MAX_RECORDS, RecentChunks
+from periflow_otel.journal.recent import MAX_RECORDS, RecentChunks, Shelf
 from periflow_otel.journal.writer import TAIL_BYTES, JournalWriter
 from periflow_otel.records import Metric
 
@@ -24,7 +24,7 @@ def writer(tmp_path: Path) -> JournalWriter:
 def recent(writer: JournalWriter, tmp_path: Path) -> RecentChunks:
     """Return what several consumers read the journal with."""
     del writer
-    return RecentChunks(JournalReader(tmp_path))
+    return RecentChunks(JournalReader(tmp_path), Shelf())
 
 
 def write(writer: JournalWriter, first: int, count: int) -> None:
@@ -65,17 +65,23 @@ def test_nobody_gets_more_than_asked_for(writer: JournalWriter, recent: RecentCh
     assert numbers_of(recent.read(Position(), 4)) == [0, 1, 2, 3]
 
 
-def test_few_records_are_kept(writer: JournalWriter, recent: RecentChunks):
-    """The oldest are let go of, and read again for whoever comes late."""
-    write(writer, 0, MAX_RECORDS + 1)
-    chunks, position = [], Position()
-    while len(chunks) <= MAX_RECORDS // 8:
-        chunks.append((position, recent.read(position, 8)))
-        position = chunks[-1][1].position
-    again = recent.read(*chunks[0][:1], 8)
-    assert again is not chunks[0][1]
-    assert again == chunks[0][1]
-    assert recent.read(*chunks[-1][:1], 8) is chunks[-1][1]
+def test_few_records_are_kept_however_many_ranks_there_are(tmp_path: Path):
+    """The oldest are let go of, whosever they are, and read again for whoever comes late."""
+    shelf, half = Shelf(), MAX_RECORDS // 2
+    ranks = [written(tmp_path / str(rank), half) for rank in range(3)]
+    recent = [RecentChunks(rank, shelf) for rank in ranks]
+    chunks = [each.read(Position(), half) for each in recent]
+    assert [numbers_of(chunk) for chunk in chunks] == [list(range(half))] * 3
+    again = [each.read(Position(), half) for each in reversed(recent)]
+    assert [one is other for one, other in zip(again, reversed(chunks), strict=True)] == [True, True, False]
+    assert again[2] == chunks[0]
+
+
+def written(folder: Path, count: int) -> JournalReader:
+    """Return what reads a journal with so many numbered records."""
+    folder.mkdir()
+    write(JournalWriter(folder, make_run()), 0, count)
+    return JournalReader(folder)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -12,6 +12,7 @@ from periflow_otel.agent.reports import FILE, Reporter
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.journal.cursors import Cursor
 from periflow_otel.journal.reader import Position
+from periflow_otel.journal.recent import Shelf
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.translate.telemetry import Point
 
@@ -34,7 +35,7 @@ def journal_of(folder: Path, rank: int = 0, started_unix_ns: int = STARTED_NS) -
     path = folder / f"a001-r{rank:05d}"
     path.mkdir()
     JournalWriter(path, run).close()
-    return RankJournal(path, run)
+    return RankJournal(path, run, Shelf())
 
 
 def exported(reporter: Reporter, journals: list[RankJournal], items: int) -> Point:

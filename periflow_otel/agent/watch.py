@@ -10,7 +10,7 @@ from periflow_otel.journal.folders import journal_folders
 from periflow_otel.journal.ledger import note_end, note_loss, noted_loss
 from periflow_otel.journal.life import is_written
 from periflow_otel.journal.reader import Head, JournalReader
-from periflow_otel.journal.recent import RecentChunks
+from periflow_otel.journal.recent import RecentChunks, Shelf
 from periflow_otel.journal.segment import SUFFIX
 from periflow_otel.journal.space import trim
 from periflow_otel.processes import Lifeline
@@ -23,17 +23,18 @@ NOTHING: Final = Observed(0, ())
 class RankJournal:
     """One rank's journal, and whether the rank still lives."""
 
-    def __init__(self, folder: Path, run: RankRun) -> None:
+    def __init__(self, folder: Path, run: RankRun, shelf: Shelf) -> None:
         """Begin to watch.
 
         Args:
             folder: Of the journal.
             run: Who writes it.
+            shelf: Where what was read of it is kept for others.
         """
         self.folder = folder
         self.run = run
         self.reader = JournalReader(folder)
-        self.recent = RecentChunks(self.reader)
+        self.recent = RecentChunks(self.reader, shelf)
         self.lost = noted_loss(folder)
         self.observed = NOTHING
         """What was seen of the process last; replaced by each look at the machine."""
@@ -88,13 +89,20 @@ class RankJournal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def find_journals(folder: Path, known: dict[Path, RankJournal]) -> dict[Path, RankJournal]:
-    """Return the journals of a run: those known that are still there, and new ones."""
+def find_journals(folder: Path, known: dict[Path, RankJournal], shelf: Shelf | None = None) -> dict[Path, RankJournal]:
+    """Return the journals of a run: those known that are still there, and new ones.
+
+    Args:
+        folder: Of the run.
+        known: By their folders.
+        shelf: What the new ones share. Default: nothing with those that are known.
+    """
+    shelf = shelf or Shelf()
     found: dict[Path, RankJournal] = {}
     for each in journal_folders(folder):
         journal = known.get(each)
         if journal is None and (run := JournalReader(each).run()):
-            journal = RankJournal(each, run)
+            journal = RankJournal(each, run, shelf)
         if journal is not None:
             found[each] = journal
     return found
