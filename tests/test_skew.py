@@ -1,12 +1,18 @@
 """How far apart ranks begin a step: which of them is the last, and what becomes of steps that not all of them take."""
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from recorder import S, make_run
 
 from periflow_otel import names
-from periflow_otel.agent.skew import MAX_OPEN_STEPS, StepSkew
-from periflow_otel.records import RankRun, StepEnded
+from periflow_otel.agent.skew import MAX_OPEN_STEPS, SkewReader, StepSkew
+from periflow_otel.agent.watch import RankJournal, find_journals
+from periflow_otel.journal.cursors import Cursor, CursorFile
+from periflow_otel.journal.folders import journal_folder
+from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.records import RankRun, RunFinished, StepEnded, encode
 from periflow_otel.translate.telemetry import Histogram, Point
 
 
@@ -35,6 +41,30 @@ def histogram(point: Point) -> Histogram:
     """Return the value of a point, which is a histogram."""
     assert isinstance(point.value, Histogram)
     return point.value
+
+
+def recorded(folder: Path, runs: Iterable[RankRun], steps: range) -> list[JournalWriter]:
+    """Let each rank record steps, which it begins a second after the rank before it."""
+    writers = []
+    for run in runs:
+        journal = journal_folder(folder, run.attempt, run.rank)
+        journal.mkdir()
+        writers.append(JournalWriter(journal, run))
+        for step in steps:
+            writers[-1].append(encode(StepEnded(step, (100 * step + run.rank) * S, 5 * S)))
+    return writers
+
+
+def read(folder: Path, *skews: StepSkew) -> list[RankJournal]:
+    """Let agents that come after each other read the journals of a run, and return what the last one sees."""
+    for skew in skews:
+        journals = list(find_journals(folder, {}).values())
+        for journal in journals:
+            journal.look()
+        reader = SkewReader(folder, skew)
+        reader.read(journals, is_urgent=False)
+    assert all(reader.cursor(each).position.sequence == each.head.sequence for each in journals)
+    return [each for each in journals if reader.cursor(each).is_complete]
 
 
 def test_the_last_rank_has_the_time_since_the_first():
@@ -100,3 +130,45 @@ def test_one_series_at_most_for_each_rank():
         begin(skew, runs, step, *((step + rank) % 4 for rank in range(4)))
     assert counts(skew) == dict.fromkeys(range(4), 25)
     assert skew._starts == {}
+
+
+def test_an_agent_goes_on_where_the_one_before_was(tmp_path: Path):
+    """No step counts twice, and how far it is stands in one file however many ranks there are."""
+    before, after = StepSkew(), StepSkew()
+    writers = recorded(tmp_path, ranks(3), range(1, 6))
+    read(tmp_path, before)
+    for rank, writer in enumerate(writers):
+        writer.append(encode(StepEnded(6, (600 + rank) * S, 5 * S)))
+    read(tmp_path, after)
+    assert (counts(before), counts(after)) == ({2: 5}, {2: 1})
+    assert [each.name for each in tmp_path.rglob("*.cursor")] == ["skew.cursor"]
+
+
+def test_a_later_journal_of_the_same_name_is_read_from_its_beginning(tmp_path: Path):
+    """The one before was read to its end, and is gone."""
+    recorded(tmp_path, ranks(2), range(1, 4))
+    read(tmp_path, StepSkew())
+    for rank in range(2):
+        shutil.rmtree(journal_folder(tmp_path, 1, rank))
+    later = [make_run(rank=rank, world_size=2, local_world_size=2, started_unix_ns=9 * S) for rank in range(2)]
+    recorded(tmp_path, later, range(1, 8))
+    skew = StepSkew()
+    read(tmp_path, skew)
+    assert counts(skew) == {1: 7}
+
+
+def test_a_run_that_is_over_is_read_to_its_end(tmp_path: Path):
+    """The next agent knows that too, and does not wait for more: the journal can go."""
+    writers = recorded(tmp_path, ranks(2), range(1, 4))
+    writers[1].append(encode(RunFinished(999 * S)))
+    for skews in ([StepSkew()], [StepSkew(), StepSkew()]):
+        assert [each.run.rank for each in read(tmp_path, *skews)] == [1]
+
+
+def test_a_file_that_says_nothing_is_no_place(tmp_path: Path):
+    """What another version of this package has written, for instance: steps count again."""
+    recorded(tmp_path, ranks(2), range(1, 4))
+    CursorFile(tmp_path, "skew").save(Cursor(state=b"x"))
+    skew = StepSkew()
+    read(tmp_path, skew)
+    assert counts(skew) == {1: 3}

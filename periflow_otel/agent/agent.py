@@ -34,6 +34,7 @@ from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, clear_note, wri
 from periflow_otel.journal.cursors import Cursor, load_cursor
 from periflow_otel.journal.emergency import take_request_file
 from periflow_otel.journal.files import SCARCE
+from periflow_otel.journal.recent import Shelf
 from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1
@@ -86,7 +87,8 @@ class Agent:
         self.at_work = threading.Event()
         """Set when everything has been started that the journals ask for, or nothing will be."""
         self._is_live = is_live
-        self._journals = find_journals(folder, {})
+        self._shelf = Shelf()
+        self._journals = find_journals(folder, {}, self._shelf)
         self._durable: dict[str, Consumer | None] = {}
         self._live: list[Consumer] = []
         self._last_run: RankRun | None = None
@@ -127,7 +129,7 @@ class Agent:
         if self._is_live:
             self._live = list(live_consumers(self._settings, self.folder))
             if any(journal.run.local_world_size > 1 for journal in self._journals.values()):
-                self._skew_reader = SkewReader(self._skew)
+                self._skew_reader = SkewReader(self.folder, self._skew)
             if self._settings.machine_interval_s:
                 self._machine = MachineWatch(self.folder, self._settings.machine_interval_s)
         for consumer in self._live:
@@ -255,7 +257,7 @@ class Agent:
 
     def _look_at_journals(self) -> None:
         take_request_file(self.folder)
-        self._journals = find_journals(self.folder, self._journals)
+        self._journals = find_journals(self.folder, self._journals, self._shelf)
         is_urgent = [journal.look() for journal in self._journals.values()]
         for journal in list(self._journals.values()):
             self._tidy(journal)
@@ -351,7 +353,7 @@ class Agent:
         unlock(self._lock)
         if self._stopping.is_set() or self._has_heir:
             return False
-        self._journals = find_journals(self.folder, self._journals)
+        self._journals = find_journals(self.folder, self._journals, self._shelf)
         for journal in self._journals.values():
             journal.look()
         return any(journal.is_alive for journal in self._journals.values()) and lock_again(self._lock)

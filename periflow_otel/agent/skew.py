@@ -6,17 +6,19 @@ rank is late with shows when it begins: loading of data, evaluation, saving, and
 
 import time
 from collections.abc import Iterable
-from functools import partial
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from periflow_otel import names
 from periflow_otel.agent.pace import until_beat_s
-from periflow_otel.agent.tracks import Budget, Track
+from periflow_otel.agent.tracks import RECORDS_PER_ROUND
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
-from periflow_otel.journal.cursors import Cursor
-from periflow_otel.records import RankRun, StepEnded
-from periflow_otel.translate.as_is import RecordTranslator
+from periflow_otel.journal.cursors import Cursor, CursorFile
+from periflow_otel.records import RankRun, RunFinished, StepEnded
 from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.telemetry import Point
 
@@ -71,46 +73,72 @@ class StepSkew:
 
 
 class SkewReader:
-    """Reads the steps of all ranks, with a cursor of its own as a consumer has one."""
+    """Reads the steps of all ranks. How far it is in each journal stands in one file of the run's folder."""
 
-    def __init__(self, skew: StepSkew) -> None:
-        """Begin without journals.
+    def __init__(self, folder: Path, skew: StepSkew) -> None:
+        """Go on where the agent before this one was.
 
         Args:
+            folder: Of the run.
             skew: Is given the steps.
         """
         self._skew = skew
-        self._tracks: dict[RankJournal, Track] = {}
+        self._file = CursorFile(folder, "skew")
+        self._found = _decode_places(self._file.cursor.state)
+        self._cursors: dict[RankJournal, Cursor] = {}
         self._due_s = 0.0
 
     def read(self, journals: Iterable[RankJournal], *, is_urgent: bool) -> None:
         """Take the steps that were not taken yet, when it is time or urgent; of very many only a part."""
         now_s = time.monotonic()
         if is_urgent or now_s >= self._due_s:
-            self._tracks = {each: self._tracks.get(each) or _track(each) for each in journals}
-            is_behind = [self._read_until(now_s + READ_S, track) for track in self._tracks.values()]
+            before = self._cursors
+            self._cursors = {each: before.get(each) or self._find(each) for each in journals}
+            is_behind = [self._read_until(now_s + READ_S, each) for each in self._cursors]
             self._due_s = now_s if any(is_behind) else now_s + until_beat_s(INTERVAL_S, now_s)
+            if self._cursors != before:
+                self._save()
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return how far it has got in a journal."""
-        track = self._tracks.get(journal)
-        return track.cursor if track else Cursor()
+        return self._cursors.get(journal, _NOWHERE)
 
-    def _read_until(self, deadline_s: float, track: Track) -> bool:
-        """Take steps until a time at most; return whether there are more."""
-        while has_more := self._read(track):
-            if time.monotonic() >= deadline_s:
-                break
+    def _read_until(self, deadline_s: float, journal: RankJournal) -> bool:
+        """Take steps until a time at most, or a few; return whether there are more."""
+        cursor = self._cursors[journal]
+        has_more = not cursor.is_complete and self._read(journal)
+        while has_more and time.monotonic() < deadline_s:
+            has_more = self._read(journal)
         return has_more
 
-    def _read(self, track: Track) -> bool:
-        """Take some steps; return whether there are more."""
-        budget = Budget(1)
-        self._skew.add(track.run, track.read(budget, float("inf")))
-        if track.has_moved():
-            track.commit()
-        return budget.is_spent()
+    def _read(self, journal: RankJournal) -> bool:
+        """Take some steps of a rank that is not done; return whether there are more."""
+        before = self._cursors[journal].position
+        chunk = journal.recent.read(before, RECORDS_PER_ROUND)
+        self._skew.add(journal.run, [each for each in chunk.records if isinstance(each, StepEnded)])
+        is_at_end = chunk.position.sequence >= journal.head.sequence
+        is_over = (is_at_end and journal.lost is not None) or RunFinished in map(type, chunk.records)
+        if is_over or chunk.position != before:
+            self._cursors[journal] = Cursor(chunk.position, is_complete=is_over)
+        return not is_at_end and not is_over and chunk.position != before
+
+    def _find(self, journal: RankJournal) -> Cursor:
+        """Return where the agent before was in a journal. A later one of the same name is another."""
+        return self._found.pop((journal.folder.name, journal.run.started_unix_ns), _NOWHERE)
+
+    def _save(self) -> None:
+        places = [(each.folder.name, each.run.started_unix_ns, cursor) for each, cursor in self._cursors.items()]
+        with suppress(OSError):  # then the next agent takes some steps again
+            self._file.save(Cursor(state=msgspec.msgpack.encode(places)))
 
 
-def _track(journal: RankJournal) -> Track:
-    return Track(journal, "skew", partial(RecordTranslator, StepEnded))
+def _decode_places(state: bytes) -> dict[tuple[str, int], Cursor]:
+    """Return where somebody was, by the name of a journal and when its run began."""
+    try:
+        places = msgspec.msgpack.decode(state, type=list[tuple[str, int, Cursor]]) if state else []
+    except msgspec.DecodeError:  # of another version
+        places = []
+    return {(name, started_unix_ns): cursor for name, started_unix_ns, cursor in places}
+
+
+_NOWHERE: Final = Cursor()

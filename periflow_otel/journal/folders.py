@@ -7,6 +7,7 @@
                                     /prometheus.json where to scrape
                                     /page.url        where to look
                                     /reports         what the agents have counted of journals that are gone
+                                    /skew.cursor     how far all journals are read for how far apart ranks begin a step
                                     /emergency-save  put here by somebody who wants one
                                     /ledger/         one line per rank and attempt that is over
                                     /a001-r00000/    the journal of rank 0 in attempt 1: segments, cursors, and
