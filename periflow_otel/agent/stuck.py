@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from periflow_otel import names
@@ -39,7 +38,7 @@ class StuckWatch:
         """
         self._least_s = least_s
         self._tell = tell
-        self._progress: dict[Path, Progress] = {}
+        self._progress: dict[RankJournal, Progress] = {}
         self._inquiry: Inquiry | None = None
         self._patience = 1.0
         self._report: StuckReport | None = None
@@ -49,17 +48,17 @@ class StuckWatch:
 
     def look(self, journals: Iterable[RankJournal], now_s: float | None = None) -> None:
         """Look at all ranks; to be called every tenth of a second or so."""
-        alive = {journal.folder: journal for journal in journals if journal.is_alive}
-        self._progress = {folder: self._progress.get(folder) or _begin(each) for folder, each in alive.items()}
+        alive = [journal for journal in journals if journal.is_alive]
+        self._progress = {each: self._progress.get(each) or _begin(each) for each in alive}
         now_s = time.monotonic() if now_s is None else now_s
-        has_moved = [self._progress[folder].look(each.head, now_s) for folder, each in alive.items()]
+        has_moved = [progress.look(each.head, now_s) for each, progress in self._progress.items()]
         if any(has_moved) or not alive:
-            self._go_on(list(alive.values()))
-        elif self._inquiry is None and self._is_late(alive):
+            self._go_on(alive)
+        elif self._inquiry is None and self._is_late():
             self._ask(alive)
         if self._inquiry is not None and self._inquiry.look():
             inquiry, self._inquiry = self._inquiry, None
-            self._conclude(list(alive.values()), inquiry)
+            self._conclude(alive, inquiry)
 
     def report(self, run: RankRun) -> list[Item]:
         """Return a point for each place in which ranks are, or were, stuck."""
@@ -73,14 +72,15 @@ class StuckWatch:
             for (ranks, place), seconds in self._places.items()
         ]  # fmt: skip
 
-    def _is_late(self, alive: Mapping[Path, RankJournal]) -> bool:
+    def _is_late(self) -> bool:
         return any(
-            self._progress[folder].waited_s > self._patience * self._progress[folder].limit_s(self._least_s)
-            for folder in alive
+            each.waited_s > self._patience * each.limit_s(self._least_s)
+            for each in self._progress.values()
+            if each.waited_s > self._least_s  # no limit is lower, and nearly all have waited for less
         )
 
-    def _ask(self, alive: Mapping[Path, RankJournal]) -> None:
-        going_on = [journal for journal in alive.values() if not _is_over(journal)]
+    def _ask(self, alive: list[RankJournal]) -> None:
+        going_on = [journal for journal in alive if not _is_over(journal)]
         self._patience *= _PAUSE_FACTOR
         if len(going_on) == len(alive):  # else a run comes to its end
             self._inquiry = Inquiry(going_on)
