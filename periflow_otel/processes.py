@@ -13,6 +13,7 @@ import msgspec
 
 _PROC: Final = Path("/proc")
 _UNKNOWN: Final = "unknown"
+_LOOK_INTERVAL_S: Final = 0.1
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -78,6 +79,22 @@ class Lifeline:
         """Let go of it."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process has ended: without looking again and again, where the kernel has a descriptor for that."""
+    start = process_start(pid)
+    with suppress(AttributeError, OSError):  # as above
+        descriptor = os.pidfd_open(pid)
+        try:
+            end = select.poll()
+            end.register(descriptor, select.POLLIN)
+            if process_start(pid) == start:  # else the descriptor may be another's, of the same id
+                end.poll()
+        finally:
+            os.close(descriptor)
+    while start is not None and process_start(pid) == start:
+        time.sleep(_LOOK_INTERVAL_S)
 
 
 def boot_id() -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from disks import no_descriptors
 
 from periflow_otel import processes
-from periflow_otel.processes import Lifeline, Process, boot_id, pid_namespace, process_start
+from periflow_otel.processes import Lifeline, Process, boot_id, pid_namespace, process_start, wait_for_end
 
 SILENT = (sys.executable, "-c", "input()")
 
@@ -126,6 +127,28 @@ def test_a_lifeline_is_let_go_of(child: subprocess.Popen[bytes]):
     assert lifeline.holds()
     del lifeline
     assert len(os.listdir("/proc/self/fd")) == before - 1  # noqa: PTH208
+
+
+@pytest.mark.parametrize("missing", ["", "pidfd_open"])
+def test_the_end_of_a_process_is_waited_for(
+    child: subprocess.Popen[bytes], missing: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Until it has ended, and not for its parent to hear of it; also where the kernel has no descriptor for that."""
+    monkeypatch.delattr(os, missing, raising=False)
+    waiter = threading.Thread(target=wait_for_end, args=(child.pid,), daemon=True)
+    waiter.start()
+    waiter.join(0.2)
+    assert waiter.is_alive()
+    child.kill()
+    waiter.join(60)
+    assert not waiter.is_alive()
+
+
+def test_the_end_of_a_process_that_is_gone_is_not_waited_for(child: subprocess.Popen[bytes]):
+    """However the thread comes to ask so late."""
+    child.kill()
+    child.wait()
+    wait_for_end(child.pid)
 
 
 def test_a_younger_process_has_a_later_start(child: subprocess.Popen[bytes]):

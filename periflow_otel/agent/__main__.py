@@ -1,11 +1,11 @@
 """The agent process. ``periflow_otel.birth`` says how it comes here, and calls ``main``."""
 
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +18,14 @@ from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.agent_note import decode_note
 from periflow_otel.logs import LOGGER, is_of_this_run, limit_repeats, name_run, speak_of
-from periflow_otel.processes import process_start
+from periflow_otel.processes import wait_for_end
 from periflow_otel.terminal import Terminal
 
 QUICK_LINGER_S: Final = 5.0
 """How long the agent goes on without ranks after SIGTERM, which a job manager sends to everything in a job."""
-_LOOK_INTERVAL_S: Final = 0.1
+_MANY_OBJECTS: Final = 50_000
+"""Only when there are so many more is it looked for cycles among them: a second of many ranks makes and frees as many
+as would have everything looked through, and next to nothing here makes cycles."""
 _MAX_PROCESSORS: Final = 8192
 """As many as a Linux kernel may be built for; it takes those that there are, and that the agent may use."""
 
@@ -45,6 +47,7 @@ def main(folder: str, starter: int, lock: int, next_lock: int, out: int, err: in
         err: As ``out``, of its stderr.
     """
     _forget_the_starter()
+    gc.set_threshold(_MANY_OBJECTS)
     sys.stdout, sys.stderr = terminals = Terminal(out), Terminal(err)
     threading.Thread(target=_let_go_of, args=(terminals, starter), daemon=True).start()
     _set_up_logging()
@@ -80,9 +83,7 @@ def _forget_the_starter() -> None:
 
 def _let_go_of(terminals: tuple[Terminal, ...], starter: int) -> None:
     """Close the starter's output when the starter has ended: who reads it must not wait, and others write there now."""
-    start = process_start(starter)
-    while start is not None and process_start(starter) == start:
-        time.sleep(_LOOK_INTERVAL_S)
+    wait_for_end(starter)
     for terminal in terminals:
         terminal.close()
 
