@@ -147,6 +147,17 @@ def test_an_agent_may_use_all_processors(strange: Strange):
     wait_until(lambda: os.sched_getaffinity(strange.agent) == os.sched_getaffinity(0), 60)
 
 
+def test_an_agent_leaves_the_processors_to_training(strange: Strange):
+    """Every thread of it, as soon as it is at work."""
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def steps_back() -> bool:
+        threads = [int(each.name) for each in Path(f"/proc/{strange.agent}/task").iterdir()]
+        return len(threads) > 1 and all(os.getpriority(os.PRIO_PROCESS, each) > niceness for each in threads)
+
+    wait_until(steps_back, 60, "all threads have a lower priority")
+
+
 def test_an_agent_has_none_of_the_starters_files(strange: Strange):
     """Nor a socket that was made for every child: it would keep the port from the next attempt."""
     (socket,) = World(strange.process.pid).sockets()

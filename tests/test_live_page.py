@@ -1,7 +1,6 @@
 """A run is seen in a browser while it lasts: what its page is given, and what it costs to serve it."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -46,6 +45,11 @@ def get(page: LivePage, path: str = "") -> requests.Response:
     return requests.get(page.url + path, timeout=30)
 
 
+def get_new(page: LivePage, known: dict[str, Any]) -> Any:
+    """Return what a browser gets that knows something already."""
+    return get(page, f"/data.json?since={known['revision']}&page={known['page']}").json()
+
+
 def trained(steps: int, start: int = 0) -> Recorder:
     """Return a recorder with some steps, a value in each."""
     recorder = Recorder(start)
@@ -71,25 +75,32 @@ def test_a_page_is_given_what_is_new(page: LivePage):
     assert loss(first) == (0, [1, 2, 3])
     more = trained(2, start=3)
     page.export(items(more, run))
-    second = get(page, f"/data.json?since={first['revision']}").json()
+    second = get_new(page, first)
     assert loss(second) == (3, [4, 5])
-    assert get(page, f"/data.json?since={second['revision']}").json()["series"] == []
-    assert loss(get(page, "/data.json?since=nonsense").json()) == (0, [1, 2, 3, 4, 5])
+    assert get_new(page, second)["series"] == []
+    assert loss(get_new(page, {**second, "revision": "nonsense"})) == (0, [1, 2, 3, 4, 5])
 
 
-def test_who_is_looking_is_told_the_end(page: LivePage):
-    """The page stays until it has been asked once more; where nobody looks it goes at once."""
+def test_who_has_seen_another_page_is_given_the_whole(page: LivePage):
+    """The next run has its page at the same address: what was seen of the last is no part of it."""
+    page.export(items(trained(3), make_run()))
+    first = get(page, "/data.json").json()
+    assert loss(get_new(page, {**first, "page": "another"})) == (0, [1, 2, 3])
+
+
+def test_who_is_looking_is_awaited_until_told_all(page: LivePage):
+    """Where nobody looks nobody is awaited."""
     run, recorder = make_run(), trained(1)
     page.export(items(recorder, run))
+    assert not page.is_awaited()
     get(page, "/data.json")
+    assert not page.is_awaited()
     more = Recorder(1)
     more.finish()
     page.export(items(more, run))
-    closing = threading.Thread(target=page.close)
-    closing.start()
+    assert page.is_awaited()
     assert get(page, "/data.json").json()["run"]["state"] == "finished"
-    closing.join(60)
-    assert page.url is None
+    assert not page.is_awaited()
 
 
 def test_everything_that_a_page_asks_for_is_there(page: LivePage):
@@ -157,12 +168,11 @@ def test_many_ranks_and_keys_are_fast(page: LivePage):
     whole = get(page, "/data.json").content
     assert time.process_time() - started < 10  # a second and a half on a slow machine that has nothing else to do
     assert len(whole) < 20_000_000
-    revision = json.loads(whole)["revision"]
-    assert len(get(page, f"/data.json?since={revision}").content) < 100_000
+    assert len(json.dumps(get_new(page, json.loads(whole)))) < 100_000
 
 
-def test_a_run_says_where_it_is_seen():
-    """From the start of a script to its loss in the browser, with nothing set up."""
+def test_a_run_is_seen_from_its_start_to_its_end():
+    """From the address that a script says to how it has ended, with nothing set up: who looks on is waited for."""
     script = """
 import os, time, periflow_otel as pf
 pf.init(total_train_steps=9, local_log_name="train.log")
@@ -176,13 +186,13 @@ while not os.path.exists("seen"):
         (folder,) = wait_for_folders(training.state)
         url = wait_for_url(folder)
 
-        def shows_loss() -> bool:
-            answer = requests.get(f"{url}/data.json", timeout=30)
-            whole = answer.json()
-            return bool(whole) and whole["run"]["last"] == {"loss": 0.2}
+        def is_seen(name: str, value: object) -> bool:
+            whole = requests.get(f"{url}/data.json", timeout=30).json()
+            return bool(whole) and whole["run"][name] == value
 
-        wait_until(shows_loss, 10, "the loss is shown")
+        wait_until(lambda: is_seen("last", {"loss": 0.2}), 60, "the loss is shown")
         Path("seen").touch()
+        wait_until(lambda: is_seen("state", "finished"), 60, "the end is shown")
         training.wait()
         training.wait_for_agent()
         assert f"periflow_otel: watch this run at {url}\n" in training.errors

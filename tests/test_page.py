@@ -3,8 +3,10 @@
 import math
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from browser import Tab, chromium, needs_browser, tab
@@ -412,3 +414,27 @@ def test_a_live_page_grows_without_being_asked(tmp_path: Path, browser: Any):
             opened.faults = [fault for fault in opened.faults if "ERR_CONNECTION_REFUSED" not in fault]
     finally:
         page.close()
+
+
+def test_a_tab_that_stays_open_shows_the_next_run(tmp_path: Path, browser: Any):
+    """Which has its page at the same address, and nothing of the run before."""
+    with closing(shown_live(tmp_path / "first", Site("127.0.0.1", 0), "first")) as page:
+        url = page.url
+        assert url
+        with tab(browser, url) as opened:
+            opened.open(url)
+            page.close()
+            opened.page.get_by_text("the agent has ended").wait_for()
+            port = int(urlsplit(url).port or 0)
+            with closing(shown_live(tmp_path / "second", Site("127.0.0.1", port), "second", first=STEPS - 4)):
+                opened.page.get_by_role("heading", name="second").wait_for()
+                assert opened.chart("loss")["x"] == list(range(STEPS - 4, STEPS + 1))
+            opened.faults = [fault for fault in opened.faults if "ERR_CONNECTION_REFUSED" not in fault]
+
+
+def shown_live(folder: Path, site: Site, run_id: str, first: int = 1) -> LivePage:
+    """Return the page of a run that goes on."""
+    node_folder(folder).mkdir(parents=True)
+    page = LivePage(site, node_folder(folder))
+    page.export(items(trained(first=first), make_run(run_id=run_id, world_size=1, mode="local")))
+    return page

@@ -26,6 +26,7 @@ QUICK_LINGER_S: Final = 5.0
 _MANY_OBJECTS: Final = 50_000
 """Only when there are so many more is it looked for cycles among them: a second of many ranks makes and frees as many
 as would have everything looked through, and next to nothing here makes cycles."""
+_NICENESS: Final = 10
 _MAX_PROCESSORS: Final = 8192
 """As many as a Linux kernel may be built for; it takes those that there are, and that the agent may use."""
 
@@ -64,6 +65,7 @@ def main(folder: str, starter: int, lock: int, next_lock: int, out: int, err: in
     arguments = (find_state_dirs(os.environ), settings, agent.folder, is_over)
     sweeper = threading.Thread(target=sweep, args=arguments, daemon=True)
     sweeper.start()
+    threading.Thread(target=_make_way, args=(agent.at_work,), daemon=True).start()
     agent.serve()
     is_over.set()
     sweeper.join(max(settings.linger_s, LEAST_LINGER_S))
@@ -78,7 +80,18 @@ def _forget_the_starter() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     with suppress(OSError, AttributeError):  # AttributeError: not Linux
         os.sched_setaffinity(0, range(_MAX_PROCESSORS))
-    os.nice(10)
+
+
+def _make_way(at_work: threading.Event) -> None:
+    """Leave the processors to training, once that is watched: until then somebody may wait to be told where.
+
+    Of Linux each thread has a priority of its own, and hands it on to those that it starts.
+    """
+    at_work.wait()
+    niceness = os.nice(_NICENESS)
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(ProcessLookupError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
 
 
 def _let_go_of(terminals: tuple[Terminal, ...], starter: int) -> None:

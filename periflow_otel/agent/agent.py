@@ -49,6 +49,10 @@ _HAND_OVER_TIMEOUT_S: Final = 15.0
 _TAKE_OVER_TIMEOUT_S: Final = 60.0
 """How long to wait for an agent that is to let go."""
 _FINISH_TIMEOUT_S: Final = 0.3
+_FAREWELL_S: Final = 10.0
+"""How long who is looking at the page is waited for, so that it shows how the run has ended;"""
+_BRIEF_FAREWELL_S: Final = 1.5
+"""where a script waits for that, this."""
 
 _log = logging.getLogger("periflow_otel")
 
@@ -205,7 +209,8 @@ class Agent:
             idle_s = time.monotonic() - idle_since_s
             if not is_alive and not self._has_work():
                 self._look()  # what was delivered since the last look is over
-                return
+                if idle_s > _FAREWELL_S or not self._is_awaited():
+                    return
             if idle_s > max(self.linger_s, LEAST_LINGER_S):
                 return
             interval_s = LOOK_INTERVAL_S * (1 + len(self._journals) // RANKS_PER_LOOK)
@@ -232,6 +237,13 @@ class Agent:
         while self._has_work() and time.monotonic() < deadline_s:
             time.sleep(LOOK_INTERVAL_S / 10)
             self._look()
+        deadline_s += _BRIEF_FAREWELL_S
+        while self._is_awaited() and time.monotonic() < deadline_s:
+            time.sleep(LOOK_INTERVAL_S / 10)
+
+    def _is_awaited(self) -> bool:
+        """Tell whether somebody is looking who does not know how it has ended."""
+        return any(consumer.is_awaited() for consumer in self._live)
 
     def _progress(self) -> int:
         """Return a number that changes when something is delivered."""

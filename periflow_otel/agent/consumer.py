@@ -13,7 +13,7 @@ from periflow_otel.agent.deltas import deltas_for
 from periflow_otel.agent.pace import MAX_BACKOFF_S, until_beat_s
 from periflow_otel.agent.tracks import Budget, Track
 from periflow_otel.agent.watch import RankJournal
-from periflow_otel.exporters import Exporter, Item, ShowsState
+from periflow_otel.exporters import Exporter, IsWatched, Item, ShowsState
 from periflow_otel.journal.cursors import Cursor
 from periflow_otel.translate import MakeTranslator
 
@@ -188,6 +188,10 @@ class Consumer:
         """Give spans, to be delivered at once, or as soon as that can be; the oldest of very many are dropped."""
         self._news.extend(news)
         self._wake.set()
+
+    def is_awaited(self) -> bool:
+        """Tell whether somebody is looking who does not know all there is yet."""
+        return isinstance(self._exporter, IsWatched) and self._exporter.is_awaited()
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return what became of a journal so far."""

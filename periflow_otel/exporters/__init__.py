@@ -80,3 +80,11 @@ class ShowsState(Protocol):
 
     def forget(self, run: RankRun) -> None:
         """Show a rank no more: its run is over, and delivered everywhere. In the thread of ``export``."""
+
+
+@runtime_checkable
+class IsWatched(Protocol):
+    """An exporter that somebody may be looking at."""
+
+    def is_awaited(self) -> bool:
+        """Tell whether somebody is looking who does not know all there is yet. From any thread."""

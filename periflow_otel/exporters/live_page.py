@@ -35,8 +35,8 @@ from periflow_otel.web.site import Site
 PATH: Final = "/run"
 _MAX_WAITING: Final = 4096
 """Records of all ranks that may wait to be put away: some megabytes, and a fraction of the work of few at a time."""
-_IS_WATCHED_S: Final = 3.0
-"""A page that is looked at asks once a second."""
+_IS_WATCHED_S: Final = 10.0
+"""A page in a browser asks once a second, one that is hidden every five."""
 _HTML: Final = "text/html; charset=utf-8"
 _ENDINGS: Final = (RunFinished, RankLost)
 
@@ -60,11 +60,13 @@ class LivePage:
         self._feeds: dict[RankRun, RecordFeed] = {}
         self._waiting = 0
         """Records that were fed since all was put away."""
-        self._is_told = threading.Event()
-        """Set when who asked last knows all there is."""
+        self._is_told = True
+        """Whether who asked last knows all there is."""
         self._last_asked_s = float("-inf")
         self._has_read_files = False
         self._has_left_word = False
+        self._name = str(time.time_ns())
+        """A browser that has seen another page at this address must not take this one for more of it."""
         site.add("/", self._index)
         site.add(PATH, lambda _: Response(live_html().encode(), _HTML))
         site.add(f"{PATH}/data.json", self._data)
@@ -80,7 +82,7 @@ class LivePage:
     def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
         """Take records, steps that began, spans of stuck ranks and slow steps, and what agents say otherwise."""
         with self._lock:
-            self._is_told.clear()
+            self._is_told = False
             for run, group in groupby(items, lambda item: item[0]):
                 self._feed(run, [item for _, item in group])
             # Before the journal goes, which a script waits for that ends: afterwards its folder may be deleted.
@@ -88,10 +90,12 @@ class LivePage:
                 self._leave_word()
         return taken(len(items))
 
+    def is_awaited(self) -> bool:
+        """Tell whether somebody is looking who does not know all there is yet."""
+        return not self._is_told and time.monotonic() - self._last_asked_s < _IS_WATCHED_S
+
     def close(self) -> None:
-        """Stop serving, and leave word of how the run was. Who is looking is told how it ended first."""
-        if time.monotonic() - self._last_asked_s < _IS_WATCHED_S:
-            self._is_told.wait(_IS_WATCHED_S / 2)
+        """Stop serving, and leave word of how the run was."""
         if self._site.is_served:
             self._site.close()
         forget_page(self._folder)
@@ -140,10 +144,13 @@ class LivePage:
         self._read_files()
         with self._lock:
             self._settle()
-            # Nothing may be recorded yet.
-            whole = self._view.to_dict(_revision(request), now_s=time.time()) if self._view else None
-            self._is_told.set()
+            whole = self._whole(request, self._view) if self._view else None  # nothing may be recorded yet
+            self._is_told = True
         return Response(msgspec.json.encode(whole), "application/json")
+
+    def _whole(self, request: Request, view: RunView) -> dict[str, Any]:
+        since = _revision(request) if request.query.get("page") == self._name else 0
+        return {**view.to_dict(since, now_s=time.time()), "page": self._name}
 
     def _index(self, _: Request) -> Response:
         state_dir = self._folder.parent.parent

@@ -20,6 +20,6 @@ def text_of(name: str) -> str:
 
 def asset(name: str) -> tuple[str, str] | None:
     """Return the text of a style or script of the page and its type; None if there is none of the name."""
-    if name not in (*STYLES, *SCRIPTS, "live.js"):
+    if name not in (*STYLES, *SCRIPTS, "live.js", "clock.js"):
         return None
     return text_of(name), f"{_TYPES[name.rpartition('.')[2]]}; charset=utf-8"

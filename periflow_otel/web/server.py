@@ -21,6 +21,8 @@ MAX_REQUEST_BYTES: Final = 8 << 10
 REQUEST_TIMEOUT_S: Final = 5.0
 RESPONSE_TIMEOUT_S: Final = 30.0
 """Long enough for a page of 2 MB through a tunnel of 1 Mbit/s."""
+CLOSING_TIMEOUT_S: Final = 0.5
+"""How long answers under way are waited for in the end."""
 
 Answer = Callable[[Request], Response]
 
@@ -51,10 +53,12 @@ class Server:
     async def _serve(self) -> None:
         accepting = self._loop.create_task(self._accept())
         await self._is_closing.wait()
-        tasks = [accepting, *self._clients]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        accepting.cancel()
+        if self._clients:  # an answer that was given is to arrive
+            await asyncio.wait(self._clients, timeout=CLOSING_TIMEOUT_S)
+        for client in list(self._clients):
+            client.cancel()
+        await asyncio.gather(accepting, *self._clients, return_exceptions=True)
 
     async def _accept(self) -> None:
         while True:

@@ -1,12 +1,16 @@
-// Asks the agent once a second for what is new.
+// Asks the agent once a second for what is new, and more seldom where nobody looks.
 "use strict";
 
 page.isLive = true;
 
+let ticks = 0, isLooking = false;
+
 async function look() {
-  const known = page.runs[0], since = known ? known.revision : 0;
+  const known = page.runs[0];
+  isLooking = true;
   try {
-    const answer = await fetch(`${location.pathname}/data.json?since=${since}`, { cache: "no-store" });
+    const asked = known ? `since=${known.revision}&page=${known.page}` : "since=0";
+    const answer = await fetch(`${location.pathname}/data.json?${asked}`, { cache: "no-store" });
     if (!answer.ok) throw new Error(String(answer.status));
     const part = await answer.json();
     if (part) page.runs = [withPart(known, part)];
@@ -15,14 +19,17 @@ async function look() {
     page.lost = true;
   }
   if (page.runs.length) drawPage();
+  ticks = 0;
+  isLooking = false;
 }
 
-async function follow() {
-  if (!document.hidden || !page.runs.length) await look();
-  setTimeout(follow, page.lost ? 5000 : page.runs.length ? 1000 : 200);
+/** Return how many ticks of a fifth of a second lie between two looks. */
+function pause() {
+  return page.lost || document.hidden ? 25 : page.runs.length ? 5 : 1;
 }
 
 setUp();
 byId("static").replaceChildren(make("p", { class: "wait muted" }, "Waiting for the first step …"));
-follow();
-document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
+new Worker("/static/clock.js").onmessage = () => { if (++ticks >= pause() && !isLooking) look(); };
+document.addEventListener("visibilitychange", () => { if (!document.hidden && !isLooking) look(); });
+look();

@@ -6,7 +6,7 @@ const COLUMNS = ["step", "time", "last", "min", "max", "mean", "count", "nonfini
 /** Put a part into what is known of a run, and return that. */
 function withPart(known, part) {
   const whole = known && part.since ? known : { series: new Map(), named: new Map() };
-  for (const name of ["run", "attempts", "ranks", "step_time", "findings", "stuck", "slow", "logs", "telemetry", "revision"]) whole[name] = part[name];
+  Object.assign(whole, { ...part, series: whole.series });
   for (const each of part.series) {
     const name = nameOfSeries(each.kind, each.key), id = [name, each.attempt, each.rank].join("\u0000");
     const isNew = !whole.series.has(id);

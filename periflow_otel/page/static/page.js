@@ -66,7 +66,7 @@ function drawTop() {
     ...(one ? [isGoingOn(one) || one.run.state !== "running" ? make("span", { class: `state ${one.run.state}` }, one.run.state) : make("span", { class: "state unknown" }, "not heard of")] : []),
     page.isLive && one && one.run.name ? make("span", { class: "muted" }, one.run.id) : null,
     make("span", { class: "spring" }), page.isLive ? make("a", { href: "/" }, "all runs") : null,
-    page.lost ? make("span", { class: "muted" }, "the agent has ended; this is what it told last") : null);
+    page.lost && one.run.state === "running" ? make("span", { class: "muted" }, "the agent has ended; this is what it told last") : null);
   byId("top").replaceChildren(title, ...(one ? [progressOf(one), tilesOf(one), make("div", { class: "alerts" }, ...alertsOf(one))] : [runsTable()]));
 }
 

@@ -1,0 +1,4 @@
+// Tells a page the time: the timers of a tab that nobody looks at are slowed down, those of a worker are not.
+"use strict";
+
+setInterval(() => postMessage(null), 200);
