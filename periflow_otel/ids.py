@@ -82,9 +82,9 @@ def stuck_span_id(seed: str, attempt: int, step: int, node_rank: int, number: in
     return _hash(f"{seed}\0{attempt}\0stuck\0{step}\0{node_rank}\0{number}", 8)
 
 
-def slow_span_id(seed: str, attempt: int, step: int, node_rank: int) -> SpanId:
-    """Return the id of a span on ranks of a node that held up a step."""
-    return _hash(f"{seed}\0{attempt}\0slow\0{step}\0{node_rank}", 8)
+def slow_span_id(seed: str, attempt: int, step: int, node_rank: int, *, is_lasting: bool) -> SpanId:
+    """Return the id of a span on ranks of a node that held up a step, or hold up all."""
+    return _hash(f"{seed}\0{attempt}\0{'slow' if is_lasting else 'held'}\0{step}\0{node_rank}", 8)
 
 
 def is_sampled(trace_id: TraceId, ratio: float) -> bool:

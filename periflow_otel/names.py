@@ -39,7 +39,7 @@ METRICS_SPAN: Final = "periflow.metrics"
 STUCK_SPAN: Final = "periflow.stuck"
 """Ranks of a node do not go on, since its start; emitted at once, again with growing pauses, and when they do go on."""
 SLOW_SPAN: Final = "periflow.slow"
-"""A step took much longer than usual, and which ranks of the node held it up is known."""
+"""Ranks of a node held up a step that took much longer than usual, or hold up all steps; emitted when that is known."""
 SPANS: Final = (STEP_SPAN, RUN_SPAN, RUN_START_SPAN, CHECKPOINT_SPAN, METRICS_SPAN, STUCK_SPAN, SLOW_SPAN)
 
 # Events
@@ -125,9 +125,11 @@ STUCK_ROLE: Final = "periflow.stuck.role"
 STUCK_OVER: Final = "periflow.stuck.over"
 """Whether the ranks have gone on."""
 SLOW_EXCESS: Final = "periflow.slow.excess"
-"""How many seconds more than usual a slow step took, from its start to the next."""
+"""How many seconds more than usual a step took, from its start to the next, or about how many each could save."""
+SLOW_LASTING: Final = "periflow.slow.lasting"
+"""Whether ranks hold up all steps, as looks at random moments show; else it is about one step."""
 SLOW_DOING: Final = "periflow.slow.doing"
-"""What the main thread of the rank did that held it up: computes, waits for a processor, waits for a disk, or sleeps or
+"""What the main thread did that holds up others: computes, waits for a processor, waits for a disk, or sleeps or
 waits."""
 FATAL: Final = "periflow.run.last_words"
 """Which fatal signal, such as Segmentation fault, and where it hit."""
@@ -176,7 +178,7 @@ ATTRIBUTES: Final = {
     DROP_REASON: "string", CONSUMER: "string",
     FATAL: "string", STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
     STUCK_SUMMARY: "string", STUCK_ROLE: "string", STUCK_OVER: "boolean",
-    SLOW_EXCESS: "double", SLOW_DOING: "string",
+    SLOW_EXCESS: "double", SLOW_DOING: "string", SLOW_LASTING: "boolean",
 }  # fmt: skip
 """With their types, in the words of the semantic conventions."""
 

@@ -10,8 +10,8 @@ from periflow_otel import ids
 from periflow_otel.agent.allowance import BURST_S, SHARE, Allowance
 from periflow_otel.agent.rhythm import LEAST_KNOWN, LOOK_EXCESS_S, LOOK_FACTOR, Rhythm, is_slow
 from periflow_otel.journal.reader import Head
-from periflow_otel.translate.slow import Culprit, Doing, Look, Sample, find_culprit
-from periflow_otel.translate.slow_spans import SlowStep, slow_span
+from periflow_otel.translate.slow import LASTING_SHARE, Culprit, Doing, Look, Sample, find_culprit
+from periflow_otel.translate.slow_spans import Slowness, slow_span
 from periflow_otel.translate.stacks import Frame, Stack
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
@@ -159,7 +159,7 @@ def test_questions_in_vain_become_rare():
 
 RUN = make_run(rank=1, world_size=4)
 CULPRIT = Culprit((1,), SLEEPS, HOOK, {0: BACKWARD, 2: BACKWARD, 3: ALL_REDUCE})
-SLOW = SlowStep(7, STARTED_NS, 0.2, 0.1, CULPRIT)
+SLOW = Slowness(7, STARTED_NS, STARTED_NS + 300 * MS, 0.2, CULPRIT)
 
 
 def test_a_slow_step_is_told_in_its_trace():
@@ -180,7 +180,7 @@ def test_a_slow_step_is_told_in_its_trace():
     assert slow_span(make_run(rank=1, sampling_ratio=-1.0), SLOW) is None
 
 
-def told(*slow: SlowStep) -> list[str]:
+def told(*slow: Slowness) -> list[str]:
     """Return what is found in a view that was told of slow steps."""
     view = RunView("run")
     RecordFeed(view, RUN).settle()
@@ -196,6 +196,27 @@ def test_who_holds_up_steps_again_and_again_is_said():
     (text,) = told(*[SLOW._replace(step=step, culprit=each) for step, each in enumerate(lines)])
     place = "model.py:12 (augment): it sleeps or waits there, and the others wait for it."
     assert text == f"Rank 1 held up 3 steps by 200 ms on average in {place}"
+
+
+def test_who_holds_up_all_steps_is_said_while_it_does():
+    """Once may be chance; of what an agent has not said for long it is not known that it is still so."""
+    lasting = SLOW._replace(is_lasting=True)
+    assert told(lasting) == []
+    (text,) = told(lasting, lasting._replace(step=90))
+    place = "model.py:12 (augment): it sleeps or waits there, and the others wait for it."
+    assert text == f"Rank 1 makes each step about 200 ms longer in {place}"
+    past = lasting._replace(end_unix_ns=STARTED_NS - 400 * S)
+    assert told(past, past._replace(step=90)) == []
+
+
+def test_looks_at_random_moments_tell_how_much_could_be_saved():
+    """Others wait for a part of the time alone; a part that is small, or now one's and now another's, is nobody's."""
+    rest = [look(*[MAIN] * 4, r0=RUNS, r1=RUNS, r2=RUNS, r3=RUNS)] * 14
+    culprit = find_culprit([*step("sleeps in a hook"), *step("sleeps in a hook"), *rest], LASTING_SHARE)
+    assert culprit is not None
+    assert (culprit.ranks, culprit.share) == ((1,), 8 / 24)
+    assert find_culprit([*step("sleeps in a hook"), *rest, *rest], LASTING_SHARE) is None
+    assert find_culprit(BLAMELESS["one after another"] + rest, LASTING_SHARE) is None
 
 
 def test_what_happened_once_or_twice_is_not_said():

@@ -30,12 +30,13 @@ class Allowance:
         self._seen_s = now_s
         return self._left_s > 0
 
-    def pay(self, cost_s: float, *, was_worth_it: bool) -> None:
+    def pay(self, cost_s: float, *, was_worth_it: bool | None = None) -> None:
         """Take note of what questions have cost.
 
         Args:
             cost_s: Processor time.
-            was_worth_it: They have led to an answer.
+            was_worth_it: They have led to an answer; None: they are of those that need not.
         """
-        self._price = 1.0 if was_worth_it else min(_DEAREST, _DEARER * self._price)
-        self._left_s -= cost_s * self._price
+        if was_worth_it is not None:
+            self._price = 1.0 if was_worth_it else min(_DEAREST, _DEARER * self._price)
+        self._left_s -= cost_s * (1.0 if was_worth_it is None else self._price)

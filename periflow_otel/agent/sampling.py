@@ -13,26 +13,38 @@ from periflow_otel.translate.slow import Doing, Look, Sample
 from periflow_otel.translate.stacks import Stack
 
 MAX_LOOKS: Final = 20
+"""So many tell what ranks do in a step, however long it takes."""
 FIRST_PAUSE_S: Final = 0.01
 """Between the first looks; later ones are farther apart,"""
-_GROWTH: Final = 1.2
+_GROWTH: Final = 1.25
 LONGEST_PAUSE_S: Final = 0.2
 """up to this."""
+ANSWER_S: Final = 3e-4
+"""What an answer takes of a rank: ``faulthandler`` writes a stack of 30 calls in 300 small pieces."""
 
 
 class Sampling:
-    """Of one step. It waits for nobody: ``look`` is to be called after ``pause_s`` each time."""
+    """It waits for nobody: ``look`` is to be called after ``pause_s`` each time."""
 
-    def __init__(self, journals: Iterable[RankJournal]) -> None:
+    def __init__(self, journals: Iterable[RankJournal], max_looks: int = MAX_LOOKS) -> None:
         """Begin; nobody has been asked yet.
 
         Args:
             journals: Of the ranks.
+            max_looks: After so many nobody is asked any more.
         """
+        self._max_looks = max_looks
+        began_s = time.thread_time()
         self._asked = [_Asked(journal) for journal in journals]
         self.is_excused = any(is_held(each.journal.run.process.pid) for each in self._asked)
         """Somebody debugs a rank, or has stopped it."""
         self.looks: list[Look] = []
+        self._spent_s = time.thread_time() - began_s
+
+    @property
+    def cost_s(self) -> float:
+        """Processor time that it has taken so far, of this process or of each rank, whichever is more."""
+        return max(self._spent_s, len(self.looks) * ANSWER_S)
 
     @property
     def pause_s(self) -> float:
@@ -41,12 +53,14 @@ class Sampling:
 
     def look(self) -> None:
         """Take the answers that have come, and ask again unless that was often enough."""
+        began_s = time.thread_time()
         answers = {each.journal.run.rank: sample for each in self._asked if (sample := each.answer())}
         if answers:
             self.looks.append(answers)
-        if len(self.looks) < MAX_LOOKS and not self.is_excused:
+        if len(self.looks) < self._max_looks and not self.is_excused:
             for each in self._asked:
                 each.ask()
+        self._spent_s += time.thread_time() - began_s
 
 
 class _Asked:

@@ -1,4 +1,4 @@
-"""Notices that a step takes longer than usual while it lasts, and has a look at what the ranks of the node do in it.
+"""Finds out which rank holds up the others, in a step that takes longer than usual, or in all.
 
 One rank is watched for all, as ranks that meet within a step are slow together. Between looks nothing is read: it is
 known when the present step will be late.
@@ -6,16 +6,17 @@ known when the present step will be late.
 
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from periflow_otel.agent.allowance import Allowance
 from periflow_otel.agent.rhythm import Rhythm, is_slow
 from periflow_otel.agent.sampling import Sampling
+from periflow_otel.agent.spots import Spots
 from periflow_otel.agent.stuck import Tell
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.journal.reader import Head
 from periflow_otel.translate.slow import find_culprit
-from periflow_otel.translate.slow_spans import SlowStep, slow_span
+from periflow_otel.translate.slow_spans import Slowness, slow_span
 
 IDLE_S: Final = 1.0
 """How long nothing is looked at where there is nothing to see."""
@@ -30,25 +31,29 @@ class SlowWatch:
 
         Args:
             longest_s: A step that takes longer is stuck, which somebody else says.
-            tell: Is given spans of slow steps.
+            tell: Is given spans.
         """
         self._longest_s = longest_s
         self._tell = tell
-        self._journals: list[RankJournal] = []
-        self._rhythm = Rhythm()
         self._allowance = Allowance()
-        self._step: _Step | None = None
+        self._follow([])
 
     def follow(self, journals: Iterable[RankJournal]) -> None:
         """Look after these from now on, if all of them are there."""
         alive = [journal for journal in journals if journal.is_alive]
-        alive = alive if alive and len(alive) == alive[0].run.local_world_size else []
+        alive = alive if len(alive) > 1 and len(alive) == alive[0].run.local_world_size else []
         if alive != self._journals:
-            self._journals, self._rhythm, self._step = alive, Rhythm(), None
+            self._follow(alive)
+
+    def _follow(self, journals: list[RankJournal]) -> None:
+        self._journals = journals
+        self._rhythm = Rhythm()
+        self._step: _Step | None = None
+        self._spots = Spots(journals, time.monotonic())
 
     def look(self) -> float:
         """Look at what it is time for; return after how many seconds to look again."""
-        if len(self._journals) < 2:
+        if not self._journals:
             return IDLE_S
         head, now_unix_ns = self._journals[0].reader.head(), time.time_ns()
         has_moved = self._rhythm.look(head) is not None
@@ -58,35 +63,51 @@ class SlowWatch:
         if self._step is not None:
             return self._step.look()
         left_s = self._rhythm.left_s(now_unix_ns)
-        if left_s is None or left_s > 0:
-            return IDLE_S if left_s is None else max(left_s, _LEAST_PAUSE_S)
-        if not self._allowance.allows(time.monotonic()):
+        if left_s is None:
             return IDLE_S
+        if left_s > 0 or not self._allowance.allows(time.monotonic()):
+            return max(_LEAST_PAUSE_S, min(left_s if left_s > 0 else IDLE_S, self._look_at_random(head)))
+        self._spots.give_up()
         self._step = _Step(head, self._rhythm.usual_s or 0.0, Sampling(self._journals))
         return self._step.look()
 
+    def _look_at_random(self, head: Head) -> float:
+        """Look at the ranks if it is time for that; return after how many seconds to do so again."""
+        now_s = time.monotonic()
+        left_s = self._spots.left_s(now_s)
+        if not self._spots.is_looking() and (left_s > 0 or not self._allowance.allows(now_s)):
+            return left_s if left_s > 0 else IDLE_S
+        if pause_s := self._spots.look(now_s):
+            return pause_s
+        self._allowance.pay(self._spots.cost_s)
+        usual_s, culprit = self._rhythm.usual_s, self._spots.culprit()
+        if culprit and usual_s:
+            since_unix_ns, excess_s = self._spots.since_unix_ns, culprit.share * usual_s
+            self._say(Slowness(head.step, since_unix_ns, time.time_ns(), excess_s, culprit, is_lasting=True))
+        return self._spots.left_s(now_s)
+
     def _conclude(self, step: "_Step", head: Head) -> None:
         """Say who held up a step, now that it is over."""
-        began_ns = time.thread_time_ns()
         excess_s = step.excess_s(head)
         culprit = find_culprit(step.sampling.looks) if is_slow(excess_s + step.usual_s, step.usual_s) else None
         if culprit is not None:
-            run = next(each.run for each in self._journals if each.run.rank == culprit.ranks[0])
-            slow = SlowStep(step.head.step, step.head.step_started_unix_ns, excess_s, step.usual_s, culprit)
-            if span := slow_span(run, slow):
-                self._tell([(run, span)])
-        cost_ns = step.cost_ns + time.thread_time_ns() - began_ns
-        self._allowance.pay(cost_ns / 1e9, was_worth_it=culprit is not None)
+            start_unix_ns = step.head.step_started_unix_ns
+            end_unix_ns = start_unix_ns + int((step.usual_s + excess_s) * 1e9)
+            self._say(Slowness(step.head.step, start_unix_ns, end_unix_ns, excess_s, culprit))
+        self._allowance.pay(step.sampling.cost_s, was_worth_it=culprit is not None)
+
+    def _say(self, slow: Slowness) -> None:
+        run = next(each.run for each in self._journals if each.run.rank == slow.culprit.ranks[0])
+        if span := slow_span(run, slow):
+            self._tell([(run, span)])
 
 
-class _Step:
+class _Step(NamedTuple):
     """A step that takes longer than usual."""
 
-    def __init__(self, head: Head, usual_s: float, sampling: Sampling) -> None:
-        self.head = head
-        self.usual_s = usual_s
-        self.sampling = sampling
-        self.cost_ns = 0
+    head: Head
+    usual_s: float
+    sampling: Sampling
 
     def seconds(self, now_unix_ns: int) -> float:
         """Return how long it has taken so far."""
@@ -99,7 +120,5 @@ class _Step:
 
     def look(self) -> float:
         """Look at the ranks; return after how many seconds to look again."""
-        began_ns = time.thread_time_ns()
         self.sampling.look()
-        self.cost_ns += time.thread_time_ns() - began_ns
         return self.sampling.pause_s

@@ -16,7 +16,9 @@ from periflow_otel.translate.stuck import place_of
 LEAST_LOOKS: Final = 3
 """At so many looks a rank must have held up others,"""
 LEAST_SHARE: Final = 1 / 3
-"""at this share of all looks"""
+"""at this share of all looks in a slow step,"""
+LASTING_SHARE: Final = 1 / 4
+"""or at this share of looks at random moments,"""
 MOST: Final = 2 / 3
 """and at this share of those at which any did."""
 _EXCUSED: Final = frozenset(
@@ -54,6 +56,8 @@ class Culprit(NamedTuple):
     """Where it was most of the time."""
     waiting: Mapping[int, Stack]
     """Where the others were at the same time."""
+    share: float = 1.0
+    """Of the looks at which the others waited for it."""
 
     @property
     def place(self) -> str:
@@ -61,15 +65,16 @@ class Culprit(NamedTuple):
         return place_of(user_frame(self.stack))
 
 
-def find_culprit(looks: Sequence[Look]) -> Culprit | None:
+def find_culprit(looks: Sequence[Look], least_share: float = LEAST_SHARE) -> Culprit | None:
     """Tell who held up the others; None if nobody did, or it cannot be told.
 
     Args:
-        looks: At the ranks of a node in one step, one after another.
+        looks: At the ranks of a node, one after another.
+        least_share: Of the looks at which a rank must have done so.
     """
     held = [(look, busy) for look in looks if (busy := _busy(look))]
     counts = Counter(rank for _, busy in held for rank in busy)
-    least = max(LEAST_LOOKS, LEAST_SHARE * len(looks), MOST * len(held))
+    least = max(LEAST_LOOKS, least_share * len(looks), MOST * len(held))
     ranks = tuple(sorted(rank for rank, count in counts.items() if count >= least))
     if not ranks:
         return None
@@ -80,7 +85,8 @@ def find_culprit(looks: Sequence[Look]) -> Culprit | None:
     stack = _usual_stack([each.stack for each in samples])
     last = next(look for look in reversed(seen) if look[ranks[0]].stack == stack)
     doing = Counter(each.doing for each in samples).most_common(1)[0][0]
-    return Culprit(ranks, doing, stack, {rank: each.stack for rank, each in last.items() if rank not in ranks})
+    waiting = {rank: each.stack for rank, each in last.items() if rank not in ranks}
+    return Culprit(ranks, doing, stack, waiting, len(seen) / len(looks))
 
 
 def _busy(look: Look) -> Collection[int]:

@@ -1,4 +1,4 @@
-"""What was found of a step that took much longer than usual, as a span in its trace. Pure."""
+"""What was found of a rank that holds up a step, or all, as a span in the trace of the step. Pure."""
 
 from typing import NamedTuple
 
@@ -12,28 +12,29 @@ from periflow_otel.translate.telemetry import AttributeValue, Event, Span
 from periflow_otel.translate.values import text
 
 
-class SlowStep(NamedTuple):
-    """A step that somebody held up."""
+class Slowness(NamedTuple):
+    """What is said of a rank that holds up others."""
 
     step: int
     start_unix_ns: int
+    end_unix_ns: int
     excess_s: float
-    """How much longer it took than is usual."""
-    usual_s: float
+    """By how much it makes the step longer than usual, or each step longer than it could be."""
     culprit: Culprit
+    is_lasting: bool = False
+    """It holds up all steps, as looks at random moments between start and end show; else it was this one."""
 
 
-def slow_span(run: RankRun, slow: SlowStep) -> Span | None:
-    """Return the span of a slow step; None where nothing at all is to be kept.
+def slow_span(run: RankRun, slow: Slowness) -> Span | None:
+    """Return the span that says it; None where nothing at all is to be kept.
 
     Args:
-        run: The rank that held it up.
+        run: The rank that holds up others.
         slow: What was found.
     """
     if run.orders.sampling_ratio < 0:
         return None
     culprit = slow.culprit
-    end_unix_ns = slow.start_unix_ns + int((slow.usual_s + slow.excess_s) * 1e9)
     waiting: dict[Stack, list[int]] = {}
     for rank, stack in culprit.waiting.items():
         waiting.setdefault(stack, []).append(rank)
@@ -47,26 +48,28 @@ def slow_span(run: RankRun, slow: SlowStep) -> Span | None:
         names.STUCK_SUMMARY: text(_summary(slow)),
         names.SLOW_EXCESS: slow.excess_s,
         names.SLOW_DOING: culprit.doing.value,
+        names.SLOW_LASTING: slow.is_lasting,
     }
     return Span(
         name=names.SLOW_SPAN,
         trace_id=ids.step_trace_id(run.seed, run.attempt, slow.step),
-        span_id=ids.slow_span_id(run.seed, run.attempt, slow.step, run.node_rank),
+        span_id=ids.slow_span_id(run.seed, run.attempt, slow.step, run.node_rank, is_lasting=slow.is_lasting),
         parent_span_id=ids.step_span_id(run.seed, run.attempt, slow.step, run.rank),
         start_unix_ns=slow.start_unix_ns,
-        end_unix_ns=end_unix_ns,
+        end_unix_ns=slow.end_unix_ns,
         attributes=attributes,
         events=(
-            _event("culprit", culprit.ranks, culprit.stack, end_unix_ns),
-            *(_event("waiting", tuple(ranks), stack, end_unix_ns) for stack, ranks in waiting.items()),
+            _event("culprit", culprit.ranks, culprit.stack, slow.end_unix_ns),
+            *(_event("waiting", tuple(ranks), stack, slow.end_unix_ns) for stack, ranks in waiting.items()),
         ),
     )
 
 
-def _summary(slow: SlowStep) -> str:
+def _summary(slow: Slowness) -> str:
     ranks = slow.culprit.ranks
     who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranges(ranks)}"
-    return f"{slow.excess_s * 1000:.0f} ms more than usual in step {slow.step}: {who} in {slow.culprit.place}"
+    when = "in each step" if slow.is_lasting else f"more than usual in step {slow.step}"
+    return f"{slow.excess_s * 1000:.0f} ms {when}: {who} in {slow.culprit.place}"
 
 
 def _event(role: str, ranks: tuple[int, ...], stack: Stack, time_unix_ns: int) -> Event:

@@ -31,6 +31,10 @@ HELD_UP_STEPS: Final = 3
 """Somebody holds up the others who was seen to do so in so many steps at the same place,"""
 HELD_UP_SHARE: Final = 0.005
 """and this share of the time of all steps."""
+MAKES_LONGER_TIMES: Final = 2
+"""Or of whom an agent has said so often that it holds up all steps: one time may be chance,"""
+MAKES_LONGER_S: Final = 300.0
+"""and not longer ago than this, as it says that again while it is so."""
 
 
 def laggards(ranks: Sequence[View]) -> Iterator[Finding]:
@@ -47,16 +51,21 @@ def laggards(ranks: Sequence[View]) -> Iterator[Finding]:
 
 
 def holding_up(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
-    """Name who has held up single steps, time and again, as far as agents have seen it, and where."""
+    """Name who holds up all steps, or single ones time and again, as far as agents have seen it, and where."""
+    taken_s = median(rank["time"].get(STEP, 0.0) for rank in ranks) if ranks else 0.0
     for each in view["slow"]:
-        taken_s = median(rank["time"].get(STEP, 0.0) for rank in ranks) if ranks else 0.0
-        is_much = each["count"] >= HELD_UP_STEPS and each["seconds"] > HELD_UP_SHARE * taken_s
-        if is_much and each["attempt"] == view["run"]["attempt"]:
-            mean_s = each["seconds"] / each["count"]
-            text = (
-                f"{ranks_words(each['ranks'])} held up {each['count']} steps by {duration_words(mean_s)} on average in"
-                f" {each['place']}: it {each['doing']} there, and the others wait for it."
-            )
+        mean_s, who = each["seconds"] / each["count"], ranks_words(each["ranks"])
+        where = f"in {each['place']}: it {each['doing']} there, and the others wait for it."
+        if each["attempt"] != view["run"]["attempt"]:
+            continue
+        if each["is_lasting"]:
+            seen_s = max(rank["seen"] for rank in ranks)
+            if each["count"] < MAKES_LONGER_TIMES or seen_s - each["time"] > MAKES_LONGER_S:
+                continue
+            text = f"{who} makes each step about {duration_words(mean_s)} longer {where}"
+            yield Finding("slow_inside", text, each["ranks"], each["last_step"])
+        elif each["count"] >= HELD_UP_STEPS and each["seconds"] > HELD_UP_SHARE * taken_s:
+            text = f"{who} held up {each['count']} steps by {duration_words(mean_s)} on average {where}"
             yield Finding("slow_inside", text, each["ranks"], each["last_step"])
 
 

@@ -267,7 +267,7 @@ class OtlpFeed:
             self._view(who).stuck.add(rank.member.attempt, attributes, start_s, end_s, events)
         elif span.name == names.SLOW_SPAN:
             events = [_read(event.attributes) for event in span.events]
-            self._view(who).slow.add(rank.member.attempt, attributes, events)
+            self._view(who).slow.add(rank.member.attempt, attributes, end_s, events)
         elif span.name == names.RUN_SPAN:
             rank.end(str(attributes.get(names.OUTCOME, "finished")), end_s)
         elif span.name not in (names.CHECKPOINT_SPAN, names.METRICS_SPAN):

@@ -70,7 +70,7 @@ class RunView:
         if span.name == names.STUCK_SPAN:
             self.stuck.add(attempt, span.attributes, span.start_unix_ns / 1e9, span.end_unix_ns / 1e9, events)
         else:
-            self.slow.add(attempt, span.attributes, events)
+            self.slow.add(attempt, span.attributes, span.end_unix_ns / 1e9, events)
 
     def first_rank(self, node_rank: int) -> RankView | None:
         """Return the first rank of a node in the last attempt: what is told of the node is kept with it."""
