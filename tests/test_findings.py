@@ -71,6 +71,7 @@ HEALTHY = {
     "warming up": train(lambda _, step: 100 + 900 / step),
     "one rank ahead by a step": train(steps=lambda rank: 200 + (rank == 0)),
     "one rank evaluates": train(gap_ms=lambda rank, step: 2_500 if (rank, step % 50) == (0, 0) else 2),
+    "few steps that happen to become longer": train(lambda _, step: 50 if step < 15 else 120, steps=lambda _: 60),
     "few steps of any length": train(
         lambda rank, step: 500 + (rank * 7919 + step * 104_729) % 2000, steps=lambda _: 25
     ),
@@ -178,6 +179,32 @@ def test_nobody_is_late_where_nobody_waits():
     view = view_of(train(jitter), 2)
     view.rank(view.ranks[1, 1].member).set_late(199, 199 * 0.34, 0.6, {0.25: 199})
     assert said(view) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (3600, "was set 1h 0m ahead before step 101, or the machine slept."),
+        (-90, "was set 1m 30s back before step 101."),
+    ],
+)
+def test_a_clock_that_is_set_is_said(seconds: int, words: str):
+    """With the rank: its times do not fit to those of the others. What takes long is no matter of the clock."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 201):
+            recorder.work(2 * MS)
+            if rank == 1 and step == 101:
+                recorder.now_ns += seconds * S
+            with recorder.step():
+                recorder.work(100 * MS)
+        return recorder
+
+    assert [each for each in said(view_of(make, 2)) if each[0] == "clock"] == [
+        ("clock", [1], f"The clock of rank 1 {words}")
+    ]
+    assert [each[0] for each in said(view_of(make, 2))] == ["clock"]
 
 
 def test_who_was_slow_once_is_not_slow_now():

@@ -18,7 +18,9 @@ from periflow_otel.view.machine_findings import machine_findings
 from periflow_otel.view.words import duration_words, ranks_words
 
 SLOWER_FACTOR: Final = 1.5
-"""Steps have become slower if their median is so many times what it was."""
+"""Steps have become slower if their median is so many times what it was,"""
+SETTLED_STEPS: Final = 20
+"""in a quarter of the run that has so many steps or more: a few may happen to be short."""
 LONG_FACTOR: Final = 10.0
 """A step is long that takes so many times the usual, and ``LONG_S``."""
 LONG_S: Final = 1.0
@@ -59,7 +61,7 @@ def find(view: View, now_s: float | None) -> list[Finding]:
     found += _waits(lately, GAP, accused) or _waits(ranks, GAP, accused)
     found += _waits(ranks, CHECKPOINT, accused) or _slow_to_save(ranks)
     found += [] if late else _slower(view, lately)
-    for look in (_long_steps, _behind, _restarts, _telemetry):
+    for look in (_long_steps, _behind, _clock_sets, _restarts, _telemetry):
         found += look(view, ranks)
     found += _pauses(lately)
     found += machine_findings(ranks)
@@ -187,9 +189,9 @@ def _share(rank: View, kind: str) -> float:
 def _slower(view: View, lately: Sequence[View]) -> Iterator[Finding]:
     """Find steps that take longer now than at first."""
     heat = _heat(view)
-    if heat is None or len(heat["p50"]) < 8 or not _are_alike(lately):
+    quarter = len(heat["p50"]) // 4 if heat else 0
+    if heat is None or quarter * heat["width"] < SETTLED_STEPS or not _are_alike(lately):
         return
-    quarter = len(heat["p50"]) // 4
     first_s, last_s = median(heat["p50"][1 : 1 + quarter]), median(heat["p50"][-quarter:])
     if view["run"]["state"] == "running":
         last_s = median(each["duration"]["p50"] for each in lately if each["duration"]["p50"])
@@ -272,6 +274,20 @@ def _behind(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
             f"{ranks_words(who)} {'is' if len(who) == 1 else 'are'} behind: at step {step}, the others at {int(ahead)}."
         )
         yield Finding("behind", text, who, step)
+
+
+def _clock_sets(_: View, ranks: Sequence[View]) -> Iterator[Finding]:
+    """Find whose clock went otherwise than time: what it says before and after does not fit together."""
+    sets = [(abs(mark["seconds"]), mark, each["rank"]) for each in ranks for mark in each["clock_sets"]["kept"]]
+    if sets:
+        by_s, mark, _rank = max(sets, key=lambda each: each[0])
+        who = sorted({rank for *_, rank in sets})
+        way = "ahead" if mark["seconds"] > 0 else "back"
+        slept = ", or the machine slept" if mark["seconds"] > 0 else ""
+        text = (
+            f"The clock of {ranks_words(who).lower()} was set {duration_words(by_s)} {way} before step {mark['step']}"
+        )
+        yield Finding("clock", f"{text}{slept}.", who, mark["step"])
 
 
 def _telemetry(view: View, _: Sequence[View]) -> Iterator[Finding]:

@@ -28,6 +28,8 @@ class Lately:
     def note(self, time_s: float, steps: int, sums: Sums) -> None:
         """Note how much there is at a time, in Unix seconds, and forget what is too long ago to be of use."""
         notes = self._notes
+        if notes and time_s < notes[-1][0]:
+            notes.clear()  # the clock was set back
         notes.append((time_s, steps, sums))
         while len(notes) > 1 and notes[1][0] <= time_s - SPAN_S and notes[1][1] <= steps - LEAST_STEPS:
             notes.popleft()

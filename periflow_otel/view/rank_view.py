@@ -21,6 +21,8 @@ MAX_NAMES: Final = 1000
 """Metric keys, text values and phases of a rank; what has another name is counted, and not kept."""
 MAX_STACK_CHARS: Final = 4000
 _NAN: Final = float("nan")
+CLOCK_SET_S: Final = 1.0
+"""By so much a clock was set; less are corrections."""
 _PACE_S: Final = 30.0
 """The pace of now is that of about the last half minute."""
 
@@ -145,6 +147,10 @@ class RankView:
         self.savings_s: deque[float] = deque(maxlen=MAX_SAVINGS)
         """How long it was busy with each of its latest checkpoints, where that is known."""
         self.lately = Lately()
+        self.clock_sets = Marks()
+        """When its clock went otherwise than time."""
+        self._stopped_s = _NAN
+        """When the last step ended."""
 
     def change(self, **fields: Any) -> None:
         """Note what is known of the rank only now; None is nothing."""
@@ -197,6 +203,7 @@ class RankView:
         self._extend("start", "", steps, starts_s, starts_s)
         known = slice(int(not isfinite(gaps[0])), None)
         self._extend("gap", "", steps[known], starts_s[known], gaps[known])
+        self._look_at_clock(steps, starts_s, ends_s, gaps)
         self.heat.extend(steps, durations_s)
         self.durations.update(map(bin_of, durations_s))
         self.gaps.update(map(bin_of, gaps[known]))
@@ -204,6 +211,16 @@ class RankView:
         self.ended_step = max(self.ended_step, steps[-1])
         self.begin_step(steps[-1], starts_s[-1])
         self._note_pace(ends_s[-1])
+
+    def _look_at_clock(
+        self, steps: Sequence[int], starts_s: Sequence[float], ends_s: Sequence[float], gaps: Sequence[float]
+    ) -> None:
+        """Compare the clock with the time between steps, which is measured without it."""
+        for step, start_s, end_s, gap_s in zip(steps, starts_s, ends_s, gaps, strict=True):
+            set_by_s = start_s - self._stopped_s - gap_s
+            if abs(set_by_s) > CLOCK_SET_S:  # not of the first, of which the time before is not known
+                self.clock_sets.add(step=step, time=round(start_s, 3), seconds=round(set_by_s, 3))
+            self._stopped_s = end_s
 
     def add_values(
         self, key: str, steps: Sequence[int], times_s: Sequence[float], values: Sequence[float],

@@ -245,6 +245,7 @@ def _rank(rank: RankView) -> dict[str, Any]:
         **_present(rank, sums),
         "checkpoints": _marks(rank.checkpoints),
         "errors": _marks(rank.errors),
+        "clock_sets": _marks(rank.clock_sets),
         "nonfinite": {**_marks(rank.nonfinite), "by_key": dict(rank.nonfinite_by_key)},
         "text": rank.text,
         "machine": [
