@@ -161,6 +161,8 @@ STEP_OUTCOME: Final = "periflow.step.outcome"
 """ok or error. Metric attribute."""
 WORK_KIND: Final = "periflow.work.kind"
 """What was done, as given to init: tokens, samples, flops or any other. Metric attribute."""
+MACHINE_RESOURCE: Final = "periflow.machine.resource"
+"""What processes waited for: cpu, memory or io. Metric attribute."""
 DROP_REASON: Final = "periflow.reason"
 """Why something was dropped. Metric attribute."""
 CONSUMER: Final = "periflow.consumer"
@@ -175,7 +177,7 @@ ATTRIBUTES: Final = {
     EXCEPTION_TYPE: "string", ERROR_TYPE: "string", EXCEPTION_MESSAGE: "string", EXCEPTION_STACKTRACE: "string",
     CODE_STACKTRACE: "string", CODE_FILE_PATH: "string", CODE_FUNCTION: "string", CODE_LINE: "int", THREAD_ID: "int",
     THREAD_NAME: "string", METRIC_KEY: "string", TIME_KIND: "string", STEP_OUTCOME: "string", WORK_KIND: "string",
-    DROP_REASON: "string", CONSUMER: "string",
+    MACHINE_RESOURCE: "string", DROP_REASON: "string", CONSUMER: "string",
     FATAL: "string", STUCK_PHASE: "string", STUCK_SECONDS: "double", STUCK_RANKS: "string", STUCK_PLACE: "string",
     STUCK_SUMMARY: "string", STUCK_ROLE: "string", STUCK_OVER: "boolean",
     SLOW_EXCESS: "double", SLOW_DOING: "string", SLOW_LASTING: "boolean",
@@ -268,13 +270,17 @@ MACHINE_CPU_LIMIT: Final = Instrument(
 MACHINE_CPU_THROTTLED: Final = Instrument(
     "periflow.machine.cpu.throttled", "counter", "s", "Time for which the container was kept from running by its limit."
 )
+MACHINE_STALLED: Final = Instrument(
+    "periflow.machine.stalled", "counter", "s",
+    "Time for which some process of the node or container had to wait for a resource, where Linux tells it.",
+)  # fmt: skip
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_PAUSE, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT,
     STEP_SKEW, STUCK_TIME, STEP_REDONE, WORK_DONE, WORK_PEAK, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS,
     CHECKPOINT_LAST_STEP,
     METRIC_NONFINITE, METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE,
     TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
-    MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED,
+    MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED, MACHINE_STALLED,
 )  # fmt: skip
 
 
@@ -285,9 +291,10 @@ INSTRUMENT_ATTRIBUTES: Final = {
     RUN_CONFIG: (METRIC_KEY, CONFIG_VALUE), CHECKPOINT_UPLOADS: (SAVE_TYPE,), METRIC_NONFINITE: (METRIC_KEY,),
     TELEMETRY_RECORDS: (CONSUMER,), TELEMETRY_EXPORTED: (CONSUMER,), TELEMETRY_DROPPED: (CONSUMER, DROP_REASON),
     TELEMETRY_SET_ASIDE: (CONSUMER, DROP_REASON), TELEMETRY_BACKLOG: (CONSUMER,), TELEMETRY_SINCE_SUCCESS: (CONSUMER,),
+    MACHINE_STALLED: (MACHINE_RESOURCE,),
 }  # fmt: skip
 """What the points of an instrument carry besides who they are from."""
-OF_MACHINE: Final = frozenset({MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED})
+OF_MACHINE: Final = frozenset({MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED, MACHINE_STALLED})
 """What the agent sees of the machine and the semantic conventions have no name for."""
 OF_AGENT: Final = frozenset(
     {

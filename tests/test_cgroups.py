@@ -21,7 +21,7 @@ def groups(folder: Path, own: str, **files: str) -> Cgroups:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     (folder / "own").write_text(own)
-    return Cgroups(root, folder / "own")
+    return Cgroups(root, folder / "own", folder / "pressure")
 
 
 def version_2(folder: Path, own: str = "0::/\n", **files: str) -> Cgroups:
@@ -87,3 +87,15 @@ def test_the_node_is_what_the_container_may_use(tmp_path: Path):
     assert seen[conventions.SYSTEM_CPU_TIME, "user"] == 3.0
     assert seen[names.MACHINE_CPU_LIMIT,] == system.cpu_limit() == 0.5
     assert seen[names.MACHINE_CPU_THROTTLED,] == 1.5
+
+
+PRESSURE = "some avg10=0.00 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+
+
+def test_who_has_to_wait_is_said_of_the_group_or_else_of_the_machine(tmp_path: Path):
+    """Not every kernel says it, nor of every resource."""
+    (tmp_path / "pressure").mkdir()
+    (tmp_path / "pressure" / "io").write_text(PRESSURE.format(9_000_000))
+    (tmp_path / "pressure" / "memory").write_text(PRESSURE.format(500_000))
+    found = version_2(tmp_path, "0::/job\n", job__ioDOTpressure=PRESSURE.format(2_000_000))
+    assert [found.stalled_s(resource) for resource in ("io", "memory", "cpu")] == [2.0, 0.5, None]

@@ -397,6 +397,12 @@ MACHINE: dict[str, tuple[str, dict[str, str], bool, Sequence[float], str | None]
         "periflow.machine.cpu.throttled", {}, True, [0, 4],
         "The container of node node-0 is kept from running 40% of the time by its processor limit.",
     ),
+    "a slow disk": (
+        "periflow.machine.stalled", {"periflow.machine.resource": "io"}, True, [0, 8],
+        "Processes of node node-0 wait for the disk 80% of the time.",
+    ),
+    "a disk at work": ("periflow.machine.stalled", {"periflow.machine.resource": "io"}, True, [0, 4], None),
+    "busy processors": ("periflow.machine.stalled", {"periflow.machine.resource": "cpu"}, True, [0, 9], None),
     "a hot GPU": (
         "hw.status", {"hw.name": "GPU 1", "hw.type": "temperature", "hw.state": "degraded"}, False, [1],
         "GPU 1 of node node-0 is held back by its temperature.",

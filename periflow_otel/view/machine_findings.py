@@ -13,6 +13,10 @@ SWAPPED_IN: Final = 50.0
 """Pages a second that come back from the disk: somebody waits for them."""
 THROTTLED_SHARE: Final = 0.1
 """A container may be kept from running for so much of the time before it is worth a word."""
+STALLED_SHARE: Final = 0.5
+"""Some process may wait for the disk or for memory for so much of the time before it is worth a word."""
+_WAITED_FOR: Final = {"io": "the disk", "memory": "memory"}
+"""Where there are more processes than processors, some process always waits for one."""
 
 Value = Mapping[str, Any]
 
@@ -44,6 +48,9 @@ def _held_back(name: str, attributes: Value, value: float, node: str) -> str | N
     if name == growth_of(names.MACHINE_CPU_THROTTLED.name):
         text = f"The container{node} is kept from running {value:.0%} of the time by its processor limit."
         return text if value > THROTTLED_SHARE else None
+    if name == growth_of(names.MACHINE_STALLED.name):
+        what = _WAITED_FOR.get(attributes.get(names.MACHINE_RESOURCE, ""))
+        return f"Processes{node} wait for {what} {value:.0%} of the time." if what and value > STALLED_SHARE else None
     state = attributes.get(conventions.HW_STATE)
     if name == conventions.HW_STATUS.name and value and state != "ok":
         what, why = attributes.get(conventions.HW_NAME), attributes.get(conventions.HW_TYPE)

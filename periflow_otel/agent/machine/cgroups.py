@@ -4,12 +4,16 @@ Where a group is limited its own figures tell how much is left, and those of the
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _OWN: Final = Path("/proc/self/cgroup")
+_PRESSURE: Final = Path("/proc/pressure")
+_STALLED: Final = re.compile(r"some .* total=(\d+)")
+"""Microseconds in which some process had to wait, since the kernel or the group began."""
 _UNLIMITED: Final = 1 << 60
 """Version 1 says a little less than 2^63 where there is no limit."""
 
@@ -37,13 +41,15 @@ class Processors(NamedTuple):
 class Cgroups:
     """The groups that this process is in, with those around them."""
 
-    def __init__(self, root: Path = _ROOT, own: Path = _OWN) -> None:
+    def __init__(self, root: Path = _ROOT, own: Path = _OWN, pressure: Path = _PRESSURE) -> None:
         """Find them.
 
         Args:
             root: Where the file system of control groups is mounted.
             own: Says which groups this process is in.
+            pressure: Says for how long processes of the machine had to wait.
         """
+        self._pressure = pressure
         paths = _paths(own)
         self._version = 2 if (root / "cgroup.controllers").exists() else 1
         if self._version == 2:
@@ -84,6 +90,16 @@ class Cgroups:
         times = _table(self._times[min(at, len(self._times) - 1)] / "cpuacct.stat")
         user_s, system_s = times.get("user", 0) / ticks, times.get("system", 0) / ticks
         return Processors(least, user_s, system_s, statistics.get("throttled_time", 0) / 1e9)
+
+    def stalled_s(self, resource: str) -> float | None:
+        """Return for how long some process of the group, else of the machine, had to wait for a resource.
+
+        Args:
+            resource: ``cpu``, ``memory`` or ``io``.
+        """
+        own = [self._processors[0] / f"{resource}.pressure"] if self._version == 2 else []
+        found = (_STALLED.match(_text(path)) for path in (*own, self._pressure / resource))
+        return next((int(each[1]) / 1e6 for each in found if each), None)
 
     def _quota(self, group: Path) -> float:
         """Return how many processors a group may use; 0: as many as there are."""

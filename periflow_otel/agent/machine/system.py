@@ -52,7 +52,15 @@ class System:
             folders: On the file systems that matter.
         """
         filesystems = partial(self._filesystems, folders)
-        for part in (self._processors, self._memory, self._paging, self._disks, self._network, filesystems):
+        for part in (
+            self._processors,
+            self._memory,
+            self._paging,
+            self._stalls,
+            self._disks,
+            self._network,
+            filesystems,
+        ):
             try:
                 yield from list(part())
             except Exception as error:  # noqa: BLE001, PERF203  # sandboxes lack this and that
@@ -121,6 +129,12 @@ class System:
         )
         pages = {"in": found.sin // _PAGE_BYTES, "out": found.sout // _PAGE_BYTES}
         yield from self._sums(conventions.SYSTEM_PAGING_OPERATIONS, conventions.PAGING_DIRECTION, pages)
+
+    def _stalls(self) -> Iterator[Observation]:
+        for resource in ("cpu", "memory", "io"):
+            if (stalled_s := self._cgroups.stalled_s(resource)) is not None:
+                attributes = ((names.MACHINE_RESOURCE, resource),)
+                yield Observation(names.MACHINE_STALLED, stalled_s, attributes, self._booted_unix_ns)
 
     def _disks(self) -> Iterator[Observation]:
         if found := self._psutil.disk_io_counters():
