@@ -5,7 +5,6 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TypeVar
 
-from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.translate.resource import resource_of
 from periflow_otel.translate.telemetry import ExponentialHistogram, LogRecord, Point, Resource
@@ -27,10 +26,14 @@ def by_resource(items: Iterable[tuple[RankRun, Item]]) -> dict[Resource, list[It
 
 def by_metric(points: Iterable[Point]) -> Iterable[list[Point]]:
     """Group points that one OTLP metric can hold: of one instrument, temporality and kind of histogram."""
-    groups: dict[tuple[Instrument, bool, bool], list[Point]] = {}
+    groups: dict[tuple[str, str, bool, bool], list[Point]] = {}
     for point in points:
-        key = point.instrument, point.is_delta, isinstance(point.value, ExponentialHistogram)
-        groups.setdefault(key, []).append(point)
+        instrument = point.instrument
+        key = instrument.name, instrument.kind, point.is_delta, type(point.value) is ExponentialHistogram
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = []
+        group.append(point)
     return groups.values()
 
 

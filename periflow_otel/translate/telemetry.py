@@ -1,7 +1,6 @@
 """What translation produces: plain data, ready for any exporter."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -86,8 +85,7 @@ class Exemplar(msgspec.Struct, frozen=True, gc=False):
     span_id: SpanId
 
 
-@dataclass(frozen=True, slots=True)
-class Histogram:
+class Histogram(msgspec.Struct, frozen=True, gc=False):
     """A histogram with explicit bounds.
 
     ``bucket_counts`` has one more entry than ``bounds``; bucket ``i`` holds values <= ``bounds[i]``.
@@ -102,8 +100,7 @@ class Histogram:
     bucket_counts: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ExponentialHistogram:
+class ExponentialHistogram(msgspec.Struct, frozen=True, gc=False):
     """A base-2 exponential histogram of values >= 0; bucket ``i`` of ``bucket_counts`` has index ``offset + i``."""
 
     count: int
