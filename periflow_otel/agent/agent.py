@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.destinations import durable_consumer, live_consumers
 from periflow_otel.agent.machine.watching import MachineWatch
-from periflow_otel.agent.pace import until_beat_s
+from periflow_otel.agent.pace import interval_for, until_beat_s
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.slow import IDLE_S, SlowWatch
@@ -38,9 +38,7 @@ from periflow_otel.journal.recent import Shelf
 from periflow_otel.records import RankRun
 
 LOOK_INTERVAL_S: Final = 0.1
-"""How often the journals and the ranks are looked at; where there are many, it is this for each"""
-RANKS_PER_LOOK: Final = 64
-"""of them, as the processors are there for training."""
+"""How often the journals and the ranks are looked at, where there are not very many."""
 LEAST_LINGER_S: Final = 2.0
 """How long the agent goes on at least after the last rank and the last success: as long as a first attempt may take."""
 _STOP_TIMEOUT_S: Final = 2.0
@@ -213,7 +211,7 @@ class Agent:
                     return
             if idle_s > max(self.linger_s, LEAST_LINGER_S):
                 return
-            interval_s = LOOK_INTERVAL_S * (1 + len(self._journals) // RANKS_PER_LOOK)
+            interval_s = interval_for(len(self._journals), LOOK_INTERVAL_S)
             self._pause(until_beat_s(interval_s, time.monotonic()))
         self._finish()
 

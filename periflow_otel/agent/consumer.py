@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from periflow_otel.agent.delivery import Batch, Delivery, SetAside
 from periflow_otel.agent.deltas import deltas_for
-from periflow_otel.agent.pace import MAX_BACKOFF_S, until_beat_s
+from periflow_otel.agent.pace import MAX_BACKOFF_S, interval_for, until_beat_s
 from periflow_otel.agent.tracks import Budget, Track
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, IsWatched, Item, ShowsState
@@ -110,7 +110,7 @@ class Consumer:
             exporter: Where items go.
             translator: Makes a translator for a rank.
             set_aside: Keeps what is not taken; None drops it.
-            interval_s: How often it delivers what is there.
+            interval_s: How often it delivers what is there; less often where there are very many ranks.
             refresh_s: How often it delivers the state of the instruments even if nothing is new.
             takes_reports: It wants items on the agent itself too, and on the machine.
             takes_news: It wants spans of what the agent has found out.
@@ -237,7 +237,8 @@ class Consumer:
         """Return how long to wait for the next round."""
         now_s = time.monotonic()
         due_s = [lane.delivery.due_s for lane in self._lanes.values() if not lane.delivery.is_done()]
-        return max(0.0, min([until_beat_s(self._interval_s, now_s), *(each - now_s for each in due_s)]))
+        interval_s = interval_for(len(self._tracks), self._interval_s)
+        return max(0.0, min([until_beat_s(interval_s, now_s), *(each - now_s for each in due_s)]))
 
     def _open_tracks(self) -> None:
         tracks = {journal: self._track(journal) for journal in self._journals}

@@ -9,7 +9,15 @@ HASTY_REQUESTS: Final = 100
 """So many requests that are refused may follow each other without a pause; it is this many more"""
 HASTY_REQUESTS_PER_S: Final = 50.0
 """for each second."""
+RANKS_PER_INTERVAL: Final = 64
+"""Where there are so many ranks, what costs something for each of them is done half as often; a third for twice as
+many: the processors are there for training."""
 _GROWTH: Final = 4
+
+
+def interval_for(ranks: int, interval_s: float) -> float:
+    """Return how often something is done for so many ranks that is done every ``interval_s`` for few."""
+    return interval_s * (1 + ranks // RANKS_PER_INTERVAL)
 
 
 def until_beat_s(interval_s: float, now_s: float) -> float:

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from periflow_otel import names
-from periflow_otel.agent.pace import until_beat_s
+from periflow_otel.agent.pace import interval_for, until_beat_s
 from periflow_otel.agent.tracks import RECORDS_PER_ROUND
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
@@ -95,7 +95,8 @@ class SkewReader:
             before = self._cursors
             self._cursors = {each: before.get(each) or self._find(each) for each in journals}
             is_behind = [self._read_until(now_s + READ_S, each) for each in self._cursors]
-            self._due_s = now_s if any(is_behind) else now_s + until_beat_s(INTERVAL_S, now_s)
+            interval_s = interval_for(len(is_behind), INTERVAL_S)
+            self._due_s = now_s if any(is_behind) else now_s + until_beat_s(interval_s, now_s)
             if self._cursors != before:
                 self._save()
 
