@@ -1,13 +1,16 @@
 """What is read from the files of local mode is what was recorded."""
 
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,6 +149,40 @@ def test_values_and_times_come_back(tmp_path: Path):
     assert series(found) == {"loss": [(step, pytest.approx(1 / step)) for step in range(1, 6)]}
     assert found["ranks"][0]["time"] == from_records(recorder, run)["ranks"][0]["time"]
     assert (found["ranks"][0]["host"], found["run"]["name"], found["run"]["state"]) == ("h", "first try", "finished")
+
+
+def test_another_way_to_write_the_same_is_read_the_same(tmp_path: Path):
+    """With spaces, numbers as numbers, keys in another order, and a text that looks like what a step may have."""
+    recorder = Recorder()
+    text = '{"key":"periflow.step.number","value":{"intValue":"7"}},{"key":"periflow.rank","value":{"intValue":"3"}}]'
+    for values in ({"loss": 1.0}, {"loss": 0.5, "text": text}, {"loss": math.inf}):
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric(values)
+    recorder.finish()
+    run = record(tmp_path, recorder)
+    (view,) = read_views(find_files([tmp_path])).values()
+    for file in find_files([tmp_path]):
+        lines = map(reversed_keys, map(json.loads, file.read_text().splitlines()))
+        file.write_text("".join(f"{json.dumps(line, indent=None)}\n" for line in lines))
+    (again,) = read_views(find_files([tmp_path])).values()
+    assert sorted_json(again) == sorted_json(view)
+    assert view.ranks[1, 0].text == {"text": text}
+    assert series(view.to_dict(), "step") == series(from_records(recorder, run), "step")
+
+
+def sorted_json(view: RunView) -> bytes:
+    """Return a view as text, in which what is not a number is the same as another of its kind."""
+    return msgspec.json.encode(view.to_dict(), order="sorted")
+
+
+def reversed_keys(value: Any) -> Any:
+    """Return JSON with the keys of its objects in reverse, and integers that are text as numbers."""
+    if isinstance(value, dict):
+        return {key: reversed_keys(each) for key, each in reversed(value.items())}
+    if isinstance(value, list):
+        return list(map(reversed_keys, value))
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) else value
 
 
 def test_a_value_that_is_not_finite_is_a_gap(tmp_path: Path):

@@ -24,12 +24,9 @@ class Heat:
 
     def extend(self, steps: Sequence[int], durations_s: Sequence[float]) -> None:
         """Add the durations of steps."""
-        rows, width = self.rows, self.width
-        for step, each in zip(steps, map(bin_of, durations_s), strict=True):
-            row = rows.get(step // width)
-            if row is None:
-                row = rows[step // width] = Counter()
-            row[each] += 1
+        stretches = [step // self.width for step in steps]
+        for (stretch, each), count in Counter(zip(stretches, map(bin_of, durations_s), strict=True)).items():
+            self.rows.setdefault(stretch, Counter())[each] += count
         while len(self.rows) > MAX_ROWS:
             self._coarsen()
 
