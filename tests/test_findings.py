@@ -207,6 +207,13 @@ def test_a_clock_that_is_set_is_said(seconds: int, words: str):
     assert [each[0] for each in said(view_of(make, 2))] == ["clock"]
 
 
+def test_who_is_late_for_nobody_is_not_late():
+    """The others have taken too few steps yet."""
+    view = view_of(train(steps=lambda rank: 200 if rank else 5), 2)
+    view.rank(view.ranks[1, 1].member).set_late(20, 20 * 0.34, 0.6, {0.25: 20})
+    assert "late_rank" not in [kind for kind, *_ in said(view)]
+
+
 def test_who_was_slow_once_is_not_slow_now():
     """The good days count as little as the bad ones."""
     assert said(view_of(train(lambda rank, step: 150 if rank == 3 and step < 500 else 100, steps=lambda _: 1000))) == []

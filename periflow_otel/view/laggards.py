@@ -77,8 +77,10 @@ def _late(ranks: Sequence[View]) -> Finding | None:
     worst = max(late, key=lambda each: int(each["late"]["count"]))
     share, mean_s = worst["late"]["count"] / total, worst["late"]["sum"] / worst["late"]["count"]
     late_s, usual_s = worst["late"]["usual"], median(each["duration"]["p50"] for each in ranks)
-    waited_s = max(each["duration"]["p50"] for each in ranks if each is not worst) - worst["duration"]["p50"]
-    if share < LATE_SHARE or late_s < LATE_PART * usual_s or waited_s < WAITED_PART * late_s:
+    others_s = max((each["duration"]["p50"] for each in ranks if each is not worst), default=0.0)
+    if share < LATE_SHARE or late_s < LATE_PART * usual_s:
+        return None
+    if others_s - worst["duration"]["p50"] < WAITED_PART * late_s:
         return None
     text = (
         f"Rank {worst['rank']} was the last to begin {share:.0%} of the steps,"
