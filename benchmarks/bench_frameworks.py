@@ -2,7 +2,8 @@
 
 ``python benchmarks/bench_frameworks.py [--quick]`` needs transformers; what else is not installed is left out. The
 variants take turns within every round; shown is what all steps of all rounds tell, but the least of what a script takes
-as a whole. Nothing is asserted.
+as a whole. Takes about four minutes on two idle cores, and prints the section of ``docs/frameworks.md``. Nothing is
+asserted.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,24 +129,34 @@ def run(subject: str, steps: int) -> Result:
 
 
 def compare(subjects: list[str], steps: int, rounds: int) -> None:
-    """Print one table."""
+    """Print one table, as ``docs/frameworks.md`` shows it."""
+    load = os.getloadavg()[0]
     results: dict[str, list[Result]] = {subject: [] for subject in subjects}
     for number in range(rounds):
         for subject in subjects if number % 2 else reversed(subjects):
             results[subject].append(run(subject, steps))
     pooled = {subject: _pool(each) for subject, each in results.items()}
     base = pooled.pop(NOTHING)
-    print(f"\n### A trainer of {steps:,} steps that logs every step, {base.wall:.1f} s without a callback\n")
-    print("| | in the callback, per step: median | mean | p99.9 | script takes longer by | CPU, all processes |")
+    print(
+        f"{rounds} × {steps:,} steps on {os.cpu_count()} cores (load {load:.1f} before): Python "
+        f"{platform.python_version()}, {_version('transformers')}, {_version('torch')}; {base.wall:.1f} s without a "
+        "callback.\n"
+    )
+    print("| | per step: median | mean | p99.9 | script takes longer by | CPU, all processes |")
     print("|---|---|---|---|---|---|")
     for subject, result in pooled.items():
         spent = sorted(result.spent)
         median, mean, p999 = statistics.median(spent), statistics.mean(spent), spent[int(len(spent) * 0.999)]
         cells = [
-            f"{median * 1e6:.0f} µs", f"{mean * 1e6:.0f} µs", f"{p999 * 1e3:.1f} ms",
+            f"{median * 1e6:,.0f} µs", f"{mean * 1e6:,.0f} µs", f"{p999 * 1e3:.1f} ms",
             f"{result.wall - base.wall:.1f} s", f"{result.cpu - base.cpu:+.1f} s",
         ]  # fmt: skip
-        print(f"| {subject} | {' | '.join(cells)} |")
+        print(f"| {_version(subject)} | {' | '.join(cells)} |", flush=True)
+
+
+def _version(package: str) -> str:
+    """Return a package with its version, whatever it is distributed as."""
+    return f"{package} {version(packages_distributions().get(package, [package])[0])}"
 
 
 def _pool(results: list[Result]) -> Result:
@@ -159,13 +170,11 @@ def main() -> None:
     if len(sys.argv) == 3:
         train(sys.argv[1], int(sys.argv[2]))
         return
-    steps, rounds = (200, 3) if "--quick" in sys.argv else (1000, 5)
+    steps, rounds = (200, 1) if "--quick" in sys.argv else (1000, 3)
     # Become the parent of orphans: an agent that outlives its script is waited for, and its CPU time counted.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     missing = [package for package in TRACKERS if importlib.util.find_spec(package) is None]
     subjects = [NOTHING, PERIFLOW, *(package for package in TRACKERS if package not in missing)]
-    packages = ", ".join(f"{name} {version(name)}" for name in (*subjects[1:], "transformers", "torch"))
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {packages}; {rounds} rounds")
     if missing:
         print(f"not measured, since it is not installed: {', '.join(missing)}; pip install {' '.join(missing)}")
     compare(subjects, steps, rounds)

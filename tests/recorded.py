@@ -102,7 +102,7 @@ def begin_script(code: str, **environ: str) -> subprocess.Popen[str]:
 class Ended:
     """How a script has ended."""
 
-    def __init__(self, process: subprocess.Popen[str], timeout_s: float = 60) -> None:
+    def __init__(self, process: subprocess.Popen[str], timeout_s: float = 180) -> None:
         """Wait for its end."""
         with process:
             try:

@@ -37,7 +37,7 @@ pytestmark = [
 def train_on_two_ranks(collector: Collector, code: str, *arguments: object) -> dict[int, list[ReceivedSpan]]:
     """Train to the end in cloud mode; return the spans that arrived, by rank."""
     with Training(*arguments, code=code, **cloud(collector.http_endpoint, WORLD_SIZE="2")) as training:
-        training.wait(120)
+        training.wait(240)
         training.wait_for_agent()
         assert training.process.returncode == 0, training.errors
     by_rank: dict[int, list[ReceivedSpan]] = {}
@@ -119,7 +119,7 @@ def test_cifar_saves_when_asked_and_goes_on():
             finally:
                 process.send_signal(signal.SIGKILL)
         saved = captured.checkpoints[-1]
-        subprocess.run([*command, "--total-epochs", str(saved // 48 + 1)], check=True, timeout=60)
+        subprocess.run([*command, "--total-epochs", str(saved // 48 + 1)], check=True, timeout=240)
     assert captured.events[0].attributes[names.SAVE_TYPE] == "EMERGENCY"
     first, second = captured.runs
     assert (first.initial_step, second.initial_step) == (0, saved)
@@ -186,10 +186,10 @@ def test_huggingface_reads_mnli(tmp_path: Path):
 def test_huggingface_takes_a_model_from_disk(tmp_path: Path):
     """In the place of the tiny one that is made on the spot, as the command of the template does."""
     first = [sys.executable, GLUE, "--use_cpu", "--max_steps", "1", "--report_to", "none"]
-    subprocess.run([*first, "--output_dir", "first"], check=True, timeout=120)
+    subprocess.run([*first, "--output_dir", "first"], check=True, timeout=240)
     again = ["--model_name_or_path", "first/checkpoint-1", "--task_name", "MNLI", "--max_seq_length", "32"]
     subprocess.run(
-        [*first, "--output_dir", "second", *again, "--do_train", "--cache_dir", str(tmp_path)], check=True, timeout=120
+        [*first, "--output_dir", "second", *again, "--do_train", "--cache_dir", str(tmp_path)], check=True, timeout=240
     )
     assert (Path("second") / "checkpoint-1" / "model.safetensors").is_file()
 

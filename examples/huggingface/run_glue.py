@@ -8,6 +8,7 @@ place. The model is made from a configuration and the vocabulary from the senten
 """
 
 import csv
+import os
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -71,7 +72,13 @@ class DataArguments:
 
 
 def parse_args():
-    return HfArgumentParser((DataArguments, TrainingArguments)).parse_args_into_dataclasses()
+    parser = HfArgumentParser((DataArguments, TrainingArguments))
+    if not hasattr(TrainingArguments, "logging_dir"):  # since version 5, which reads a variable
+        parser.add_argument("--logging_dir", help="folder for --report_to tensorboard")
+    data_args, training_args, *others = parser.parse_args_into_dataclasses()
+    if folders := [each.logging_dir for each in others if each.logging_dir]:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = folders[0]
+    return data_args, training_args
 
 
 def load_data(folder, task_name="sst2"):
