@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from math import inf, nan
 from typing import Final, SupportsFloat
 
@@ -106,7 +107,10 @@ def work(given: object) -> Work | None:
 
 def _amount(what: str, given: object) -> float:
     """Return a positive number; NumPy's too."""
-    number = float(given) if isinstance(given, SupportsFloat) and not isinstance(given, bool) else nan
+    number = nan
+    if isinstance(given, SupportsFloat) and not isinstance(given, bool):
+        with suppress(Exception):  # what is too large, or holds several, cannot be one
+            number = float(given)
     if not 0 < number < inf:
         message = f"{what} is {shown(given)}; give a number above 0"
         raise ConfigurationError(message)

@@ -220,6 +220,7 @@ WORK_THAT_IS_NONE = [
     ({"tokens": 0}, "work['tokens'] is 0; give a number above 0"),
     ({"tokens": "many"}, "work['tokens'] is 'many'; give a number above 0"),
     ({"tokens": float("nan")}, "work['tokens'] is nan; give a number above 0"),
+    ({"tokens": 10**400}, f"work['tokens'] is 1{'0' * 99}…; give a number above 0"),
     ({"flops": 1, "peak_flops": True}, "work['peak_flops'] is True; give a number above 0"),
     ({1: 2}, "a kind of work is 1; give text"),
     ({str(kind): 1 for kind in range(17)}, "give a dict of at most 16 numbers"),
