@@ -93,11 +93,13 @@ def test_an_attempt_is_known_when_its_journal_is_delivered_and_gone(node: Path):
     assert find_earlier(node, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 30 * S)
 
 
-def test_a_journal_that_is_going_right_now_is_not_believed(node: Path):
+@pytest.mark.parametrize("is_going", [False, True])
+def test_a_journal_that_is_going_right_now_is_not_believed(node: Path, is_going: object):
     """Its segments go one by one, and the last first perhaps: the line is there before that."""
     journal = train(node, 1, last_step=17, checkpoint=10)
     note_end(journal, 1, STARTED_NS + 30 * S)
-    segment_path(journal, 1).unlink()
+    if is_going:
+        segment_path(journal, 1).unlink()
     assert find_earlier(node, 0, 2) == Earlier(1, 17, 10, STARTED_NS + 30 * S)
 
 
@@ -202,6 +204,29 @@ def test_a_process_that_did_not_end_its_run_is_lost(node: Path):
     deliver(journal, 1, STARTED_NS + 30 * S)
     deliver(train(node, 1, rank=2, last_step=17), 1, STARTED_NS + 30 * S)
     assert [entry.is_lost for entry in last_attempt(node)] == [True, True, False]
+
+
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_a_run_that_was_ended_is_not_lost(node: Path, is_delivered: object):
+    """Although its process was found to be gone before the end was read."""
+    journal = train(node, 1, last_step=17)
+    note_loss(journal, RankLost(STARTED_NS + 20 * S, 17, STARTED_NS + 17 * S))
+    if is_delivered:
+        deliver(journal, 1, STARTED_NS + 30 * S)
+    assert [entry.is_lost for entry in last_attempt(node)] == [False]
+
+
+def test_a_journal_of_an_attempt_before_is_not_of_the_last(node: Path):
+    """Nobody has delivered it yet."""
+    train(node, 1, rank=1, last_step=17)
+    deliver(train(node, 2, rank=0, last_step=29), 2, STARTED_NS + 60 * S)
+    assert [(entry.attempt, entry.last_step) for entry in last_attempt(node)] == [(2, 29)]
+
+
+def test_a_line_is_believed_before_a_journal_that_is_going(node: Path):
+    """It tells when the process was last there."""
+    note_end(train(node, 1, last_step=17), 1, STARTED_NS + 30 * S)
+    assert [entry.last_seen_unix_ns for entry in last_attempt(node)] == [STARTED_NS + 30 * S]
 
 
 def test_a_line_that_is_damaged_tells_nothing(node: Path):
