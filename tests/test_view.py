@@ -16,7 +16,7 @@ from periflow_otel.records import Earlier, LogLine, Metric, StepEnded, Work
 from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
-from periflow_otel.view.heat import bin_of, quantile
+from periflow_otel.view.heat import bins_of, quantile
 from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.rank_view import MAX_MARKS
 from periflow_otel.view.records import RecordFeed
@@ -263,7 +263,7 @@ def test_many_series_share_the_space():
 @given(st.lists(st.floats(1e-6, 1e4), min_size=1, max_size=400))
 def test_percentiles_are_right_to_within_a_bin(durations: list[float]):
     """Half a bin is 5 %."""
-    bins = Counter(map(bin_of, durations))
+    bins = Counter(bins_of(durations))
     for share in (0.5, 0.95, 1.0):
         exact = sorted(durations)[max(0, math.ceil(share * len(durations)) - 1)]
         assert quantile(bins, share) == pytest.approx(exact, rel=0.06)

@@ -22,10 +22,10 @@ class Heat:
         self.rows: dict[int, Counter[int]] = {}
         """By the number of the stretch: how many durations are in which bin."""
 
-    def extend(self, steps: Sequence[int], durations_s: Sequence[float]) -> None:
-        """Add the durations of steps."""
+    def extend(self, steps: Sequence[int], bins: Sequence[int]) -> None:
+        """Add the durations of steps, by their bins."""
         stretches = [step // self.width for step in steps]
-        for (stretch, each), count in Counter(zip(stretches, map(bin_of, durations_s), strict=True)).items():
+        for (stretch, each), count in Counter(zip(stretches, bins, strict=True)).items():
             self.rows.setdefault(stretch, Counter())[each] += count
         while len(self.rows) > MAX_ROWS:
             self._coarsen()
@@ -74,9 +74,9 @@ def _middle_s(number: int) -> float:
     return float(2 ** ((number + 0.5) / BINS_PER_OCTAVE))
 
 
-def bin_of(duration_s: float) -> int:
-    """Return the bin that holds a duration."""
-    return int(log2(max(_SHORTEST_S, duration_s)) * BINS_PER_OCTAVE + _SHIFT) - _SHIFT
+def bins_of(durations_s: Iterable[float]) -> list[int]:
+    """Return for each duration the bin that holds it."""
+    return [int(log2(max(_SHORTEST_S, each)) * BINS_PER_OCTAVE + _SHIFT) - _SHIFT for each in durations_s]
 
 
 def merged(heats: Iterable["Heat"]) -> "Heat":

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any, Final, Literal
 
 from periflow_otel import names
-from periflow_otel.view.heat import Heat, bin_of
+from periflow_otel.view.heat import Heat, bins_of
 from periflow_otel.view.lately import Lately, Sums
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
 
@@ -204,9 +204,10 @@ class RankView:
         known = slice(int(not isfinite(gaps[0])), None)
         self._extend("gap", "", steps[known], starts_s[known], gaps[known])
         self._look_at_clock(steps, starts_s, ends_s, gaps)
-        self.heat.extend(steps, durations_s)
-        self.durations.update(map(bin_of, durations_s))
-        self.gaps.update(map(bin_of, gaps[known]))
+        bins = bins_of(durations_s)
+        self.heat.extend(steps, bins)
+        self.durations.update(bins)
+        self.gaps.update(bins_of(gaps[known]))
         self.steps += len(steps)
         self.ended_step = max(self.ended_step, steps[-1])
         self.begin_step(steps[-1], starts_s[-1])
