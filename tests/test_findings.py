@@ -1,5 +1,6 @@
 """What stands out in a run is said with rank and reason, and of a healthy one nothing is said."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -439,6 +440,75 @@ def test_what_is_wrong_with_the_machine_is_said(
         time_s = STARTED_NS / 1e9 + 10 * i
         view.ranks[1, 0].add_of_machine(name, tuple(attributes.items()), time_s, value, is_sum=bool(is_sum))
     assert [text for _, _, text in said(view)] == ([] if text is None else [text])
+
+
+def remembering(mib: Callable[[int], float], rows: int = 60, interval_s: float = 10, limit_gib: int = 64) -> RunView:
+    """Return a view of a rank that goes on, and of the memory of its process by the number of the reading."""
+    view = RunView("run")
+    recorder = Recorder()
+    for _ in range(int(rows * interval_s)):
+        with recorder.step():
+            recorder.work(S)
+    feed = RecordFeed(view, make_run())
+    give(feed, recorder.inputs)
+    feed.settle()
+    rank = view.ranks[1, 0]
+    for row in range(rows):
+        time_s = STARTED_NS / 1e9 + interval_s * (row + 0.5)
+        rank.add_of_machine("process.memory.usage", (), time_s, mib(row) * (1 << 20), is_sum=False)
+        used = (("system.memory.state", "used"),)
+        rank.add_of_machine("system.memory.usage", used, time_s, (8 << 30) + mib(row) * (1 << 20), is_sum=False)
+        rank.add_of_machine("system.memory.limit", (), time_s, limit_gib << 30, is_sum=False)
+    return view
+
+
+STEADY_MEMORY = {
+    "constant": lambda _: 4000,
+    "swinging": lambda row: 4000 + 900 * (row % 7),
+    "warming up": lambda row: 4000 * (1 - math.exp(-row / 6)),
+    "a cache that is full": lambda row: 1000 + 100 * min(row, 45),
+    "a cache that fills ever more slowly": lambda row: 1000 + 1500 * math.log1p(row),
+    "a saw": lambda row: 4000 + 100 * (row % 20),
+    "one larger evaluation": lambda row: 4000 + 3000 * (row in (40, 41, 42)),
+    "steps up and stays": lambda row: 4000 + 2000 * (row > 30),
+    "a little": lambda row: 4000 + 0.5 * row,
+    "less and less": lambda row: 4000 - 10 * row,
+}
+
+
+@pytest.mark.parametrize("mib", STEADY_MEMORY.values(), ids=STEADY_MEMORY)
+@pytest.mark.parametrize("rows", [20, 60, 400])
+def test_memory_that_does_not_grow_without_end_is_not_accused(mib: Callable[[int], float], rows: int):
+    """Warm-up, caches and steps of any size, however long one has looked, and however little memory there is."""
+    assert said(remembering(lambda row: mib(row * 60 // rows), rows, limit_gib=16)) == []
+
+
+@pytest.mark.parametrize(
+    ("mib", "rows", "interval_s", "text"),
+    [
+        (
+            lambda row: 4000 + 20 * row,
+            90,
+            10,
+            "grows by 120 MiB a minute: the 64 GiB that there are will be full in 7h 9m",
+        ),
+        (lambda row: 4000 + 20 * max(0, row - 300), 400, 10, "grows by 120 MiB a minute"),
+        (lambda row: 4000 + 20 * row + 150 * (row % 3), 120, 10, "MiB a minute"),
+        (
+            lambda row: 4000 + 200 * row,
+            60,
+            1,
+            "grows by 12,000 MiB a minute: the 64 GiB that there are will be full in",
+        ),
+    ],
+    ids=["slow", "late", "swinging", "fast"],
+)
+def test_memory_that_grows_without_end_is_said(mib: Callable[[int], float], rows: int, interval_s: float, text: str):
+    """With rank and pace; a fast one within a minute, and as a fault."""
+    ((kind, ranks, words),) = said(remembering(mib, rows, interval_s))
+    assert (kind, ranks) == ("memory", [0])
+    assert words.startswith("The memory of rank 0 grows by")
+    assert text in words
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
 from periflow_otel.view.laggards import holding_up, laggards, usual_gap_s
 from periflow_otel.view.machine_findings import machine_findings
+from periflow_otel.view.rank_view import WARM_UP_STEPS
 from periflow_otel.view.words import duration_words, ranks_words
 
 SLOWER_FACTOR: Final = 1.5
@@ -24,8 +25,6 @@ SETTLED_STEPS: Final = 20
 LONG_FACTOR: Final = 10.0
 """A step is long that takes so many times the usual, and ``LONG_S``."""
 LONG_S: Final = 1.0
-WARM_UP_STEPS: Final = 10
-"""The first steps of an attempt compile and fill caches."""
 OPEN_S: Final = 30.0
 """A step that has not ended is said to be long only after so many seconds: by then the agent knows more, mostly."""
 WAITING_SHARE: Final = 0.4

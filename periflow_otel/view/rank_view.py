@@ -1,12 +1,14 @@
 """What is known of one rank in one attempt."""
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any, Final, Literal
 
-from periflow_otel import names
+from periflow_otel import conventions, names
+from periflow_otel.view.growth import Growth, find_growth
 from periflow_otel.view.heat import Heat, bins_of
 from periflow_otel.view.lately import Lately, Sums
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
@@ -20,6 +22,8 @@ MAX_SAVINGS: Final = 20
 MAX_NAMES: Final = 1000
 """Metric keys, text values and phases of a rank; what has another name is counted, and not kept."""
 MAX_STACK_CHARS: Final = 4000
+WARM_UP_STEPS: Final = 10
+"""The first steps of an attempt compile and fill caches."""
 _NAN: Final = float("nan")
 CLOCK_SET_S: Final = 1.0
 """By so much a clock was set; less are corrections."""
@@ -266,6 +270,14 @@ class RankView:
     def _keep_of_machine(self, stream: tuple[str, Attributes], value: float) -> None:
         if stream in self.machine or len(self.machine) < MAX_NAMES:
             self.machine[stream] = value
+
+    def memory_growth(self) -> Growth | None:
+        """Return how the memory of its process grows without end, after the first steps."""
+        series = self.series.get(("machine", conventions.PROCESS_MEMORY_USAGE.name))
+        if series is None:
+            return None
+        first = bisect_left(series.step, self.member.initial_step + WARM_UP_STEPS)
+        return find_growth(series.time[first:], series.low[first:], series.high[first:])
 
     def add_work(self, steps: int, amounts: Iterable[tuple[str, float]]) -> None:
         """Add what was done in steps that ended well: so much in each, by kind."""

@@ -252,6 +252,7 @@ def _rank(rank: RankView) -> dict[str, Any]:
             {"name": name, "attributes": dict(attributes), "value": _rounded(value)}
             for (name, attributes), value in rank.machine.items()
         ],
+        "memory_growth": growth._asdict() if (growth := rank.memory_growth()) else None,
         "left_out": rank.left_out,
     }
 
