@@ -96,7 +96,8 @@ def init(
         name: What people call the run: at most 256 printable characters. Unlike ``run_id`` it need not be unique.
         work: What this rank does in each step, by kind, such as ``{"tokens": 8192, "flops": 2.4e14}``: at most 16
             positive numbers, shown per second. With ``flops``, floating-point operations, and ``peak_flops``, those
-            that the device can do in a second, the share that is made use of is shown.
+            that the device can do in a second, the share that is made use of is shown. Page and ``status`` know the
+            peak of NVIDIA's usual GPUs, for dense bfloat16.
 
     Raises:
         ConfigurationError: An argument, or in cloud mode a variable, has a value that cannot be used.

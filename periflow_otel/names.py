@@ -21,7 +21,7 @@ VERSION: Final = "0.1.0"
 """Of this package, and of the instrumentation scope."""
 SCOPE: Final = "periflow_otel"
 """Name of the instrumentation scope. A log record has the name of its logger there."""
-SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 """The semantic conventions that all names follow which are not our own, such as those of ``service`` and ``host``."""
 
 # Spans

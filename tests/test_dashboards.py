@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import requests
 import yaml
+from clients import attributes
 from gpus import H100, FakeGpus, build
 from programs import program, wait_until
 from stack import CONFIG, ROOT, Stack, start_ranks, wait_for_ranks, wait_for_run
@@ -74,6 +75,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         wait_for_run(stack.jaeger)
         wait_for_ranks(start_ranks(TRAINING, 21, 100, **environ))
         wait_for_run(stack.jaeger, 4)
+        _say_who_is_stuck(stack.endpoint)
         ended = time.time()
         wait_until(
             lambda: min(stack.prometheus.last_evaluations()) > ended, 60, "all rules have seen the end of the run"
@@ -95,6 +97,16 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 "__range": "15m",
             },
         )
+
+
+def _say_who_is_stuck(endpoint: str) -> None:
+    """Say it as an agent would: a rank that really is stuck would make the run a long one."""
+    said = {"periflow.stuck.ranks": "1", "periflow.stuck.place": "train.py:10 (load)", "periflow.node.rank": "0"}
+    point = {"timeUnixNano": str(time.time_ns()), "asDouble": 30.0, "attributes": attributes(said)}
+    metric = {"name": "periflow.stuck.time", "unit": "s", "gauge": {"dataPoints": [point]}}
+    resource = {"attributes": attributes({"periflow.run.id": "filled", "periflow.tenant": "acme"})}
+    body = {"resourceMetrics": [{"resource": resource, "scopeMetrics": [{"metrics": [metric]}]}]}
+    requests.post(f"{endpoint}/v1/metrics", json=body, timeout=60).raise_for_status()
 
 
 def _two_gpus(folder: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.view.heat import bins_of, quantile
 from periflow_otel.view.otlp import OtlpFeed
+from periflow_otel.view.peaks import peak_of
 from periflow_otel.view.rank_view import MAX_MARKS
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
@@ -324,3 +325,53 @@ def test_what_was_logged_in_earlier_attempts_stays():
     views[1].add_earlier(views[0])
     logs = views[1].to_dict()["logs"]
     assert (logs["errors"], [each["message"] for each in logs["kept"]]) == (2, ["first", "second"])
+
+
+@pytest.mark.parametrize(
+    ("model", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 NVL", 835), ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 836), ("NVIDIA A100-SXM4-80GB", 312), ("A100-PCIE-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA B200", 2250), ("NVIDIA GB200", 2500), ("NVIDIA GH200 480GB", 990), ("NVIDIA L40S", 362),
+        ("NVIDIA L40", 181), ("NVIDIA L4", 121), ("NVIDIA A10", 125), ("NVIDIA A10G", None), ("NVIDIA A30", 165),
+        ("NVIDIA RTX A4000", None), ("NVIDIA H1000", None), ("", None),
+    ],
+)  # fmt: skip
+def test_the_peak_of_a_gpu_is_known_by_its_name(model: str, tflops: float | None):
+    """As its driver says it; of one that only looks like it, nothing."""
+    assert peak_of(model) == (tflops and tflops * 1e12)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "expected"),
+    [
+        ([{"hw.id": "a", "hw.model": "NVIDIA H100 PCIe"}], None, 0.1 / 0.756),
+        (
+            [{"hw.id": "a", "hw.model": "NVIDIA H100 PCIe"}, {"hw.id": "b", "hw.model": "NVIDIA H100 PCIe"}],
+            None,
+            0.1 / 1.512,
+        ),
+        ([{"hw.id": "a", "hw.model": "NVIDIA H100 PCIe"}], 1e15, 0.1),
+        ([{"hw.id": "a", "hw.model": "NVIDIA H100 PCIe", "hw.parent": "b"}], None, None),
+        ([{"hw.id": "a", "hw.model": "unheard of"}], None, None),
+        ([], None, None),
+    ],
+    ids=["known", "two of them", "given", "a part of one", "unknown", "none"],
+)
+def test_utilization_needs_no_peak_where_the_gpu_is_known(
+    gpus: list[dict[str, str]], given: float | None, expected: float | None
+):
+    """Of all GPUs of a rank together; what the script says of the peak comes first."""
+    recorder = Recorder()
+    for _ in range(10):
+        with recorder.step():
+            recorder.work(S)
+    view = RunView("run")
+    feed = RecordFeed(view, make_run(work=Work((("flops", 1e14),), given)))
+    give(feed, recorder.inputs)
+    feed.settle()
+    for gpu in gpus:
+        attributes = tuple({"periflow.rank": 0, **gpu}.items())
+        view.ranks[1, 0].add_of_machine("hw.gpu.memory.limit", attributes, STARTED_NS / 1e9, 1.0, is_sum=False)
+    assert view.summary()["utilization"] == (expected and pytest.approx(expected, rel=1e-6))

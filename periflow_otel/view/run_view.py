@@ -1,7 +1,7 @@
 """A run: what its ranks did in all its attempts, and what the agents say of their own work."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import asdict
@@ -11,6 +11,7 @@ from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, P
 from periflow_otel.view.findings import find
 from periflow_otel.view.heat import QUANTILES, merged, quantile, usual
 from periflow_otel.view.lately import Sums
+from periflow_otel.view.peaks import peaks_of_ranks
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
 from periflow_otel.view.said import Sayings
 from periflow_otel.view.slow import SlowSteps
@@ -209,9 +210,12 @@ def _work(ranks: Iterable[RankView], pace: float) -> dict[str, float]:
     return dict(together)
 
 
-def _utilization(ranks: Iterable[RankView], flops: float | None) -> float | None:
-    """Return the share of what their devices can do; None where one does not say."""
-    peaks = [rank.peak_flops for rank in ranks]
+def _utilization(ranks: Sequence[RankView], flops: float | None) -> float | None:
+    """Return the share of what their devices can do; None where that of one is neither said nor known."""
+    if not flops:
+        return None
+    known = peaks_of_ranks(dict(attributes) for rank in ranks for _, attributes in rank.machine)
+    peaks = [rank.peak_flops or known.get(rank.member.rank) for rank in ranks]
     return flops / sum(filter(None, peaks)) if flops and all(peaks) else None
 
 
