@@ -20,6 +20,8 @@ from periflow_otel.translate.slow_spans import Slowness, slow_span
 
 IDLE_S: Final = 1.0
 """How long nothing is looked at where there is nothing to see."""
+MAX_RANKS: Final = 64
+"""Of a node with more nobody is asked: each has files open for as long as a step lasts."""
 _LEAST_PAUSE_S: Final = 0.001
 
 
@@ -41,7 +43,7 @@ class SlowWatch:
     def follow(self, journals: Iterable[RankJournal]) -> None:
         """Look after these from now on, if all of them are there."""
         alive = [journal for journal in journals if journal.is_alive]
-        alive = alive if len(alive) > 1 and len(alive) == alive[0].run.local_world_size else []
+        alive = alive if 1 < len(alive) <= MAX_RANKS and len(alive) == alive[0].run.local_world_size else []
         if alive != self._journals:
             self._follow(alive)
 
