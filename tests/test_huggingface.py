@@ -591,6 +591,17 @@ def test_the_arguments_of_a_trainer_tell_its_run_from_others(captured: testing.C
     assert "hf_secret" not in map(str, config.values())
 
 
+def test_a_run_of_a_search_has_the_name_of_its_trial(captured: testing.Captured, make_trainer: MakeTrainer):
+    """The arguments have the same name in all of them."""
+
+    class Search(TrainerCallback):
+        def on_train_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+            state.trial_name = "trial 3"
+
+    make_trainer(Search(), PeriFlowCallback(), max_steps=1, run_name="search").train()
+    assert dict(captured.runs[0].resource)[names.RUN_NAME] == "trial 3"
+
+
 def test_arguments_come_to_what_a_script_says(captured: testing.Captured, make_trainer: MakeTrainer):
     """In a run that it has begun itself, and named."""
     pf.init(config={"data": "made up", "seed": 1}, name="mine")

@@ -121,6 +121,13 @@ def test_metrics_are_recorded_now_and_then_and_at_the_end_of_an_epoch(captured: 
     assert len(spans_named(captured, "evaluation")) == 1
 
 
+def test_the_learning_rate_is_recorded(captured: testing.Captured):
+    """Also one that follows a schedule, of which Keras tells nobody."""
+    halving = keras.optimizers.schedules.ExponentialDecay(0.5, decay_steps=4, decay_rate=0.5)
+    fit(make_model(optimizer=keras.optimizers.SGD(halving)), PeriFlowCallback(log_every_n_steps=4))
+    assert captured.metrics("learning_rate") == [0.25, 0.125, 0.125]
+
+
 def test_what_is_evaluated_after_training_is_recorded(captured: testing.Captured):
     """In the run of the training, as are predictions."""
     model, callback = make_model(), PeriFlowCallback()

@@ -533,12 +533,13 @@ def test_a_logger_beside_the_callback_and_others_records_once(
 
 
 def test_what_a_script_tells_the_logger_is_recorded(captured: testing.Captured, model: Model):
-    """Values of a step, and hyper-parameters before training and in it."""
+    """Values of a step, and hyper-parameters before training and in it; with values, as TensorBoard takes them."""
 
     class Telling(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
             trainer.logger.log_metrics({"told": trainer.global_step}, step=trainer.global_step)
-            trainer.logger.log_hyperparams({"late": trainer.global_step})
+            trainer.logger.log_hyperparams({"late": trainer.global_step}, {"hp_metric": 0.5})
+            trainer.logger.log_hyperparams(None)
             assert trainer.logger.experiment is pf.current_run()
 
     logger = PeriFlowLogger()
@@ -547,6 +548,7 @@ def test_what_a_script_tells_the_logger_is_recorded(captured: testing.Captured, 
     make_trainer(Telling(), logger=logger, max_steps=2).fit(model)
     pf.shutdown()
     assert captured.metrics("told") == [1, 2]
+    assert captured.metrics("hp_metric") == [0.5, 0.5]
     [span] = spans_named(captured, names.RUN_SPAN)
     config = {key: span.attributes[key] for key in span.attributes if key.startswith(names.CONFIG_PREFIX)}
     assert config == {"periflow.config.width": 4, "periflow.config.early": 1, "periflow.config.late": 2}

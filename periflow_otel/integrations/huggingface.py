@@ -75,7 +75,7 @@ class PeriFlowCallback(TrainerCallback):
             total_steps=state.max_steps,
             done_steps=state.global_step,
             config=args.to_dict(),
-            name=None if args.run_name == args.output_dir else args.run_name,  # versions before 5 make it so
+            name=state.trial_name or (None if args.run_name == args.output_dir else args.run_name),  # as before 5
         )
         if training is not None:
             self._training, self._is_preempted = training, False

@@ -96,13 +96,13 @@ class PeriFlowCallback(Callback):
             return
         self._training.end_step()
         if self._step % self._log_every_n_steps == 0:
-            record(logs or {})
+            record(self._values(logs))
 
     @harmless
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record the metrics of the epoch, and those of its validation."""
         if self._training is not None:
-            record(logs or {})
+            record(self._values(logs))
 
     @harmless
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -140,6 +140,12 @@ class PeriFlowCallback(Callback):
     def _updates(self) -> int:
         """Return how many updates the optimizer has made. It is asked rarely: that waits for a GPU."""
         return int(self.model.optimizer.iterations) if self.model.optimizer is not None else 0
+
+    def _values(self, logs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what Keras tells of, and the learning rate, which it tells of only where a callback changes it."""
+        optimizer = self.model.optimizer
+        rate = {} if optimizer is None else {"learning_rate": float(optimizer.learning_rate)}
+        return {**rate, **(logs or {})}
 
     @property
     def _batches_per_step(self) -> int:

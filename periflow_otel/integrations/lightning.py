@@ -207,13 +207,20 @@ class PeriFlowLogger(Logger):
         if trainer is None or _is_recorded(trainer):
             record(metrics)
 
-    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Add to the configuration of the run, or of the one that is about to begin."""
+    @harmless
+    def log_hyperparams(
+        self,
+        params: Mapping[str, Any] | Namespace,
+        metrics: Mapping[str, Any] | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Add to the configuration of the run, or of the one that is about to begin, and record values."""
         values = vars(params) if isinstance(params, Namespace) else dict(params)
         self.hparams.update(values)
         trainer = _trainer_of(self)
         if trainer is not None and trainer.training and _is_recorded(trainer):
             add_config(values)
+        self.log_metrics(metrics or {})
 
     def log_graph(self, model: LightningModule, *_: Any) -> None:
         """Give the trainer a callback, if it has none: this is the last that a logger hears before training begins."""
