@@ -22,6 +22,8 @@ class Watched(Protocol):
     folder: Path
     environ: dict[str, str]
     before_s: float
+    ranks: list[int]
+    """Processes that train."""
 
     def pids(self) -> list[int]:
         """Return the processes that there are now: ranks and agents."""
@@ -114,7 +116,7 @@ def held_for_a_while(watched: Watched) -> AbstractContextManager[None]:
 
     def hold(is_over: threading.Event) -> None:
         is_over.wait(watched.before_s / 2)
-        ranks = watched.pids()
+        ranks = watched.ranks
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in ranks:
                 with suppress(ProcessLookupError):

@@ -180,7 +180,7 @@ class RestartLoop(Training):
 
     def forward(self) -> None:
         super().forward()
-        if self.step == 30:
+        if self.step == 80:
             self.fall_ill()
             raise RuntimeError  # a bad batch
 
@@ -298,7 +298,7 @@ class LostTelemetry(Training):
     def after_step(self) -> None:
         super().after_step()
         if self.is_me(0):
-            for _ in range(100):
+            for _ in range(400):
                 pf.metric({"sample": "x" * 4000})
 
 

@@ -101,7 +101,7 @@ class Watched:
         self.attempt = 0
         self.page: Findings = []
         """What the page said last."""
-        self._ranks: list[int] = []
+        self.ranks: list[int] = []
 
     def begin(self, starter: Starter) -> None:
         """Begin an attempt, if there is to be another one."""
@@ -109,16 +109,16 @@ class Watched:
             self.attempt += 1
             environ = self.environ | {"PERIFLOW_ATTEMPT": str(self.attempt)}
             start = partial(starter.start, self.case.training)
-            self._ranks = [start(rank, str(self.folder), self.before_s, environ) for rank in range(self.case.ranks)]
+            self.ranks = [start(rank, str(self.folder), self.before_s, environ) for rank in range(self.case.ranks)]
 
     @property
     def is_alive(self) -> bool:
         """Whether a rank is there."""
-        return any(Path(f"/proc/{pid}").exists() for pid in self._ranks)
+        return any(Path(f"/proc/{pid}").exists() for pid in self.ranks)
 
     def pids(self) -> list[int]:
         """Return the processes that there are now: ranks and agents."""
-        return [*self._ranks, *agents(self.state)]
+        return [*self.ranks, *agents(self.state)]
 
     def onset_s(self) -> float | None:
         """Return when it has fallen ill; None while it is well."""

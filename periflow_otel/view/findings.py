@@ -5,7 +5,7 @@ evaluations, saving, noise.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import Final
@@ -13,7 +13,8 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
-from periflow_otel.view.laggards import holding_up, laggards, usual_gap_s
+from periflow_otel.view.heat import quantile
+from periflow_otel.view.laggards import NOISE, holding_up, laggards, usual_gap_s
 from periflow_otel.view.machine_findings import machine_findings
 from periflow_otel.view.rank_view import WARM_UP_STEPS
 from periflow_otel.view.words import duration_words, ranks_words
@@ -25,7 +26,7 @@ SETTLED_STEPS: Final = 20
 LONG_FACTOR: Final = 10.0
 """A step is long that takes so many times the usual, and ``LONG_S``."""
 LONG_S: Final = 1.0
-OPEN_S: Final = 30.0
+OPEN_S: Final = 60.0
 """A step that has not ended is said to be long only after so many seconds: by then the agent knows more, mostly."""
 WAITING_SHARE: Final = 0.4
 """A rank waits much that spends so much of its time between steps, or in checkpoints half of that."""
@@ -191,12 +192,19 @@ def _slower(view: View, lately: Sequence[View]) -> Iterator[Finding]:
     quarter = len(heat["p50"]) // 4 if heat else 0
     if heat is None or quarter * heat["width"] < SETTLED_STEPS or not _are_alike(lately):
         return
-    first_s, last_s = median(heat["p50"][1 : 1 + quarter]), median(heat["p50"][-quarter:])
+    first, last = _joined(heat["bins"][1 : 1 + quarter]), _joined(heat["bins"][-quarter:])
+    first_s, last_s = quantile(first, 0.5) or 0.0, quantile(last, 0.5) or 0.0
     if view["run"]["state"] == "running":
         last_s = median(each["duration"]["p50"] for each in lately if each["duration"]["p50"])
-    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > 1e-3:
+    noise_s = NOISE * ((quantile(first, 0.95) or 0.0) - first_s) / (quarter * heat["width"]) ** 0.5
+    if last_s > SLOWER_FACTOR * first_s and last_s - first_s > max(noise_s, 1e-3):
         text = f"Steps have become slower: {duration_words(last_s)} now, {duration_words(first_s)} at first."
         yield Finding("slower", text)
+
+
+def _joined(rows: Iterable[Iterable[tuple[int, int]]]) -> Counter[int]:
+    """Return the histogram of several rows."""
+    return sum((Counter(dict(row)) for row in rows), Counter())
 
 
 def _heat(view: View) -> View | None:

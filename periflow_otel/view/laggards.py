@@ -10,7 +10,7 @@ from periflow_otel.view.words import duration_words, ranks_words
 
 SLOW_FACTOR: Final = 1.15
 """A rank or a node is slow whose median step takes so many times that of the others; noise makes a few percent,"""
-NOISE: Final = 3.0
+NOISE: Final = 4.0
 """or so much, in distances from the median to the 95th percentile over the root of the number of steps."""
 SAME_FACTOR: Final = 1.05
 """Ranks whose steps follow each other as fast as this wait for one another."""
@@ -140,7 +140,8 @@ def _slow_node(ranks: Sequence[View]) -> Finding | None:
     medians = {host: median(each["duration"]["p50"] for each in those) for host, those in hosts.items()}
     slowest = max(medians, key=lambda host: medians[host])
     usual_s = median(p50_s for host, p50_s in medians.items() if host != slowest)
-    if not all(_is_slower(each, usual_s) for each in hosts[slowest]):
+    others = [each for host, those in hosts.items() if host != slowest for each in those]
+    if not all(_is_slower(each, usual_s, others) for each in hosts[slowest]):
         return None
     who = [each["rank"] for each in hosts[slowest]]
     return _slower("slow_node", f"Node {slowest} ({ranks_words(who).lower()})", who, medians[slowest], usual_s)
@@ -150,17 +151,23 @@ def _slow_rank(ranks: Sequence[View]) -> Finding | None:
     if len(ranks) < 2:
         return None
     slow = max(ranks, key=lambda each: float(each["duration"]["p50"]))
-    usual_s = median(each["duration"]["p50"] for each in ranks if each is not slow)
-    if not _is_slower(slow, usual_s) or (len(ranks) == 2 and _keep_pace(ranks)):
+    others = [each for each in ranks if each is not slow]
+    usual_s = median(each["duration"]["p50"] for each in others)
+    if not _is_slower(slow, usual_s, others) or (len(ranks) == 2 and _keep_pace(ranks)):
         return None
     return _slower("slow_rank", f"Rank {slow['rank']}", [slow["rank"]], slow["duration"]["p50"], usual_s)
 
 
-def _is_slower(rank: View, usual_s: float) -> bool:
+def _is_slower(rank: View, usual_s: float, others: Sequence[View]) -> bool:
     """Tell whether a rank takes longer than others, and by more than a few steps that happen to be long come to."""
-    p50_s, p95_s = rank["duration"]["p50"], rank["duration"]["p95"]
-    noise_s = NOISE * (p95_s - p50_s) / rank["steps"] ** 0.5
+    p50_s = rank["duration"]["p50"]
+    noise_s = max(_noise_s(rank), median(map(_noise_s, others)))
     return bool(p50_s >= SLOW_FACTOR * usual_s and p50_s - usual_s > noise_s)
+
+
+def _noise_s(rank: View) -> float:
+    duration_s = rank["duration"]
+    return float(NOISE * (duration_s["p95"] - duration_s["p50"]) / rank["steps"] ** 0.5)
 
 
 def _keep_pace(ranks: Sequence[View]) -> bool:
