@@ -70,6 +70,8 @@ BLAMELESS: Mapping[str, list[Look]] = {
     "all wait for another node": [look(*[ALL_REDUCE] * 4)] * 9,
     "all wait for the processor": [look(*[MAIN] * 4, r0=QUEUES, r1=QUEUES, r2=QUEUES, r3=QUEUES)] * 9,
     "one after another": [look(*[HOOK if rank == at % 4 else BACKWARD for rank in range(4)]) for at in range(12)],
+    "two in turn": [LOOKS["sleeps in a hook"]] * 4 + [look(BACKWARD, BACKWARD, HOOK, BACKWARD)] * 4,
+    "most wait for the processor": [look(*[MAIN] * 3, HOOK, r0=QUEUES, r1=QUEUES, r2=QUEUES, r3=RUNS)] * 9,
     "all evaluate": [look(*[EVALUATE] * 4, r0=RUNS, r1=RUNS, r2=RUNS, r3=RUNS)] * 9,
     "one evaluates": [look(EVALUATE, ALL_REDUCE, ALL_REDUCE, ALL_REDUCE, r0=RUNS)] * 9,
     "one compiles": [look(TRACE, ALL_REDUCE, ALL_REDUCE, ALL_REDUCE, r0=RUNS)] * 9,
