@@ -62,7 +62,8 @@ def read(folder: Path, *skews: StepSkew) -> list[RankJournal]:
         for journal in journals:
             journal.look()
         reader = SkewReader(folder, skew)
-        reader.read(journals, is_urgent=False)
+        reader.read(journals[:1], is_urgent=True)  # the others begin a little later
+        reader.read(journals, is_urgent=True)
     assert all(reader.cursor(each).position.sequence == each.head.sequence for each in journals)
     return [each for each in journals if reader.cursor(each).is_complete]
 
