@@ -103,6 +103,18 @@ def test_who_is_looking_is_awaited_until_told_all(page: LivePage):
     assert not page.is_awaited()
 
 
+def test_everybody_who_is_looking_is_awaited(page: LivePage):
+    """One who has been told is not all of them."""
+    page.export(items(trained(1), make_run()))
+    for viewer in ("one", "other"):
+        get(page, f"/data.json?viewer={viewer}")
+    page.export(items(trained(1, start=1), make_run()))
+    get(page, "/data.json?viewer=one")
+    assert page.is_awaited()
+    get(page, "/data.json?viewer=other")
+    assert not page.is_awaited()
+
+
 def test_everything_that_a_page_asks_for_is_there(page: LivePage):
     """And nothing that it does not: no file of this machine."""
     text = get(page).text

@@ -416,6 +416,19 @@ def test_a_live_page_grows_without_being_asked(tmp_path: Path, browser: Any):
         page.close()
 
 
+def test_phases_of_a_step_are_in_it(tmp_path: Path, opened: Tab):
+    """Who names them has spent no less of the time in steps."""
+    recorder = Recorder()
+    for step in range(1, STEPS + 1):
+        with recorder.step(), recorder.phase("forward"):
+            recorder.work(S)
+            recorder.metric({"loss": 1 / step})
+        recorder.work(S)
+    recorder.finish()
+    opened.open(saved(tmp_path, view_of((make_run(world_size=1, mode="local"), recorder))))
+    assert opened.page.locator(".tile", has_text="In steps").locator("dd").inner_text().split()[:2] == ["50", "%"]
+
+
 def test_a_tab_that_stays_open_shows_the_next_run(tmp_path: Path, browser: Any):
     """Which has its page at the same address, and nothing of the run before."""
     with closing(shown_live(tmp_path / "first", Site("127.0.0.1", 0), "first")) as page:

@@ -7,6 +7,7 @@ when somebody asks. What earlier attempts have left in files is read at the firs
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -37,6 +38,7 @@ _MAX_WAITING: Final = 4096
 """Records of all ranks that may wait to be put away: some megabytes, and a fraction of the work of few at a time."""
 _IS_WATCHED_S: Final = 10.0
 """A page in a browser asks once a second, one that is hidden every five."""
+_MAX_VIEWERS: Final = 64
 _HTML: Final = "text/html; charset=utf-8"
 _ENDINGS: Final = (RunFinished, RankLost)
 
@@ -60,9 +62,10 @@ class LivePage:
         self._feeds: dict[RankRun, RecordFeed] = {}
         self._waiting = 0
         """Records that were fed since all was put away."""
-        self._is_told = True
-        """Whether who asked last knows all there is."""
-        self._last_asked_s = float("-inf")
+        self._changed_s = float("-inf")
+        """When there was something new,"""
+        self._asked_s: OrderedDict[str, float] = OrderedDict()
+        """and when each page in a browser has asked for it last."""
         self._has_read_files = False
         self._has_left_word = False
         self._name = str(time.time_ns())
@@ -82,7 +85,7 @@ class LivePage:
     def export(self, items: Sequence[tuple[RankRun, Any]]) -> Outcome:
         """Take records, steps that began, spans of stuck ranks and slow steps, and what agents say otherwise."""
         with self._lock:
-            self._is_told = False
+            self._changed_s = time.monotonic()
             for run, group in groupby(items, lambda item: item[0]):
                 self._feed(run, [item for _, item in group])
             # Before the journal goes, which a script waits for that ends: afterwards its folder may be deleted.
@@ -92,7 +95,9 @@ class LivePage:
 
     def is_awaited(self) -> bool:
         """Tell whether somebody is looking who does not know all there is yet."""
-        return not self._is_told and time.monotonic() - self._last_asked_s < _IS_WATCHED_S
+        with self._lock:
+            since_s = time.monotonic() - _IS_WATCHED_S
+            return any(since_s < asked_s < self._changed_s for asked_s in self._asked_s.values())
 
     def close(self) -> None:
         """Stop serving, and leave word of how the run was."""
@@ -140,13 +145,18 @@ class LivePage:
             feed.settle()
 
     def _data(self, request: Request) -> Response:
-        self._last_asked_s = time.monotonic()
         self._read_files()
         with self._lock:
             self._settle()
             whole = self._whole(request, self._view) if self._view else None  # nothing may be recorded yet
-            self._is_told = True
+            self._note_asked(request.query.get("viewer", ""))
         return Response(msgspec.json.encode(whole), "application/json")
+
+    def _note_asked(self, viewer: str) -> None:
+        self._asked_s[viewer] = time.monotonic()
+        self._asked_s.move_to_end(viewer)
+        if len(self._asked_s) > _MAX_VIEWERS:
+            self._asked_s.popitem(last=False)
 
     def _whole(self, request: Request, view: RunView) -> dict[str, Any]:
         since = _revision(request) if request.query.get("page") == self._name else 0

@@ -3,6 +3,7 @@
 
 page.isLive = true;
 
+const viewer = Math.random().toString(36).slice(2);
 let ticks = 0, isLooking = false;
 
 async function look() {
@@ -10,7 +11,7 @@ async function look() {
   isLooking = true;
   try {
     const asked = known ? `since=${known.revision}&page=${known.page}` : "since=0";
-    const answer = await fetch(`${location.pathname}/data.json?${asked}`, { cache: "no-store" });
+    const answer = await fetch(`${location.pathname}/data.json?${asked}&viewer=${viewer}`, { cache: "no-store" });
     if (!answer.ok) throw new Error(String(answer.status));
     const part = await answer.json();
     if (part) page.runs = [withPart(known, part)];

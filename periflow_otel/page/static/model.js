@@ -81,8 +81,13 @@ function goodput(run) {
   const kinds = timeByKind(run), total = kinds.reduce((sum, [, s]) => sum + s, 0);
   const steps = run.ranks.reduce((sum, rank) => sum + rank.steps, 0);
   const redone = run.attempts.reduce((sum, each) => sum + each.redone_steps * each.ranks, 0);
-  const inSteps = kinds.filter(([kind]) => kind === "step").reduce((sum, [, s]) => sum + s, 0);
+  const inSteps = [...run.series.values()].filter((each) => each.kind === "step").reduce((sum, each) => sum + secondsOf(each), 0);
   return total && steps ? (inSteps * Math.max(0, steps - redone)) / steps / total : null;
+}
+
+/** Return the seconds of all steps of a series, phases in them and all. */
+function secondsOf(series) {
+  return series.mean.reduce((sum, mean, i) => sum + (mean || 0) * series.count[i], 0);
 }
 
 function lastAttempt(run) {
