@@ -242,7 +242,7 @@ def test_the_rank_that_others_wait_for_within_a_step_is_said(tmp_path: Path, ope
     """By the phase in which it is slow, not by that in which the others wait for it."""
     opened.open(saved(tmp_path, view_of(*((make_run(rank=rank, world_size=4), in_step(rank)) for rank in range(4)))))
     assert opened.page.locator(".alert").all_inner_texts() == [
-        'Rank 2 spends 60 ms of a step in "load"; usual are 10 ms.'
+        'Rank 2 spends 58.5 ms of a step in "load"; usual are 9.75 ms.'
     ]
     (worst,) = opened.page.locator("#ranks-section tr.worst").all_inner_texts()
     assert worst.split("\t")[0] == "2"
