@@ -274,13 +274,23 @@ MACHINE_STALLED: Final = Instrument(
     "periflow.machine.stalled", "counter", "s",
     "Time for which some process of the node or container had to wait for a resource, where Linux tells it.",
 )  # fmt: skip
+MACHINE_CHILDREN: Final = Instrument(
+    "periflow.machine.children.count",
+    "gauge",
+    "{process}",
+    "Processes below that of a rank, such as data loader workers.",
+)
+MACHINE_CHILDREN_MEMORY: Final = Instrument(
+    "periflow.machine.children.memory", "gauge", "By",
+    "Physical memory of the processes below that of a rank, together; what they share counts for each.",
+)  # fmt: skip
 INSTRUMENTS: Final = (
     STEP_DURATION, STEP_GAP, STEP_PAUSE, STEP_COMPLETED, STEP_CURRENT, STEP_LAST_ENDED, STEP_TARGET, STEP_STARTED_AT,
     STEP_SKEW, STUCK_TIME, STEP_REDONE, WORK_DONE, WORK_PEAK, TIME, RUN_UP, RUN_CONFIG, RUN_ENDED, CHECKPOINT_UPLOADS,
     CHECKPOINT_LAST_STEP,
     METRIC_NONFINITE, METRICS_STEP, TELEMETRY_RECORDS, TELEMETRY_EXPORTED, TELEMETRY_DROPPED, TELEMETRY_SET_ASIDE,
     TELEMETRY_BACKLOG, TELEMETRY_JOURNAL_SIZE, TELEMETRY_SINCE_SUCCESS, TELEMETRY_CPU_TIME,
-    MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED, MACHINE_STALLED,
+    MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED, MACHINE_STALLED, MACHINE_CHILDREN, MACHINE_CHILDREN_MEMORY,
 )  # fmt: skip
 
 
@@ -294,7 +304,9 @@ INSTRUMENT_ATTRIBUTES: Final = {
     MACHINE_STALLED: (MACHINE_RESOURCE,),
 }  # fmt: skip
 """What the points of an instrument carry besides who they are from."""
-OF_MACHINE: Final = frozenset({MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED, MACHINE_STALLED})
+OF_MACHINE: Final = frozenset(
+    {MACHINE_CPU_LIMIT, MACHINE_CPU_THROTTLED, MACHINE_STALLED, MACHINE_CHILDREN, MACHINE_CHILDREN_MEMORY}
+)
 """What the agent sees of the machine and the semantic conventions have no name for."""
 OF_AGENT: Final = frozenset(
     {

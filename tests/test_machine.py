@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,8 +17,9 @@ from programs import Collector, ReceivedPoint, wait_until
 from recorder import MS, STARTED_NS, S, make_run
 from training import Training, cloud
 
-from periflow_otel import conventions
+from periflow_otel import conventions, names
 from periflow_otel.agent.machine.cgroups import Cgroups
+from periflow_otel.agent.machine.children import observe_children
 from periflow_otel.agent.machine.processes import Processes
 from periflow_otel.agent.machine.system import System, mountpoint_of
 from periflow_otel.otlp.json import metrics_json
@@ -248,3 +252,30 @@ def test_a_look_at_the_machine_is_no_sign_of_the_rank():
 
 
 MEMORY = Observation(conventions.PROCESS_MEMORY_USAGE, 1)
+
+
+def test_processes_below_a_rank_are_counted_with_their_memory():
+    """Also those of another thread, and below another; a process without any has no such values."""
+    assert list(observe_children(os.getpid())) == []
+    wait = "import sys; sys.stdin.read()"
+    parent = (
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {wait!r}]); print(); child.wait()"
+    )
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> None:
+        command = [sys.executable, "-uc", parent]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert started[0].stdout
+        assert started[0].stdout.readline() == "\n"
+        found.update({each.instrument: each.value for each in observe_children(os.getpid())})
+
+    found: dict[names.Instrument, float] = {}
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    below = psutil.Process(started[0].pid)
+    least = below.memory_info().rss / 2
+    started[0].communicate("")
+    assert found[names.MACHINE_CHILDREN] == 2
+    assert least < found[names.MACHINE_CHILDREN_MEMORY] < 20 * least

@@ -482,7 +482,7 @@ def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: flo
 
 
 _TELEMETRY: Final = frozenset(each.name for each in names.OF_AGENT if each is not names.STEP_SKEW)
-_KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS)
+_KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS if each not in names.OF_MACHINE)
 _DELTA: Final = 1
 _ERRORS: Final = (2, "STATUS_CODE_ERROR")
 _NOT_FINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})

@@ -3,10 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from periflow_otel.agent.machine.children import observe_children
 from periflow_otel.agent.machine.processes import Processes
 from periflow_otel.agent.machine.system import System
 from periflow_otel.processes import Process
@@ -94,8 +95,14 @@ def make_read_system(folder: Path) -> Read:
 
     def read(ranks: Sequence[Rank]) -> Reading:
         cpus = system.cpu_limit()
+
+        def observe(process: Process) -> Iterator[Observation]:
+            if seen := processes.read(process, cpus):
+                yield from seen
+                yield from observe_children(process.pid)
+
         folders = {folder, *(Path(each.run.local_log).parent for each in ranks if each.run.local_log)}
-        of_ranks = {each.folder: Observed(time.time_ns(), processes.read(each.run.process, cpus)) for each in ranks}
+        of_ranks = {each.folder: Observed(time.time_ns(), tuple(observe(each.run.process))) for each in ranks}
         return Reading((*system.read(folders), *processes.read(own, cpus)), of_ranks)
 
     return read
