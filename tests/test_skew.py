@@ -142,6 +142,9 @@ def test_an_agent_goes_on_where_the_one_before_was(tmp_path: Path):
         writer.append(encode(StepEnded(6, (600 + rank) * S, 5 * S)))
     read(tmp_path, after)
     assert (counts(before), counts(after)) == ({2: 5}, {2: 1})
+    nothing_new = StepSkew()
+    read(tmp_path, nothing_new)
+    assert nothing_new._starts == {}
     assert [each.name for each in tmp_path.rglob("*.cursor")] == ["skew.cursor"]
 
 
