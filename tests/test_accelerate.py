@@ -49,6 +49,14 @@ def test_what_is_logged_is_recorded(captured: testing.Captured):
     }
 
 
+def test_a_rank_that_accelerate_tells_nothing_records_its_steps(captured: testing.Captured):
+    """It tells the first one alone of ``init_trackers``."""
+    PeriFlowTracker(total_train_steps=1)
+    with pf.train_step():
+        pass
+    assert [step.number for step in captured.steps] == [1]
+
+
 def test_a_run_of_the_script_is_used(captured: testing.Captured):
     """And goes on after training."""
     pf.init(total_train_steps=9)

@@ -24,10 +24,10 @@ __all__ = ["PeriFlowTracker"]
 
 
 class PeriFlowTracker(GeneralTracker):
-    """Records what an ``Accelerator`` is told to log, on every rank.
+    """Records what an ``Accelerator`` is told to log.
 
-    If the script has begun a run with ``pf.init``, that is used. Else ``init_trackers`` begins one, and
-    ``end_training`` ends it.
+    If the script has begun a run with ``pf.init``, that is used. Else this begins one on every rank, as Accelerate says
+    nothing of ``init_trackers`` to any but the first; ``end_training`` ends it there, and the script on the others.
     """
 
     name = "periflow"
@@ -40,18 +40,22 @@ class PeriFlowTracker(GeneralTracker):
         total_train_steps: int | None = None,
         local_log_name: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Record nothing yet.
+        """Begin a run, unless one is active.
 
         Args:
-            run_name: What people call the run, as in ``pf.init``, for a run that ``init_trackers`` begins.
+            run_name: What people call the run, as in ``pf.init``, for a run that begins here.
             total_train_steps: Number of the last step, where it is known, for such a run.
             local_log_name: As in ``pf.init``, for such a run.
+
+        Raises:
+            PeriFlowError: As ``pf.init``.
         """
         super().__init__()
         self._run_name = run_name
         self._total_train_steps = total_train_steps
         self._local_log_name = local_log_name
         self._run: pf.TrainingRun | None = None
+        self.start()
 
     @property
     def tracker(self) -> pf.TrainingRun | None:
@@ -59,7 +63,7 @@ class PeriFlowTracker(GeneralTracker):
         return pf.current_run()
 
     def start(self) -> None:
-        """Begin a run, unless one is active.
+        """Begin a run, unless one is active, such as for another training.
 
         Raises:
             PeriFlowError: As ``pf.init``.
@@ -89,15 +93,8 @@ class PeriFlowTracker(GeneralTracker):
 
     @harmless
     def _record_config(self, values: dict[str, Any]) -> None:
-        self._ensure_run()
         add_config(values)
 
     @harmless
     def _record(self, values: dict[str, Any], step: int | None) -> None:
-        self._ensure_run()
         record(values, step)
-
-    def _ensure_run(self) -> None:
-        """Begin a run where nobody has said so: older versions have no start."""
-        if self._run is None:
-            self.start()
