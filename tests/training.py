@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -36,6 +37,7 @@ def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("PERIFLOW_PAGE", "0")  # what it says at the start is for a person
     monkeypatch.setenv("PERIFLOW_MACHINE_INTERVAL", "0")  # what it shows is never the same
     monkeypatch.setenv("TMPDIR", str(folder))  # what the test starts looks for journals there too
+    monkeypatch.setattr(tempfile, "tempdir", None)  # and so does the test
     monkeypatch.chdir(folder)
 
 
