@@ -275,7 +275,7 @@ MACHINE_STALLED: Final = Instrument(
     "Time for which some process of the node or container had to wait for a resource, where Linux tells it.",
 )  # fmt: skip
 MACHINE_CHILDREN: Final = Instrument(
-    "periflow.machine.children.count",
+    "periflow.machine.children.running",
     "gauge",
     "{process}",
     "Processes below that of a rank, such as data loader workers.",
