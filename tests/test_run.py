@@ -745,7 +745,16 @@ TORCHRUN = {
 
 def test_processes_that_are_the_same_rank_are_different_runs():
     """Trials side by side, to which their launcher told the same."""
-    code = "import os; import periflow_otel as pf; pf.init(10); pf.metric({'process': os.getpid()})"
+    code = """
+import os, time
+from pathlib import Path
+import periflow_otel as pf
+pf.init(10)
+pf.metric({"process": os.getpid()})
+Path(f"alive-{os.getpid()}").touch()
+while len(list(Path().glob("alive-*"))) < 3:
+    time.sleep(0.01)
+"""
     processes = [begin_script(code, **TORCHRUN) for _ in range(3)]
     assert [Ended(each).status for each in processes] == [0, 0, 0]
     assert sorted((each.run.run_id, each.run.attempt) for each in journals()) == [
