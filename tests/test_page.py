@@ -12,17 +12,23 @@ import pytest
 from browser import Tab, chromium, needs_browser, tab
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from recorder import STARTED_NS, Recorder, S, make_run
 from test_live_page import items
 from test_report import HOSTILE, hostile_recorder
+from test_stuck import ALL_REDUCE, LOADER, at
 from test_stuck_spans import LINE as STUCK_LINE
 from test_stuck_spans import REPORT as STUCK
 from test_stuck_spans import spans as stuck_spans
+from test_view import logged
 
 from periflow_otel.exporters.live_page import LivePage
 from periflow_otel.journal.folders import node_folder
 from periflow_otel.page.report import report_html
 from periflow_otel.records import Config, Earlier, LogLine, Raised, RankRun, RunFinished
+from periflow_otel.translate.stacks import Frame
+from periflow_otel.translate.stuck import find_culprits
+from periflow_otel.translate.telemetry import Span
 from periflow_otel.view.records import RecordFeed, member_of
 from periflow_otel.view.run_view import RunView
 from periflow_otel.web.site import Site
@@ -362,10 +368,17 @@ INJECTIONS = (
 )
 
 
+def hung_in(place: str) -> Span:
+    """Return what is said of a rank that hangs in a file and a function of that name."""
+    witnesses = (at(0, ALL_REDUCE), at(3, (Frame(place, 1, place), *LOADER), step=6, is_open=False))
+    [span] = stuck_spans(STUCK._replace(finding=find_culprits(witnesses), witnesses=witnesses))
+    return span
+
+
 @given(st.lists(st.sampled_from(INJECTIONS) | st.text(max_size=12), min_size=3, max_size=6))
 @settings(max_examples=8, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_name_is_code(tmp_path: Path, browser: Any, given_names: list[str]):
-    """Whatever runs, keys, phases, errors, hosts and settings are called, the page is drawn whole."""
+    """Whatever runs, keys, phases, errors, hosts, settings, files and messages are called, the page is drawn whole."""
     recorder = Recorder()
     for step in range(1, 4):
         with recorder.phase(given_names[0]), recorder.step(error=given_names[1]):
@@ -373,12 +386,20 @@ def test_no_name_is_code(tmp_path: Path, browser: Any, given_names: list[str]):
             recorder.metric(dict.fromkeys(given_names, 1 / step) | {f"{name} said": name for name in given_names})
             recorder.metric({given_names[2]: math.nan, "loss": 1 / step})
     recorder.inputs.insert(0, Config(dict.fromkeys(given_names, given_names[0])))
+    recorder.inputs += [replace(logged(40, name), logger=name, level_name=name, error=name) for name in given_names]
+    failed = Recorder()
+    failed.inputs += [Raised(given_names[0], given_names[1]), RunFinished(recorder.now_ns, given_names[2])]
     resource = (("host.name", given_names[1]), ("periflow.run.name", given_names[2]))
-    run = make_run(run_id=given_names[0], resource=resource, world_size=2)
+    run, other = (make_run(rank=rank, run_id=given_names[0], resource=resource, world_size=2) for rank in range(2))
+    view = view_of((run, recorder), (other, failed))
+    view.add_span(run.attempt, hung_in(given_names[0]))
     with tab(browser, "file://") as opened:
-        opened.open(saved(tmp_path, view_of((run, recorder))))
+        opened.open(saved(tmp_path, view))
         assert opened.chart("loss")["x"] == [1, 2, 3]
-        assert opened.page.locator("#charts").locator("img, svg, iframe, a, script, style").count() == 0
+        assert opened.page.locator("#logs tbody tr").count() == len(given_names)
+        assert opened.page.locator(".alerts pre").count() > 1
+        said = opened.page.locator("#charts, #logs, .alerts")
+        assert said.locator("img, svg, iframe, a, script, style").count() == 0
         titles = opened.page.locator("#charts h3").all_text_contents()
         assert set(given_names) <= set(titles)
 
