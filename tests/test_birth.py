@@ -67,7 +67,10 @@ class World:
 
     def sockets(self) -> set[str]:
         """Return the names of the sockets that are open."""
-        opened = {str(each.readlink()) for each in (self.folder / "fd").iterdir()}
+        opened = set()
+        for each in (self.folder / "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                opened.add(str(each.readlink()))
         return {each for each in opened if each.startswith("socket:")}
 
 
