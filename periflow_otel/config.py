@@ -205,9 +205,9 @@ class RunSettings:
     tracestate: str
     emergency_signals: tuple[signal.Signals, ...]
     log_level: int | None
+    """From this level on, what the script logs is recorded; None: nothing of it."""
     telling: Telling
     """What is recorded of the exception that ends the run."""
-    """From this level on, what the script logs is recorded; None: nothing of it."""
     consumers: tuple[str, ...]
     """Every one of these must have a record before the journal may forget it."""
     awaited: tuple[str, ...]
