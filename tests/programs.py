@@ -155,6 +155,8 @@ class ReceivedSpan(NamedTuple):
     """Trace id and span id."""
     is_error: bool
     status_message: str
+    scope: dict[str, Any]
+    """Its attributes."""
     resource: dict[str, Any]
 
 
@@ -275,6 +277,7 @@ def read_spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan]:
     for resource_spans in request.resource_spans:
         resource = read_attributes(resource_spans.resource.attributes)
         for scope_spans in resource_spans.scope_spans:
+            scope = read_attributes(scope_spans.scope.attributes)
             for span in scope_spans.spans:
                 yield ReceivedSpan(
                     name=span.name,
@@ -291,6 +294,7 @@ def read_spans(request: ExportTraceServiceRequest) -> Iterator[ReceivedSpan]:
                     ],
                     is_error=span.status.code == 2,
                     status_message=span.status.message,
+                    scope=scope,
                     resource=resource,
                 )
 

@@ -105,6 +105,30 @@ def test_the_builder_has_what_the_configurations_use():
     assert used == built
 
 
+CONTEXTS = ("resource", "scope", "metric", "datapoint", "span", "spanevent", "log")
+"""Of statements, from the outermost on."""
+
+
+def test_statements_of_one_list_are_of_one_context():
+    """All of a list run in its innermost one: what is done to a scope is not done where that is missing."""
+    configs = [path for path in CONFIG.glob("**/*.yaml") if "_statements:" in path.read_text()]
+    processors = [each for path in configs for each in yaml.safe_load(path.read_text())["processors"].values()]
+    lists = [statements for each in processors for statements in _statement_lists(each or {})]
+    assert len(lists) > 10
+    assert [each for each in lists if len(set(map(_innermost, each))) > 1] == []
+
+
+def _statement_lists(processor: dict[str, Any]) -> Iterator[list[str]]:
+    for key, groups in processor.items():
+        if key.endswith("_statements"):
+            yield from (group["statements"] for group in groups if not isinstance(group, str))
+            yield from filter(None, [[group for group in groups if isinstance(group, str)]])
+
+
+def _innermost(statement: str) -> str:
+    return max(re.findall(rf"\b({'|'.join(CONTEXTS)})\.", statement), key=CONTEXTS.index)
+
+
 def test_every_collector_has_the_same_version():
     """Containers of the stack and of Kubernetes run the Collector that the builder would build."""
     version = yaml.safe_load((CONFIG / "otelcol-builder.yaml").read_text())["dist"]["version"]

@@ -114,15 +114,17 @@ def said(tiers: Tiers, run_id: str) -> list[ReceivedLog]:
     return [each for each in tiers.checkpoints.logs() if each.resource["periflow.run.id"] == run_id]
 
 
-def test_a_span_is_the_tenants_that_sent_it(b: Client, store: Collector):
-    """Nothing of it says another: not its resource, its attributes, nor its events."""
+@pytest.mark.parametrize("events", [0, 1], ids=["without events", "with an event"])
+def test_a_span_is_the_tenants_that_sent_it(b: Client, store: Collector, events: int):
+    """Nothing of it says another: not its resource, its scope, its attributes, nor its events."""
     claim: dict[str, Any] = dict.fromkeys(SPELLINGS, "a")
-    said = span(0x5A, 1, is_error=True, events=[("exception", claim)], **claim)
-    b.send_spans(said, resource={"periflow.run.id": "claims", **claim}, scope=claim).raise_for_status()
-    wait_until(lambda: spans_of(store, "claims"), 30, "it is stored")
-    (stored,) = spans_of(store, "claims")
-    assert stored.resource == {"service.name": "client", "periflow.run.id": "claims", "periflow.tenant": "b"}
-    assert (stored.attributes, stored.events[0][2]) == ({}, {})
+    run_id = f"claims-{events}"
+    said = span(0x5A + events, 1, is_error=True, events=[("exception", claim)] * events, **claim)
+    b.send_spans(said, resource={"periflow.run.id": run_id, **claim}, scope=claim).raise_for_status()
+    wait_until(lambda: spans_of(store, run_id), 30, "it is stored")
+    (stored,) = spans_of(store, run_id)
+    assert stored.resource == {"service.name": "client", "periflow.run.id": run_id, "periflow.tenant": "b"}
+    assert (stored.scope, stored.attributes, [event[2] for event in stored.events]) == ({}, {}, [{}] * events)
 
 
 @pytest.mark.parametrize("tenant", ["", "a;b", "a/b", "a b", "x" * 64, 7, ["a"], ["a", "b"], {"a": "b"}, True, None])
