@@ -29,8 +29,8 @@ from periflow_otel.errors import (
     StepNotStartedError,
 )
 from periflow_otel.records import JSONValue
-from periflow_otel.run import TrainingRun
-from periflow_otel.stepping import EndStep, StepContext
+from periflow_otel.training.run import TrainingRun
+from periflow_otel.training.stepping import EndStep, StepContext
 
 __all__ = [
     "CheckpointAlreadyUploadedError",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,31 +16,17 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"__pyinstaller"},
-    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "birth", "proxies", "web"},
-    {"records", "environ", "script_logs", "conventions"},
+    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "proxies", "web"},
+    {"records", "environ", "conventions"},
     {"identities"},
-    {
-        "journal",
-        "context",
-        "endings",
-        "preemption",
-        "arguments",
-        "run_config",
-        "local_log",
-        "headers",
-        "unread",
-        "pauses",
-    },
-    {"ranks", "endpoints", "log_lines"},
+    {"journal", "run_config", "headers", "unread"},
+    {"ranks", "endpoints"},
     {"config", "translate"},
     {"otlp", "view"},
     {"page", "recordings"},
     {"exporters"},
     {"agent"},
-    {"joining"},
-    {"launcher", "startup", "saves", "stepping"},
-    {"handover"},
-    {"run"},
+    {"training"},
     {"notebook"},
     {"__init__"},
     {"manager", "integrations", "cli", "testing"},
@@ -51,11 +38,8 @@ FOREIGN = {
     "records": {"msgspec"},
     "processes": {"msgspec"},
     "journal": {"msgspec"},
-    "joining": {"msgspec"},
     "agent": {"msgspec"},
     "agent.machine": {"psutil", "pynvml"},
-    "launcher": {"msgspec"},
-    "log_lines": {"msgspec"},
     "config": {"msgspec"},
     "translate": {"msgspec"},
     "otlp.from_json": {"google.protobuf", "opentelemetry.proto"},
@@ -73,7 +57,8 @@ FOREIGN = {
     "cli.status": {"msgspec"},
     "cli.tail": {"msgspec"},
     "cli.export": {"pyarrow"},
-    "context": {"opentelemetry.context", "opentelemetry.trace"},
+    "training": {"msgspec"},
+    "training.context": {"opentelemetry.context", "opentelemetry.trace"},
 }
 """What modules whose names begin so may import besides our own and the standard library; others may import nothing."""
 
@@ -148,6 +133,17 @@ def test_every_module_has_a_layer(name: str):
     assert any(_part(name) in parts for parts in LAYERS)
 
 
+def test_the_document_shows_the_same_layers():
+    """Its table has every module once, with those above that stand above here."""
+    table = (ROOT / "docs/architecture.md").read_text("utf-8").partition("## Layers")[2].partition("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[2]) for line in lines]
+    shown = [name for row in rows for name in row]
+    assert sorted(shown) == sorted({_part(name) for name in MODULES} - {"__pyinstaller"})
+    levels = [[_layer(name) for name in row] for row in rows if row]
+    assert all(min(above) > max(below) for above, below in pairwise(levels))
+
+
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_point_strictly_downwards(name: str):
     """A module imports lower layers only, or neighbours in its own folder."""
@@ -164,11 +160,11 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_the_training_side_does_not_know_the_exporting_side():
-    """``run`` reaches the agent through the journal alone; ``launcher``, which starts agents, is the one door."""
-    reached, found = ["run"], {"launcher"}
+    """What trains reaches the agent through the journal alone; ``launcher``, which starts agents, is the one door."""
+    reached, found = [name for name in MODULES if _part(name) == "training"], {"training.launcher"}
     while reached:
         name = reached.pop()
-        if name in MODULES and name not in found:
+        if name not in found:
             found.add(name)
             reached.extend(_own_imports(name))
     assert not {_part(name) for name in found} & {"translate", "otlp", "exporters", "agent"}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from periflow_otel.context import Whereabouts
-from periflow_otel.log_lines import CUT, MAX_EXTRAS, MAX_MESSAGE_CHARS, encode_line
 from periflow_otel.records import LogLine, decode
+from periflow_otel.training.context import Whereabouts
+from periflow_otel.training.log_lines import CUT, MAX_EXTRAS, MAX_MESSAGE_CHARS, encode_line
 
 NOWHERE = Whereabouts(None, 0)
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)

@@ -11,8 +11,8 @@ from recorder import MS, STARTED_NS, S, give, make_run
 
 import periflow_otel as pf
 from periflow_otel import names
-from periflow_otel.pauses import LEAST_NS, Pauses
 from periflow_otel.records import Paused, StepEnded
+from periflow_otel.training.pauses import LEAST_NS, Pauses
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.view.records import RecordFeed

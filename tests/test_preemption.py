@@ -12,7 +12,7 @@ from recorded import run_script
 from training import CLOUD
 
 import periflow_otel as pf
-from periflow_otel.preemption import SignalWatch
+from periflow_otel.training.preemption import SignalWatch
 
 Handler = Any
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from periflow_otel.script_logs import ScriptLogs
+from periflow_otel.training.script_logs import ScriptLogs
 
 CALL_HANDLERS = logging.Logger.callHandlers
 

@@ -1,4 +1,4 @@
-"""The agent process. ``periflow_otel.birth`` says how it comes here, and calls ``main``."""
+"""The agent process. ``periflow_otel.agent.spawn`` says how it comes here, and calls ``main``."""
 
 import gc
 import logging
@@ -13,7 +13,7 @@ from typing import Final
 
 from periflow_otel.agent.agent import LEAST_LINGER_S, Agent
 from periflow_otel.agent.leftovers import sweep
-from periflow_otel.birth import MARK
+from periflow_otel.agent.spawn import MARK
 from periflow_otel.config import ExportSettings, find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.agent_note import decode_note

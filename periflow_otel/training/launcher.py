@@ -1,4 +1,4 @@
-"""Keeps an agent alive for a run, one that does what the newest rank wants. ``birth`` says how a process becomes one.
+"""Keeps an agent alive for a run, one that does what the newest rank wants.
 
 Whoever takes the lock of the run starts an agent, which takes the lock over: so there is never a second one, however
 many ranks start at once. Where there is one already, its note in the lock file says what it delivers and where to. If
@@ -6,6 +6,7 @@ that is not what this rank wants, and this rank began later, an agent is started
 the next one, which makes the first let go as soon as no request is under way.
 
 An agent that fails before it is at work is not started again at once: the pauses grow, over all ranks, until one lives.
+``agent.spawn`` says how a process becomes an agent.
 """
 
 import logging
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec.structs import replace
 
-from periflow_otel.birth import Inheritance, NotAPythonError, is_agent, start_agent
+from periflow_otel.agent.spawn import Inheritance, NotAPythonError, is_agent, start_agent
 from periflow_otel.config import ExportSettings, RunSettings, find_state_dirs, with_absolute_paths
 from periflow_otel.environ import Environ
 from periflow_otel.journal.agent_lock import copy_lock, open_lock, take_agent_lock, take_next_lock

@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel import arguments, names, startup
+from periflow_otel import names
 from periflow_otel.clock import Clock, current_clock
-from periflow_otel.context import OpenSpan, StandingSpan, current_phase, whereabouts
-from periflow_otel.endings import call_at_exit, error_at_exit, failure, say_what_is_recorded, time_left_s
 from periflow_otel.environ import Environ
 from periflow_otel.errors import (
     CheckpointAlreadyUploadedError,
@@ -23,13 +21,9 @@ from periflow_otel.errors import (
     StepNotStartedError,
     full_type,
 )
-from periflow_otel.handover import Handover
 from periflow_otel.identities import SpanIdentity, identify
-from periflow_otel.joining import next_attempt
 from periflow_otel.journal.ledger import find_earlier
-from periflow_otel.log_lines import encode_line, raised
 from periflow_otel.logs import limit_repeats
-from periflow_otel.pauses import Pauses
 from periflow_otel.records import (
     Checkpoint,
     JSONValue,
@@ -44,10 +38,17 @@ from periflow_otel.records import (
     plain_mapping,
 )
 from periflow_otel.run_config import RunConfig
-from periflow_otel.saves import EmergencySaves
-from periflow_otel.script_logs import ScriptLogs
-from periflow_otel.stepping import EndStep, StepContext
 from periflow_otel.terminal import say
+from periflow_otel.training import arguments, startup
+from periflow_otel.training.context import OpenSpan, StandingSpan, current_phase, whereabouts
+from periflow_otel.training.endings import call_at_exit, error_at_exit, failure, say_what_is_recorded, time_left_s
+from periflow_otel.training.handover import Handover
+from periflow_otel.training.joining import next_attempt
+from periflow_otel.training.log_lines import encode_line, raised
+from periflow_otel.training.pauses import Pauses
+from periflow_otel.training.saves import EmergencySaves
+from periflow_otel.training.script_logs import ScriptLogs
+from periflow_otel.training.stepping import EndStep, StepContext
 
 LOOK_INTERVAL_NS: Final = 1_000_000_000
 """How often ``end_step`` looks whether the agent is alive, and the journal and the control word where they were."""

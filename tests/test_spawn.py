@@ -15,7 +15,7 @@ from programs import wait_until
 from training import Training, agents, end
 
 import periflow_otel
-from periflow_otel.birth import NotAPythonError, _execute
+from periflow_otel.agent.spawn import NotAPythonError, _execute
 from periflow_otel.cli import main
 
 METRICS = "\nfor number in range(3):\n    with pf.train_step():\n        pf.metric({'n': number})\n"

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from periflow_otel import arguments, names
+from periflow_otel import names
 from periflow_otel.config import RunSettings, fallback_state_dir
 from periflow_otel.journal import attempts
 from periflow_otel.journal.attempts import Made, Membership, Wish
@@ -30,6 +30,7 @@ from periflow_otel.journal.folders import (
     run_folder,
 )
 from periflow_otel.ranks import Identity, Modules, agree
+from periflow_otel.training import arguments
 
 _MAX_PLACE_CHARS: Final = 240
 """What a launcher calls a place may be longer; with a number after it, it must do as the identity of a run."""

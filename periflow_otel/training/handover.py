@@ -11,10 +11,10 @@ from periflow_otel.journal.cursors import is_delivered
 from periflow_otel.journal.stacks import speaker
 from periflow_otel.journal.writer import JournalWriter, NoJournal
 from periflow_otel.records import RankRun
-from periflow_otel.startup import Beginning
+from periflow_otel.training.startup import Beginning
 
 if TYPE_CHECKING:
-    from periflow_otel.launcher import AgentLauncher
+    from periflow_otel.training.launcher import AgentLauncher
 
 _LEAST_PAUSE_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 0.1
@@ -121,6 +121,6 @@ def _is_there(folder: Path) -> bool:
 
 
 def _launcher(beginning: Beginning) -> "AgentLauncher":
-    from periflow_otel.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
+    from periflow_otel.training.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
 
     return AgentLauncher(beginning.place.folder, beginning.settings, beginning.environ)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from periflow_otel.journal.control import ANY_STEP, Control, Request
 from periflow_otel.journal.emergency import request_save
-from periflow_otel.preemption import SignalWatch
+from periflow_otel.training.preemption import SignalWatch
 
 _log = logging.getLogger("periflow_otel")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from periflow_otel.endings import failure
+from periflow_otel.training.endings import failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
