@@ -13,11 +13,12 @@ from journals import numbered
 from programs import wait_until
 from recorder import make_run
 
-from periflow_otel import config, names, testing
+from periflow_otel import names, testing
 from periflow_otel.agent import destinations
 from periflow_otel.agent.watch import find_journals
 from periflow_otel.journal.folders import journal_folder
 from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.settings import export
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,10 +38,10 @@ def test_the_recipe_for_an_exporter_makes_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, module.__name__, module)
     rows = eval("{" + row + "}", vars(destinations))  # noqa: S307  # as above
     monkeypatch.setattr(destinations, "DESTINATIONS", {**destinations.DESTINATIONS, **rows})
-    monkeypatch.setitem(config.OWN_EXPORTERS, "metrics", config.OWN_EXPORTERS["metrics"] | {"csv"})
+    monkeypatch.setitem(export.OWN_EXPORTERS, "metrics", export.OWN_EXPORTERS["metrics"] | {"csv"})
     monkeypatch.chdir(tmp_path)
 
-    settings = config.ExportSettings.from_environ({"OTEL_METRICS_EXPORTER": "csv"})
+    settings = export.ExportSettings.from_environ({"OTEL_METRICS_EXPORTER": "csv"})
     assert "csv.metrics" in settings.consumers()
     consumer = destinations.durable_consumer("csv.metrics", settings, tmp_path)
     assert consumer is not None

@@ -14,12 +14,12 @@ from faulty_receiver import Behaviour, Exchange, FaultyReceiver, ok, page, redir
 from recorder import make_run
 from telemetry import make_span
 
-from periflow_otel.endpoints import OtlpSettings, Protocol
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.exporters.otlp_answers import TABLE, judge_code, judge_status
 from periflow_otel.exporters.otlp_http import _retry_after
-from periflow_otel.headers import Headers
+from periflow_otel.settings.endpoints import OtlpSettings, Protocol
+from periflow_otel.settings.headers import Headers
 
 ITEMS: list[Any] = [(make_run(), make_span())]
 ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"

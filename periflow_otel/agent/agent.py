@@ -20,7 +20,6 @@ from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.slow import IDLE_S, SlowWatch
 from periflow_otel.agent.stuck import StuckWatch
 from periflow_otel.agent.watch import RankJournal, find_journals
-from periflow_otel.config import ExportSettings
 from periflow_otel.exporters import Item
 from periflow_otel.journal.agent_lock import (
     is_lock_in_place,
@@ -36,6 +35,7 @@ from periflow_otel.journal.emergency import take_request_file
 from periflow_otel.journal.files import SCARCE
 from periflow_otel.journal.recent import Shelf
 from periflow_otel.records import RankRun
+from periflow_otel.settings.export import ExportSettings
 
 LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at, where there are not very many."""

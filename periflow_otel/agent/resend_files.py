@@ -17,8 +17,6 @@ import msgspec
 
 from periflow_otel.agent.delivery import Batch, Delivery
 from periflow_otel.agent.tracks import Account
-from periflow_otel.config import ExportSettings
-from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Item
 from periflow_otel.exporters.otlp import OtlpExporter
@@ -27,6 +25,8 @@ from periflow_otel.otlp import FIELDS
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.processes import Process
 from periflow_otel.records import RankRun
+from periflow_otel.settings.endpoints import OtlpSettings, Signal
+from periflow_otel.settings.export import ExportSettings
 
 FOLDER: Final = "resent"
 """In the state folder: how far each file is sent."""

@@ -9,12 +9,12 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from periflow_otel import names
-from periflow_otel.config import find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
 from periflow_otel.logs import limit_repeats
 from periflow_otel.ranks import describe, find_identity
+from periflow_otel.settings.paths import find_state_dirs
 
 REPLAY_TIMEOUT_S = 60.0
 

@@ -9,10 +9,11 @@ from periflow_otel.agent.dead_letters import all_dead_letters
 from periflow_otel.agent.leftovers import deliver_leftover, leftovers
 from periflow_otel.agent.resend import folders_with_letters, resend
 from periflow_otel.agent.resend_files import Sent, resend_file
-from periflow_otel.config import ExportSettings, find_state_dirs
-from periflow_otel.environ import Environ
 from periflow_otel.journal.folders import is_readable, journal_folders
 from periflow_otel.journal.reader import unreadable_journals
+from periflow_otel.settings.environ import Environ
+from periflow_otel.settings.export import ExportSettings
+from periflow_otel.settings.paths import find_state_dirs
 
 
 def replay(places: Sequence[Path], environ: Environ, timeout_s: float, *, anew: bool = False) -> int:

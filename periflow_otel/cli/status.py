@@ -11,10 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.cli.known_runs import KnownRun, View, find_run, known_runs, view_of
-from periflow_otel.config import find_state_dirs
 from periflow_otel.journal.pages import page_url
 from periflow_otel.page.braille import curve
 from periflow_otel.page.words import describe_run, one_line
+from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.view.words import duration_words
 
 INTERVAL_S: Final = 2.0

@@ -10,11 +10,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from periflow_otel.cli.known_runs import find_run, known_runs, ranks_at_work
-from periflow_otel.config import find_state_dirs
 from periflow_otel.journal.reader import JournalReader, Position, Written, written_journals
 from periflow_otel.page.words import one_line
 from periflow_otel.records import LogLine, Metric, RankRun
 from periflow_otel.run_config import without_user_info
+from periflow_otel.settings.paths import find_state_dirs
 
 INTERVAL_S: Final = 0.2
 _CHUNK: Final = 1000

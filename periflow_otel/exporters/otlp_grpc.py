@@ -13,13 +13,13 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
-from periflow_otel.endpoints import OtlpSettings, Signal
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code, with_remedy
 from periflow_otel.exporters.tls import trusted_roots
-from periflow_otel.headers import Headers
 from periflow_otel.names import VERSION
+from periflow_otel.settings.endpoints import OtlpSettings, Signal
+from periflow_otel.settings.headers import Headers
 
 
 class GrpcTransport:

@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 import msgspec
 
 from periflow_otel import names
-from periflow_otel.config import RunSettings, fallback_state_dir
 from periflow_otel.journal import attempts
 from periflow_otel.journal.attempts import Made, Membership, Wish
 from periflow_otel.journal.folders import (
@@ -30,6 +29,8 @@ from periflow_otel.journal.folders import (
     run_folder,
 )
 from periflow_otel.ranks import Identity, Modules, agree
+from periflow_otel.settings.paths import fallback_state_dir
+from periflow_otel.settings.run import RunSettings
 from periflow_otel.training import arguments
 
 _MAX_PLACE_CHARS: Final = 240

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from periflow_otel import names
 from periflow_otel.clock import Clock, current_clock
-from periflow_otel.environ import Environ
 from periflow_otel.errors import (
     CheckpointAlreadyUploadedError,
     StepAlreadyStartedError,
@@ -38,6 +37,7 @@ from periflow_otel.records import (
     plain_mapping,
 )
 from periflow_otel.run_config import RunConfig
+from periflow_otel.settings.environ import Environ
 from periflow_otel.terminal import say
 from periflow_otel.training import arguments, startup
 from periflow_otel.training.context import OpenSpan, StandingSpan, current_phase, whereabouts

@@ -13,17 +13,17 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from periflow_otel import names
-from periflow_otel.config import RunSettings, find_mode
-from periflow_otel.environ import Environ
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.processes import Process
 from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
 from periflow_otel.records import Orders, RankRun, Work
+from periflow_otel.settings.environ import Environ, find_mode
+from periflow_otel.settings.run import RunSettings
+from periflow_otel.settings.unread import unread
 from periflow_otel.training import arguments
 from periflow_otel.training.joining import Place, join_run
 from periflow_otel.training.local_log import find_log, is_file
-from periflow_otel.unread import unread
 
 _ARCHITECTURES: Final = {
     "x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64", "i386": "x86", "i686": "x86",

@@ -8,8 +8,9 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from periflow_otel import names
 from periflow_otel.errors import ConfigurationError, shown
 
 Environ = Mapping[str, str]
@@ -74,6 +75,11 @@ class Variables:
             if value.lower() == choice:
                 return choice
         return reject(name, value, f"give one of {', '.join(map(str, choices))}", default)
+
+
+def find_mode(environ: Environ) -> Literal["local", "cloud"]:
+    """Return ``cloud`` if ``PERIFLOW_ENABLED`` is exactly ``1``, as in ``periflow_sdk``."""
+    return "cloud" if environ.get(names.PERIFLOW_ENABLED) == "1" else "local"
 
 
 def parse_count(text: str) -> int | None:
