@@ -14,8 +14,8 @@ SOURCE: Final = Path(__file__).with_name("nvml_stub.c")
 LIBRARY: Final = "libnvidia-ml.so.1"
 H100: Final = {
     "uuid": "GPU-11111111-aaaa", "name": "NVIDIA H100 80GB HBM3", "memory": 85520809984, "used": 1234567890,
-    "utilization": 87, "power": 512345, "energy": 987654321, "temperature": 61, "reasons": 4, "corrected": 3,
-    "uncorrected": 0, "mig": 0,
+    "reserved": 34567890, "utilization": 87, "power": 512345, "energy": 987654321, "temperature": 61, "reasons": 4,
+    "corrected": 3, "uncorrected": 0, "mig": 0,
 }  # fmt: skip
 """What a GPU says, in the units of the driver."""
 

@@ -7,6 +7,7 @@
 
 typedef struct { int gpu, part; } Device;
 typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned int version; unsigned long long total, reserved, free, used; } Memory2;
 typedef struct { unsigned int gpu, memory; } Utilization;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int instance, compute; } Process;
 typedef struct { Device *device; unsigned long long type, data; unsigned int instance, compute; } Event;
@@ -84,6 +85,14 @@ int nvmlDeviceGetMemoryInfo(Device *device, Memory *out) {
     int result = number(device, "memory", &out->total);
     if (result == SUCCESS) result = number(device, "used", &out->used);
     out->free = out->total - out->used;
+    return result;
+}
+
+int nvmlDeviceGetMemoryInfo_v2(Device *device, Memory2 *out) {
+    Memory older = {0, 0, 0};
+    int result = number(device, "reserved", &out->reserved);
+    if (result == SUCCESS) result = nvmlDeviceGetMemoryInfo(device, &older);
+    out->total = older.total, out->used = older.used - out->reserved, out->free = older.free;
     return result;
 }
 

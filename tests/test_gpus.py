@@ -90,8 +90,8 @@ def test_values_are_those_of_the_library(gpus: FakeGpus):
     gpus.add(0, **H100)
     handle = (pynvml.nvmlInit(), pynvml.nvmlDeviceGetHandleByIndex(0))[1]
     found = values(seen(), hw_id="GPU-11111111-aaaa", hw_name="GPU 0", hw_model="NVIDIA H100 80GB HBM3")
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    assert found[conventions.GPU_MEMORY_USAGE,] == memory.used == 1234567890
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2)
+    assert found[conventions.GPU_MEMORY_USAGE,] == memory.used == 1200000000
     assert found[conventions.GPU_MEMORY_LIMIT,] == memory.total == 85520809984
     assert found[conventions.GPU_MEMORY_UTILIZATION,] == memory.used / memory.total
     assert found[conventions.GPU_UTILIZATION,] == 0.87
@@ -100,6 +100,13 @@ def test_values_are_those_of_the_library(gpus: FakeGpus):
     assert found[conventions.HW_TEMPERATURE,] == 61
     assert found[conventions.HW_ERRORS, "corrected"] == 3
     assert found[conventions.HW_ERRORS, "uncorrected"] == 0
+
+
+@pytest.mark.parametrize("older", ["!13", "!25"], ids=["function not found", "version mismatch"])
+def test_older_drivers_are_asked_for_memory_their_way(gpus: FakeGpus, older: str):
+    """They count what they keep for themselves as used."""
+    gpus.add(0, **H100 | {"reserved": older})
+    assert values(seen())[conventions.GPU_MEMORY_USAGE,] == 1234567890
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ class Gpus:
 
     def _read(self, device: _Device, who: _Attributes) -> Iterator[Observation]:
         handle, nvml = device.handle, self._nvml
-        memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        memory = self._memory(handle)
         if memory is not None:
             yield Observation(conventions.GPU_MEMORY_LIMIT, memory.total, who, self._began_unix_ns)
             yield Observation(conventions.GPU_MEMORY_USAGE, memory.used, who, self._began_unix_ns)
@@ -125,6 +125,14 @@ class Gpus:
                 yield Observation(instrument, value / scale if scale > 1 else value, whole, self._began_unix_ns)
         yield from self._errors(device, whole)
         yield from self._status(device, who)
+
+    def _memory(self, handle: Any) -> Any:
+        """Return what memory there is and what programs use; without what the driver keeps for itself, as nvidia-smi.
+
+        Drivers before 510 count that as used.
+        """
+        ask, version = self._nvml.nvmlDeviceGetMemoryInfo, self._nvml.nvmlMemory_v2
+        return self._ask(ask, handle, version) or self._ask(ask, handle)
 
     def _plain(self) -> Iterator[tuple[names.Instrument, Callable[[Any], Any], int]]:
         """Yield what one number tells, with what asks for it, and how many of its units make one of ours."""
