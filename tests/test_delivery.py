@@ -256,6 +256,18 @@ def test_an_item_that_is_too_large_alone_is_set_aside():
     assert (these.set_aside, these.accounts[0].set_aside) == ([7], {"too_large": 1})
 
 
+@pytest.mark.parametrize("place", [0, 1000, 1999])
+@pytest.mark.parametrize("answer", [refuse, too_large(0)])
+def test_one_bad_item_costs_a_few_requests(place: int, answer: Answer):
+    """Also where it is too large: that says nothing of how many others are, in this batch and the next."""
+    these = Given(unless({place}, answer), list(range(2000)))
+    these.run()
+    these.give(list(range(2000, 4000)))
+    these.run()
+    assert these.set_aside == [place]
+    assert len(these.exporter.calls) < 40
+
+
 def test_what_cannot_be_set_aside_is_dropped_and_counted():
     """A disk may be full."""
     these = Given(unless({2}, refuse), [1, 2, 3], keeps=False)

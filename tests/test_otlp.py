@@ -314,7 +314,7 @@ def test_what_was_kept_is_delivered_later(protocol: Protocol):
 @pytest.mark.parametrize(
     ("value", "retry_after_s"),
     [("7", 7), ("300", 300), ("301", 300), ("86400", 300), ("9" * 5000, 300), ("0", None), ("", None), ("-5", None),
-     ("1.5", None), ("soon", None), ("٣", None), ("Tue, 01 Jan 1980 00:00:00 GMT", None),
+     ("1.5", 1.5), ("soon", None), ("٣", None), ("Tue, 01 Jan 1980 00:00:00 GMT", None),
      ("Fri, 31 Dec 9999 23:59:59 GMT", 300), ("Fri, 99 Dec 9999 99:99:99 GMT", None)],
 )  # fmt: skip
 @pytest.mark.parametrize("code", [429, 503])

@@ -1,27 +1,33 @@
 """What answers mean: the table, the words of servers, and who is a receiver at all."""
 
+import gzip
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import grpc
 import pytest
 from faulty_receiver import Behaviour, Exchange, FaultyReceiver, ok, page, redirect, status
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from recorder import make_run
 from telemetry import make_span
 
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import OtlpExporter
-from periflow_otel.exporters.otlp_answers import TABLE, judge_code, judge_status
-from periflow_otel.exporters.otlp_http import _retry_after
+from periflow_otel.exporters.otlp_answers import TABLE, judge_code, judge_status, pause_s, with_remedy
 from periflow_otel.settings.endpoints import OtlpSettings, Protocol
 from periflow_otel.settings.headers import Headers
 
 ITEMS: list[Any] = [(make_run(), make_span())]
+REFUSAL = b"\x0a\x02\x08\x01"
+"""A partial success that takes one item out."""
 ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 
@@ -122,6 +128,12 @@ def test_protobuf_by_any_name_is_the_answer_of_a_receiver(content_type: str):
     assert answer(page(200, content_type, said)) == taken(1, said="old")
 
 
+@pytest.mark.parametrize("text", ['{"status": "ok"}', "[]", '"ok"'])
+def test_json_of_something_else_delivers_nothing_where_json_is_sent_either(text: str):
+    """Any web service answers with it."""
+    assert answer(page(200, "application/json", text), "http/json").verdict is Verdict.WRONG
+
+
 def test_a_page_is_told_by_its_title():
     """So that one sees what stands there."""
     assert answer(STRANGERS[0]).said == "A dashboard"
@@ -166,6 +178,103 @@ def test_informational_answers_are_read_past(codes: list[int]):
         assert receiver.connections == 1
 
 
+def wire(*parts: bytes) -> Behaviour:
+    """Answer with these bytes and close the connection."""
+
+    def behave(exchange: Exchange) -> None:
+        exchange.wfile.write(b"".join(parts))
+        exchange.close_connection = True
+
+    return behave
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n\r\n"
+
+
+def test_an_answer_that_breaks_off_in_its_headers_is_none():
+    """Wherever that is: what it would have said is not known."""
+    assert answer(wire(HEAD)) == taken(1)
+    for end in range(len(HEAD)):
+        assert answer(wire(HEAD[:end])).verdict is Verdict.FAILED, HEAD[:end]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "rejected"),
+    [
+        ("gzip", gzip.compress(REFUSAL), 1),
+        ("deflate", zlib.compress(REFUSAL), 1),
+        ("identity", REFUSAL, 1),
+        ("gzip", REFUSAL, 0),
+        ("br", b"\x0b\x02\x80hello\x03", 0),
+    ],
+)
+def test_an_answer_that_a_proxy_has_compressed_is_read(encoding: str, body: bytes, rejected: int):
+    """Though nobody asked for that; where it cannot be read, it is a success all the same."""
+    head = HEAD.removesuffix(b"\r\n") + f"content-encoding: {encoding}\r\n\r\n".encode()
+    assert answer(wire(head, body)).rejected == rejected
+
+
+def test_a_reason_that_cannot_be_read_is_not_shown():
+    """Compressed bytes are no words."""
+    head = b"HTTP/1.1 500 Oh\r\ncontent-type: text/plain\r\ncontent-encoding: br\r\n\r\n"
+    assert answer(wire(head, b"\x0b\x02\x80hello\x03")).said == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("7", 7), (" 7 ", 7), ("7.5", 7.5), ("9" * 400, 300), ("0", None), ("-5", None), ("1e3", None), ("7 s", None)],
+)
+def test_a_pause_is_a_number_of_seconds(text: str, seconds: float | None):
+    """With a fraction, with blanks, or far too many of them."""
+    assert pause_s(text) == seconds
+
+
+def over_grpc(handler: Any) -> Outcome:
+    """Return what is made of an answer over gRPC to one span."""
+    service = trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
+    with ThreadPoolExecutor(1) as executor:
+        server = grpc.server(executor)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {"Export": handler})])
+        settings = OtlpSettings(
+            "traces", f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", "grpc", insecure=True
+        )
+        server.start()
+        try:
+            with closing(OtlpExporter(settings)) as exporter:
+                return exporter.export(ITEMS)
+        finally:
+            server.stop(0).wait()
+
+
+def test_a_success_without_a_message_is_a_success_over_grpc_too():
+    """As an empty body is over HTTP."""
+    assert over_grpc(grpc.unary_stream_rpc_method_handler(lambda *_: iter(()))) == taken(1)
+
+
+def test_a_proxy_may_ask_for_a_pause_over_grpc_as_over_http():
+    """It knows nothing of what a receiver of OTLP would send for that."""
+
+    def refuse(_: bytes, context: grpc.ServicerContext) -> NoReturn:
+        context.set_trailing_metadata((("retry-after", "7"),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "too many")
+        raise AssertionError
+
+    outcome = over_grpc(grpc.unary_unary_rpc_method_handler(refuse))
+    assert (outcome.verdict, outcome.retry_after_s) == (Verdict.LATER, 7)
+
+
+@pytest.mark.parametrize("said", ["No status received", "Stream removed (Data frame with END_STREAM flag received)"])
+def test_a_web_page_over_http2_is_told_from_a_receiver(said: str):
+    """The library does not say what stands there, but what it misses."""
+    assert "does not speak gRPC: set OTEL_EXPORTER_OTLP_PROTOCOL" in with_remedy("gRPC UNKNOWN", said)
+
+
+def test_a_limit_in_go_is_a_request_that_is_too_large():
+    """A Collector with a limit of its own says 400, and what it means."""
+    assert judge_status(400, "host", "http: request body too large", None).verdict is Verdict.TOO_LARGE
+    assert judge_status(400, "host", "bad data", None).verdict is Verdict.REFUSED
+
+
 @pytest.fixture
 def _somewhere_else(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Be in a place with a time of its own."""
@@ -181,6 +290,6 @@ def _somewhere_else(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_date_is_one_of_utc(zone: str):
     """Whether it says so or not, and wherever this is."""
     date = datetime.now(timezone.utc) + timedelta(seconds=200)
-    pause_s = _retry_after(f"{date:%a, %d %b %Y %H:%M:%S} {zone}".strip())
-    assert pause_s is not None
-    assert 100 < pause_s <= 200
+    seconds = pause_s(f"{date:%a, %d %b %Y %H:%M:%S} {zone}".strip())
+    assert seconds is not None
+    assert 100 < seconds <= 200

@@ -67,7 +67,7 @@ class Window:
 
     def begin_small(self) -> None:
         """Go on after an item that was found: whether the next ones pass is not known."""
-        self._size, self._region = 1, 0
+        self._size, self._region, self._limit = 1, 0, 0
 
 
 class Backoff:

@@ -4,6 +4,9 @@
 """
 
 import re
+import time
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple, TypeVar
 
 from google.protobuf.json_format import Parse, ParseError
@@ -81,8 +84,11 @@ def judge_status(status: int, where: str, said: str, retry_after_s: float | None
         said: The receiver's words, cleaned.
         retry_after_s: The pause that it asks for; None: none.
     """
+    cause = f"HTTP {status} from {where}"
+    if status == 400 and _TOO_LARGE.search(said):  # what servers in Go answer that have a limit
+        return _outcome(Verdict.TOO_LARGE, cause, "", said, retry_after_s)
     row = next((row for row in TABLE if status in row.http), _ELSE)
-    return _outcome(row.verdict, f"HTTP {status} from {where}", row.remedy, said, retry_after_s)
+    return _outcome(row.verdict, cause, row.remedy, said, retry_after_s)
 
 
 def judge_code(code: str, where: str, said: str, retry_after_s: float | None) -> Outcome:
@@ -118,9 +124,22 @@ def _outcome(verdict: Verdict, cause: str, remedy: str, said: str, retry_after_s
     return Outcome(verdict, "; ".join(filter(None, (cause, remedy))), said, retry_after_s)
 
 
+def pause_s(retry_after: str) -> float | None:
+    """Return the seconds of a ``Retry-After``, or until the date in it, which is UTC; None if there are none."""
+    try:
+        if _SECONDS.fullmatch(retry_after.strip()):
+            seconds = float(retry_after)
+        else:
+            date = parsedate_to_datetime(retry_after)
+            seconds = date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else None
+
+
 def with_remedy(text: str, said: str) -> str:
     """Return a text with what to do about it, where ``said`` tells that another protocol is spoken."""
-    return "; ".join([text, *(remedy for sign, remedy in _OTHER_PROTOCOLS if sign in said)])
+    return "; ".join([text, *(remedy for sign, remedy in _OTHER_PROTOCOLS.items() if sign in said)])
 
 
 def accepted(body: bytes, count: int, signal: Signal, headers: Headers, *, is_json: bool = False) -> Outcome:
@@ -198,17 +217,18 @@ NO_HTTP: Final = (
     "what answers there does not speak HTTP/1.1; where it speaks gRPC, set OTEL_EXPORTER_OTLP_PROTOCOL=grpc, and where "
     "it speaks TLS, let OTEL_EXPORTER_OTLP_ENDPOINT begin with https://"
 )
-_OTHER_PROTOCOLS: Final = (
-    (
-        "WRONG_VERSION_NUMBER",
-        "what answers there does not speak TLS: let OTEL_EXPORTER_OTLP_ENDPOINT begin with http://",
-    ),
-    (
-        "Failed parsing HTTP/2",
-        "what answers there does not speak gRPC: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the port for gRPC",
-    ),
+_NO_TLS: Final = "what answers there does not speak TLS: let OTEL_EXPORTER_OTLP_ENDPOINT begin with http://"
+_NO_GRPC: Final = (
+    "what answers there does not speak gRPC: set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or the port for gRPC"
 )
+_OTHER_PROTOCOLS: Final = {
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "Failed parsing HTTP/2": _NO_GRPC,
+    "No status received": _NO_GRPC,
+    "Data frame with END_STREAM flag received": _NO_GRPC,
+}
 """Signs of what the libraries of TLS and gRPC say, and what a person can do."""
+_SECONDS: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _TITLE: Final = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _HTTP_STATUS: Final = re.compile(r"^Received http2 header with status: ([1-5]\d\d)\b")
 """What gRPC's own library says of an answer that has an HTTP status and no code."""

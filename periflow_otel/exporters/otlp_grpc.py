@@ -15,7 +15,15 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
-from periflow_otel.exporters.otlp_answers import HOLD_S, MAX_RETRY_AFTER_S, accepted, clean, judge_code, with_remedy
+from periflow_otel.exporters.otlp_answers import (
+    HOLD_S,
+    MAX_RETRY_AFTER_S,
+    accepted,
+    clean,
+    judge_code,
+    pause_s,
+    with_remedy,
+)
 from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.names import VERSION
 from periflow_otel.settings.endpoints import OtlpSettings, Signal
@@ -48,7 +56,7 @@ class GrpcTransport:
         except (OSError, ValueError, TypeError) as error:  # a file or a header that cannot be used
             self.close()
             return Outcome(Verdict.WRONG, f"{type(error).__name__} before the call ({self._target})", "", HOLD_S)
-        return accepted(reply, count, self._settings.signal, self._secrets)
+        return accepted(reply or b"", count, self._settings.signal, self._secrets)
 
     def close(self) -> None:
         """Close the channel: a new one connects at once, where this one would first wait."""
@@ -56,12 +64,14 @@ class GrpcTransport:
         if channel is not None:
             channel.close()
 
-    def _call(self, body: bytes) -> bytes:
+    def _call(self, body: bytes) -> bytes | None:
         headers = self._headers.current()
         self._secrets = self._settings.secrets(headers)
         if self._channel is None:
             self._channel = self._open()
-        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_METHODS[self._settings.signal])
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes | None] = self._channel.unary_unary(
+            _METHODS[self._settings.signal]
+        )
         return call(
             body,
             timeout=self._settings.timeout_s,
@@ -103,19 +113,19 @@ def _content(path: str | None) -> bytes | None:
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:
-    """Return the pause that the receiver asks for, in seconds; None if it asks for none."""
+    """Return the pause that the receiver asks for, or a proxy before it, in seconds; None if they ask for none."""
     metadata: dict[str, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]  # named tuples
-    details = metadata.get("grpc-status-details-bin", b"")
     info = RetryInfo()
     try:
-        if not any(each.Unpack(info) for each in Status.FromString(details).details):
-            return None
+        if any(each.Unpack(info) for each in Status.FromString(metadata.get(_DETAILS, b"")).details):
+            delay_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+            return min(delay_s, MAX_RETRY_AFTER_S) if delay_s > 0 else None
     except DecodeError:
-        return None
-    delay_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
-    return min(delay_s, MAX_RETRY_AFTER_S) if delay_s > 0 else None
+        pass
+    return pause_s(metadata.get("retry-after", ""))
 
 
+_DETAILS: Final = "grpc-status-details-bin"
 _METHODS: Final[dict[Signal, str]] = {
     "traces": f"/{trace_service_pb2.DESCRIPTOR.services_by_name['TraceService'].full_name}/Export",
     "metrics": f"/{metrics_service_pb2.DESCRIPTOR.services_by_name['MetricsService'].full_name}/Export",

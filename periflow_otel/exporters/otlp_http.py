@@ -1,7 +1,7 @@
 """OTLP over HTTP.
 
-The standard library's client does what is wanted here and nothing more: it follows no redirect, reads no ``.netrc``,
-and decompresses nothing. It is given a connected socket, so that one deadline rules the whole request.
+The standard library's client does what is wanted here and nothing more: it follows no redirect and reads no ``.netrc``.
+It is given a connected socket, so that one deadline rules the whole request.
 """
 
 import gzip
@@ -11,11 +11,10 @@ import selectors
 import socket
 import ssl
 import time
+import zlib
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPResponse, RemoteDisconnected, parse_headers
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -25,12 +24,12 @@ from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import (
     HOLD_S,
     MAX_ANSWER_BYTES,
-    MAX_RETRY_AFTER_S,
     NO_HTTP,
     accepted,
     clean,
     explanation,
     judge_status,
+    pause_s,
     with_remedy,
 )
 from periflow_otel.exporters.tls import tls_context
@@ -119,7 +118,7 @@ class HttpTransport:
         said = explanation(reply.body, reply.content_type, headers)
         if 300 <= reply.status < 400 and reply.location:
             said = f"it leads to {clean(_without_query(reply.location), headers)}"
-        return judge_status(reply.status, self._url.netloc, said, _retry_after(reply.retry_after))
+        return judge_status(reply.status, self._url.netloc, said, pause_s(reply.retry_after))
 
     def _judge_stranger(self, reply: "_Reply") -> Outcome:
         """Say who answered with a success that no receiver of OTLP gives: nothing is delivered there."""
@@ -183,7 +182,7 @@ class _DeadlineSocket:
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return a file that reads from the socket."""
-        return io.BufferedReader(_DeadlineReader(self._connected, self._arm))
+        return _WholeLines(_DeadlineReader(self._connected, self._arm))
 
     def has_news(self) -> bool:
         """Say whether something arrived though nothing was asked: the other side has closed."""
@@ -200,6 +199,21 @@ class _DeadlineSocket:
         if remaining_s <= 0:
             raise TimeoutError
         self._connected.settimeout(remaining_s)
+
+
+class _WholeLines(io.BufferedReader):
+    """Tells headers that break off from those that have ended: to the standard library both are all there are."""
+
+    _has_begun = False
+
+    def readline(self, limit: int | None = -1, /) -> bytes:
+        line = super().readline(limit)
+        is_whole = line.endswith(b"\n") or len(line) == limit
+        if not is_whole and (self._has_begun or b"HTTP/".startswith(line[:5])):
+            message = "the connection was closed before the end of the answer"
+            raise RemoteDisconnected(message)
+        self._has_begun = True
+        return line
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -318,30 +332,41 @@ def _read(response: HTTPResponse) -> tuple[bytes, bool]:
         body = response.read(MAX_ANSWER_BYTES + 1)
     except (OSError, HTTPException, ValueError):
         return b"", False
-    return (body if len(body) <= MAX_ANSWER_BYTES else b""), not body
+    plain = _plain(body, response.headers.get("content-encoding", "").strip().lower())
+    return (plain if len(plain) <= MAX_ANSWER_BYTES else b""), not body
+
+
+def _plain(body: bytes, encoding: str) -> bytes:
+    """Return a body as it was before a proxy compressed it, unasked; nothing if it cannot be told how."""
+    if encoding in ("", "identity"):
+        return body
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, MAX_ANSWER_BYTES + 1)
+    except zlib.error:
+        return b""
 
 
 def _is_from_receiver(reply: _Reply, content_type: str) -> bool:
     """Tell the success of a receiver from that of whatever else may stand at a wrong address, such as a web page.
 
-    A receiver answers in the type of the request, or with nothing; protobuf has many names. Some answer protobuf with
-    JSON, which is theirs if it says nothing but what such an answer can say.
+    A receiver answers in the type of the request, or with nothing; protobuf has many names. JSON is that of a receiver
+    if it says what such an answer says, or nothing, whatever was asked in: any web service speaks it.
     """
-    if reply.is_empty or reply.content_type.startswith(content_type) or "protobuf" in reply.content_type:
+    if reply.is_empty or "protobuf" in reply.content_type:
         return True
-    return _is_json(reply.content_type) and _is_export_response(reply.body)
+    return _is_json(reply.content_type) and _is_export_response(reply.body, if_unreadable=_is_json(content_type))
 
 
 def _is_json(content_type: str) -> bool:
     return content_type.startswith("application/json")
 
 
-def _is_export_response(body: bytes) -> bool:
+def _is_export_response(body: bytes, *, if_unreadable: bool) -> bool:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(answer, dict) and answer.keys() <= {"partialSuccess", "partial_success"}
+        return if_unreadable
+    return isinstance(answer, dict) and (not answer or not answer.keys().isdisjoint(_PARTIAL_SUCCESS))
 
 
 def _without_query(url: str) -> str:
@@ -350,19 +375,9 @@ def _without_query(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def _retry_after(value: str) -> float | None:
-    """Return the seconds of a ``Retry-After``, or until the date in it, which is UTC; None if there are none."""
-    try:
-        if value.isascii() and value.isdigit():
-            seconds = float(value)
-        else:
-            date = parsedate_to_datetime(value)
-            seconds = date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(seconds, MAX_RETRY_AFTER_S) if seconds > 0 else None
-
-
+_GZIP_OR_ZLIB: Final = 47
+"""Either, with the largest window, as ``zlib`` has it."""
+_PARTIAL_SUCCESS: Final = ("partialSuccess", "partial_success")
 _FRAMING: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _LASTING: Final = (ValueError, ssl.SSLError, BadStatusLine, ConfigurationError)
 """What does not pass by itself."""
