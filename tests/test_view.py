@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorder import STARTED_NS, Recorder, S, give, make_run
+from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, make_run, play
 
 from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import Earlier, LogLine, Metric, StepEnded, Work
+from periflow_otel.translate import as_is
 from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
@@ -138,6 +139,42 @@ def test_values_are_at_their_steps():
     assert series(whole, key="deep.b.c")["last"] == [1.0]
     assert whole["ranks"][0]["text"] == {"note": "warm"}
     assert whole["run"]["last"] == {"loss": 3.0, "eval": 0.5, "deep.a": 1.0, "deep.b.c": 1.0}
+
+
+@given(SCRIPTS)
+def test_it_does_not_matter_when_records_are_put_away(script: Script):
+    """One by one, as where somebody looks all the time, or all at once, as where nobody does."""
+    recorder = Recorder()
+    play(script, recorder)
+    at_once, one_by_one = RunView("run"), RunView("run")
+    feed = RecordFeed(at_once, make_run())
+    give(feed, recorder.inputs)
+    feed.settle()
+    feed = RecordFeed(one_by_one, make_run())
+    for each in recorder.inputs:
+        feed.feed([as_is.StepBegan(*each) if isinstance(each, StepBegan) else each])
+        feed.settle()
+    assert rows_of(at_once) == rows_of(one_by_one)
+    ((_, rank),), ((_, other),) = at_once.ranks.items(), one_by_one.ranks.items()
+    kinds = ("durations", "gaps", "time", "phases", "phase_counts")
+    assert [rank.sums()[kind] for kind in kinds] == [other.sums()[kind] for kind in kinds]
+    for name in ("steps", "ended_step", "last_step", "seen_s", "text", "checkpoints", "errors", "nonfinite_by_key"):
+        assert getattr(rank, name) == getattr(other, name), name
+
+
+def rows_of(view: RunView) -> list[dict[str, Any]]:
+    """Return all series by name, without means, which differ by how they were rounded."""
+    found = sorted(view.to_dict()["series"], key=lambda each: (each["kind"], each["key"]))
+    return [{name: each[name] for name in each if name != "mean"} for each in found]
+
+
+def test_a_gap_that_is_not_known_is_none():
+    """As between two halves of a run in a notebook: it is not the shortest one."""
+    view = RunView("run")
+    feed = RecordFeed(view, make_run())
+    feed.feed(StepEnded(step, STARTED_NS + step * S, S // 2, None, gap) for step, gap in ((1, None), (2, S), (3, None)))
+    feed.settle()
+    assert view.to_dict()["ranks"][0]["gap"]["usual"] == pytest.approx(1, rel=0.05)
 
 
 def test_the_wall_time_is_that_of_the_instruments():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,6 @@ from periflow_otel.journal.pages import announce_page, forget_page, page_url
 from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
 from periflow_otel.records import RankLost, RankRun, RunFinished
-from periflow_otel.translate.as_is import StepBegan
-from periflow_otel.translate.telemetry import Span
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 from periflow_otel.web.http import Request, Response, refusal
@@ -40,7 +39,7 @@ _IS_WATCHED_S: Final = 10.0
 """A page in a browser asks once a second, one that is hidden every five."""
 _MAX_VIEWERS: Final = 64
 _HTML: Final = "text/html; charset=utf-8"
-_ENDINGS: Final = (RunFinished, RankLost)
+_ENDINGS: Final = frozenset({RunFinished, RankLost})
 
 _log = logging.getLogger("periflow_otel")
 
@@ -86,10 +85,10 @@ class LivePage:
         """Take records, steps that began, spans of stuck ranks and slow steps, and what agents say otherwise."""
         with self._lock:
             self._changed_s = time.monotonic()
-            for run, group in groupby(items, lambda item: item[0]):
+            for run, group in groupby(items, itemgetter(0)):
                 self._feed(run, [item for _, item in group])
             # Before the journal goes, which a script waits for that ends: afterwards its folder may be deleted.
-            if any(type(item) in _ENDINGS for _, item in items):
+            if not _ENDINGS.isdisjoint(type(item) for _, item in items):
                 self._leave_word()
         return taken(len(items))
 
@@ -123,16 +122,10 @@ class LivePage:
                 self._settle()  # what is seen of the machine is of the step that goes on
             self._view.add_reports(items)
             return
-        for each in items:
-            if type(each) is Span:
-                self._view.add_span(run.attempt, each)
         feed = self._feeds.get(run)
         if feed is None:
             feed = self._feeds[run] = RecordFeed(self._view, run)
-        feed.feed([each for each in items if type(each) not in (StepBegan, Span)])
-        for each in items:
-            if type(each) is StepBegan:
-                feed.step_began(*each)
+        feed.feed(items)
         self._has_left_word = False
         self._waiting += len(items)
         if self._waiting >= _MAX_WAITING:

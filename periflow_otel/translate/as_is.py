@@ -58,6 +58,10 @@ class EveryRecord(RecordTranslator):
         super().__init__(object, run, state)  # type: ignore[arg-type]  # every record is one
         self._open: StepBegan | None = None
 
+    def feed(self, records: Iterable[Record]) -> None:
+        """Keep all."""
+        self._records += records
+
     def step_began(self, step: int, started_unix_ns: int) -> None:
         """Note the step that is going on."""
         if step and self._open != (step, started_unix_ns):

@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import log2
+from math import floor, isfinite, log2
 from typing import Any, Final
 
 BINS_PER_OCTAVE: Final = 8
 """A bin is 9 % wide, so that a percentile is right to within 5 %."""
 MAX_ROWS: Final = 128
 _SHORTEST_S: Final = 1e-9
-_SHIFT: Final = 1000
-"""Makes the logarithm positive, for ``int`` to round it down."""
 
 
 class Heat:
@@ -74,9 +72,13 @@ def _middle_s(number: int) -> float:
     return float(2 ** ((number + 0.5) / BINS_PER_OCTAVE))
 
 
-def bins_of(durations_s: Iterable[float]) -> list[int]:
-    """Return for each duration the bin that holds it."""
-    return [int(log2(max(_SHORTEST_S, each)) * BINS_PER_OCTAVE + _SHIFT) - _SHIFT for each in durations_s]
+def bins_of(durations_s: Sequence[float]) -> list[int]:
+    """Return for each duration the bin that holds it; what is not known is in none."""
+    if not isfinite(sum(durations_s)):
+        durations_s = [each for each in durations_s if isfinite(each)]
+    if min(durations_s, default=1.0) < _SHORTEST_S:
+        durations_s = [max(_SHORTEST_S, each) for each in durations_s]
+    return list(map(floor, [BINS_PER_OCTAVE * each for each in map(log2, durations_s)]))
 
 
 def merged(heats: Iterable["Heat"]) -> "Heat":

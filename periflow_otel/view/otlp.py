@@ -122,16 +122,17 @@ class _Line(msgspec.Struct, frozen=True):
 
 _decode = msgspec.json.Decoder(_Line, strict=False).decode
 _decode_attributes = msgspec.json.Decoder(list[_Attribute], strict=False).decode
-_USUAL_STEP: Final = re.compile(
-    rb'\{"key":"%s","value":\{"intValue":"(\d+)"\}\},\{"key":"%s","value":\{"intValue":"(\d+)"\}\}'
+_STEP_KEY: Final = b'{"key":"%s",' % names.STEP.encode()
+_TEXT: Final = b'"stringValue"'
+_USUAL_END: Final = re.compile(
+    re.escape(_STEP_KEY) + rb'"value":\{"intValue":"(\d+)"\}\},\{"key":"%s","value":\{"intValue":"(\d+)"\}\}'
     rb'(?:,\{"key":"[a-z_.]+","value":\{"intValue":"\d+"\}\})*(?:,\{"key":"%s","value":\{"doubleValue":([^"}]+)\}\})?\]'
-    % tuple(re.escape(each).encode() for each in (names.STEP, names.RANK, names.GAP))
+    % tuple(re.escape(each).encode() for each in (names.RANK, names.GAP))
 )
 """How the attributes of most steps end where local mode writes them. No text in them can look so: its quotes are
 escaped."""
 _NOTHING: Final = _Value()
 _NAN: Final = float("nan")
-_PAUSE: Final = names.PAUSE.encode()
 
 
 class OtlpFeed:
@@ -410,9 +411,10 @@ def _usual_step(span: _Span) -> tuple[int, _Row] | None:
     Of a million steps nearly all are so, and this takes a fraction of the time.
     """
     raw = bytes(span.attributes)
-    if span.name != names.STEP_SPAN or span.events or span.status.code or b'"stringValue"' in raw or _PAUSE in raw:
+    start = raw.find(_STEP_KEY)
+    if span.name != names.STEP_SPAN or span.events or span.status.code or raw.find(_TEXT, 0, start) >= 0:
         return None
-    match = _USUAL_STEP.search(raw)
+    match = _USUAL_END.match(raw, max(start, 0))
     if match is None:
         return None
     number, rank, gap_s = match.groups()
@@ -512,9 +514,7 @@ def _times_s(points: Sequence[_Point]) -> list[float]:
 
 def _numbers(points: Sequence[_Point]) -> list[float]:
     values = [point.asInt if point.asDouble is None else point.asDouble for point in points]
-    if set(map(type, values)) == {float}:
-        return values  # type: ignore[return-value]  # as just seen
-    return list(map(_float, values))
+    return [_NAN if value is None else float(value) for value in values]
 
 
 def _number(point: _Point) -> float:

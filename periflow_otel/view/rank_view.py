@@ -221,11 +221,11 @@ class RankView:
         self, steps: Sequence[int], starts_s: Sequence[float], ends_s: Sequence[float], gaps: Sequence[float]
     ) -> None:
         """Compare the clock with the time between steps, which is measured without it."""
-        for step, start_s, end_s, gap_s in zip(steps, starts_s, ends_s, gaps, strict=True):
-            set_by_s = start_s - self._stopped_s - gap_s
-            if abs(set_by_s) > CLOCK_SET_S:  # not of the first, of which the time before is not known
-                self.clock_sets.add(step=step, time=round(start_s, 3), seconds=round(set_by_s, 3))
-            self._stopped_s = end_s
+        stops_s, self._stopped_s = [self._stopped_s, *ends_s[:-1]], ends_s[-1]
+        set_by_s = [start - stop - gap for start, stop, gap in zip(starts_s, stops_s, gaps, strict=True)]
+        # NaN is neither: of the first step it is not known what was before
+        for i in [i for i, by_s in enumerate(set_by_s) if by_s > CLOCK_SET_S or by_s < -CLOCK_SET_S]:
+            self.clock_sets.add(step=steps[i], time=round(starts_s[i], 3), seconds=round(set_by_s[i], 3))
 
     def add_values(
         self, key: str, steps: Sequence[int], times_s: Sequence[float], values: Sequence[float],

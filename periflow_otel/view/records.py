@@ -21,9 +21,10 @@ from periflow_otel.records import (
     StepEnded,
 )
 from periflow_otel.run_config import without_user_info
+from periflow_otel.translate.as_is import StepBegan
 from periflow_otel.translate.log_records import severity
 from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
-from periflow_otel.translate.telemetry import Observed
+from periflow_otel.translate.telemetry import Observed, Span
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import CHECKPOINT, RESTART, WallTime
 from periflow_otel.view.lately import NOTE_S
@@ -31,8 +32,12 @@ from periflow_otel.view.rank_view import Member
 from periflow_otel.view.run_view import RunView
 from periflow_otel.view.said import WARNING, Said
 
+Fed = Record | Observed | StepBegan | Span
+"""What is known of a rank: its records, and what its agent sees."""
 _NAN: Final = float("nan")
 _NOTE_NS: Final = int(NOTE_S * 1e9)
+_APART: Final = frozenset({StepBegan, Span, LogLine})
+"""Of these there may be many, and what comes before and after them may be put away together."""
 _ENOUGH: Final = 4096
 """Records that are put away at once, at most: one by one each would take ten times as long."""
 
@@ -46,7 +51,7 @@ class RecordFeed:
         view.name = str(dict(run.resource).get(names.RUN_NAME, ""))
         self._view = view
         self._run = run
-        self._waiting: list[Record | Observed] = []
+        self._waiting: list[Fed] = []
         self._noted_unix_ns = 0
         self._rank = view.rank(member_of(run))
         self._rank.peak_flops = run.work.peak_flops if run.work else None
@@ -55,7 +60,7 @@ class RecordFeed:
             self._rank.restart_gap_s = restart_gap_ns(run) / 1e9
             self._wall_time.spent_ns[RESTART] = restart_gap_ns(run)
 
-    def feed(self, records: Iterable[Record | Observed]) -> None:
+    def feed(self, records: Iterable[Fed]) -> None:
         """Take some records, and what was seen of the rank.
 
         They may wait for more of them: ``settle`` is to be called before the view is read.
@@ -77,19 +82,22 @@ class RecordFeed:
             kind = type(record)
             if kind is StepEnded:
                 if not 0 <= record.start_unix_ns - self._noted_unix_ns < _NOTE_NS:  # type: ignore[union-attr]
-                    self._add_common(steps, metrics)
-                    steps, metrics = [], []
+                    self._end_steps(steps)
+                    steps = []
                     self._note(record.start_unix_ns)  # type: ignore[union-attr]
                 steps.append(record)  # type: ignore[arg-type]  # as just seen
             elif kind is Metric:
                 metrics.append(record)  # type: ignore[arg-type]  # as just seen
-            elif kind is LogLine:  # it changes nothing for the others, and there may be many
-                self._add_line(record)  # type: ignore[arg-type]  # as just seen
+            elif kind in _APART:
+                self._add_apart(record)
             else:
-                self._add_common(steps, metrics)
-                steps, metrics = [], []
+                self._end_steps(steps)
+                steps = []
+                self._note_metrics(metrics)
                 self._add_rare(record)
-        self._add_common(steps, metrics)
+        self._end_steps(steps)
+        self._note_metrics(metrics)
+        self._add_metrics(metrics)
         self._note_time()
 
     def _note(self, unix_ns: int) -> None:
@@ -101,16 +109,21 @@ class RecordFeed:
     def _note_time(self) -> None:
         self._rank.spent_s.update((kind, spent_ns / 1e9) for kind, spent_ns in self._wall_time.spent_ns.items())
 
-    def _add_common(self, steps: list[StepEnded], metrics: list[Metric]) -> None:
-        """Take what lies between two rare records."""
-        if steps:
-            self._wall_time.end_steps(steps)
-            self._end_steps(steps)
+    def _note_metrics(self, metrics: list[Metric]) -> None:
         if metrics:
             self._wall_time.note(metrics[-1].time_unix_ns)
-            self._add_metrics(metrics)
 
-    def _add_rare(self, record: Record | Observed) -> None:
+    def _add_apart(self, record: Fed) -> None:
+        """Take what changes nothing for others."""
+        match record:
+            case StepBegan():
+                self.step_began(*record)
+            case Span():
+                self._view.add_span(self._run.attempt, record)
+            case LogLine():
+                self._add_line(record)
+
+    def _add_rare(self, record: Fed) -> None:
         match record:
             case Checkpoint():
                 self._add_checkpoint(record)
@@ -172,6 +185,9 @@ class RecordFeed:
             self._rank.add_error(record.last_started_step, record.time_unix_ns / 1e9, outcome_of(record))
 
     def _end_steps(self, records: list[StepEnded]) -> None:
+        if not records:
+            return
+        self._wall_time.end_steps(records)
         self._rank.end_steps(
             [each.step for each in records],
             [each.start_unix_ns / 1e9 for each in records],
@@ -187,16 +203,19 @@ class RecordFeed:
             self._rank.redone_steps += sum(each.step <= self._run.earlier.last_step for each in records)
 
     def _add_metrics(self, records: list[Metric]) -> None:
+        if not records:
+            return
         steps = [each.step for each in records]
         times_s = [each.time_unix_ns / 1e9 for each in records]
         rows = [each.values for each in records]
-        for key in dict.fromkeys(chain.from_iterable(rows)):
-            if all(key in row for row in rows):
+        if all(row.keys() == rows[0].keys() for row in rows):
+            for key in rows[0]:
                 self._add_column(key, steps, times_s, [row[key] for row in rows])
-            else:
-                some = [i for i, row in enumerate(rows) if key in row]
-                values = [rows[i][key] for i in some]
-                self._add_column(key, [steps[i] for i in some], [times_s[i] for i in some], values)
+            return
+        for key in dict.fromkeys(chain.from_iterable(rows)):
+            some = [i for i, row in enumerate(rows) if key in row]
+            values = [rows[i][key] for i in some]
+            self._add_column(key, [steps[i] for i in some], [times_s[i] for i in some], values)
 
     def _add_column(self, key: str, steps: list[int], times_s: list[float], values: list[Any]) -> None:
         if set(map(type, values)) == {float}:

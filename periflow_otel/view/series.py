@@ -7,8 +7,9 @@ become one.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
+from operator import add
 from typing import Any, Final
 
 MAX_ROWS: Final = 512
@@ -29,7 +30,7 @@ class Series:
         self.step, self.time, self.last = array("d"), array("d"), array("d")
         """Of the last value in a row; ``last`` is the last finite one, NaN if there is none."""
         self.low, self.high, self.total = array("d"), array("d"), array("d")
-        """Over the finite values in a row."""
+        """Over the finite values in a row; infinite the wrong way round where there are none."""
         self.count, self.nonfinite = array("q"), array("q")
         """How many finite values a row has, and how many others."""
         self._revised = array("q")
@@ -57,15 +58,13 @@ class Series:
         if steps != (ordered := sorted(steps)):
             order = sorted(range(len(steps)), key=steps.__getitem__)
             steps, times, values = ordered, [times[i] for i in order], [values[i] for i in order]
-        if steps:
-            self._make_room(steps, max_rows)
-        start = 0
-        while start < len(steps):
-            bucket = steps[start] // self.width
-            end = bisect_left(steps, (bucket + 1) * self.width, start)
-            self._put(bucket, steps[end - 1], times[end - 1], values[start:end])
-            start = end
-            self.fit(max_rows, revision)
+        if not steps:
+            return
+        self._make_room(steps, max_rows)
+        known = bisect_left(steps, self._end()) if isfinite(sum(values)) else len(steps)
+        for part in self._parts(steps[:known]):
+            self._put(steps[part.stop - 1], times[part.stop - 1], values[part])
+        self._append(steps[known:], times[known:], values[known:])
 
     def _make_room(self, steps: Sequence[int], max_rows: int) -> None:
         """Join rows at once, before there are too many: values need not be put into rows that are joined anyway."""
@@ -75,6 +74,19 @@ class Series:
             if len(buckets) <= max_rows:
                 return
             self._coarsen()
+
+    def _end(self) -> float:
+        """Return the first step that is of no row yet, nor of one before."""
+        return (self.step[-1] // self.width + 1) * self.width if len(self.step) else 0
+
+    def _parts(self, steps: Sequence[int]) -> list[slice]:
+        """Return which of the steps are of one row each."""
+        parts, start = [], 0
+        while start < len(steps):
+            end = bisect_left(steps, (steps[start] // self.width + 1) * self.width, start)
+            parts.append(slice(start, end))
+            start = end
+        return parts
 
     def fit(self, max_rows: int, revision: int) -> None:
         """Join rows until there are no more than so many."""
@@ -119,16 +131,29 @@ class Series:
             columns["nonfinite"] = list(self.nonfinite[start:])
         return columns
 
-    def _put(self, bucket: int, step: int, time: float, values: Sequence[float]) -> None:
+    def _append(self, steps: Sequence[int], times: Sequence[float], values: Sequence[float]) -> None:
+        """Add values, all finite, that are later than all rows."""
+        parts = self._parts(steps)
+        lasts, rows = [part.stop - 1 for part in parts], [values[part] for part in parts]
+        for column, of in ((self.step, steps), (self.time, times), (self.last, values)):
+            column.extend([of[last] for last in lasts])
+        self.low.extend(map(min, rows))
+        self.high.extend(map(max, rows))
+        self.total.extend(map(sum, rows))
+        self.count.extend(map(len, rows))
+        self.nonfinite.extend([0] * len(rows))
+        self._revised.extend([self.revision] * len(rows))
+
+    def _put(self, step: int, time: float, values: Sequence[float]) -> None:
         """Add values of one row, with the last step and time among them."""
         finite, total = values, sum(values)
         if not isfinite(total):
             finite = [value for value in values if isfinite(value)]
             total = sum(finite)
-        row = self._row(bucket)
+        row = self._row(step // self.width)
         if finite:
-            self.low[row] = _lower(min(finite), self.low[row])
-            self.high[row] = -_lower(-max(finite), -self.high[row])
+            self.low[row] = min(self.low[row], *finite)
+            self.high[row] = max(self.high[row], *finite)
             self.total[row] += total
             self.count[row] += len(finite)
         self.nonfinite[row] += len(values) - len(finite)
@@ -141,45 +166,43 @@ class Series:
         """Return the row of a bucket, which may be a new one."""
         row = bisect_left(self.step, bucket * self.width)
         if row == len(self.step) or self.step[row] // self.width != bucket:
-            for column in (self.time, self.last, self.low, self.high):
-                column.insert(row, _NAN)
-            self.step.insert(row, bucket * self.width)
-            self.total.insert(row, 0.0)
-            for counts in (self.count, self.nonfinite, self._revised):
-                counts.insert(row, 0)
+            nothing = (bucket * self.width, _NAN, _NAN, _INFINITE, -_INFINITE, 0.0, 0, 0, 0)
+            for column, value in zip((*self._columns(), self._revised), nothing, strict=True):
+                column.insert(row, value)
         self._revised[row] = self.revision
         if row < len(self.step) - 1:
             self.redrawn = self.revision
         return row
 
     def _coarsen(self) -> None:
-        """Let a row stand for twice as many steps."""
+        """Let a row stand for twice as many steps: of two neighbours one is made, or one stays as it is."""
         self.width *= 2
-        fine, self.redrawn = self._take_rows(), self.revision
-        for step, time, last, low, high, total, count, nonfinite in fine:
-            if not len(self.step) or self.step[-1] // self.width != step // self.width:
-                self._row(int(step // self.width))
-            self.step[-1], self.time[-1] = step, time
-            self.last[-1] = self.last[-1] if last != last else last  # noqa: PLR0124  # NaN alone is not itself
-            self.low[-1], self.high[-1] = _lower(low, self.low[-1]), -_lower(-high, -self.high[-1])
-            self.total[-1] += total
-            self.count[-1] += count
-            self.nonfinite[-1] += nonfinite
+        self.redrawn = self.revision
+        buckets = [step // self.width for step in self.step]
+        firsts = [row for row, bucket in enumerate(buckets) if not row or bucket != buckets[row - 1]]
+        lasts = [row - 1 for row in (*firsts, len(buckets))[1:]]
+        pairs = list(zip(firsts, lasts, strict=True))
+        for column, join in zip(self._columns(), _JOINS, strict=True):
+            joined = [column[one] if one == other else join(column[one], column[other]) for one, other in pairs]
+            column[:] = array(column.typecode, joined)
+        self._revised = array("q", [self.revision]) * len(pairs)
 
-    def _take_rows(self) -> list[tuple[Any, ...]]:
-        columns = (self.step, self.time, self.last, self.low, self.high, self.total, self.count, self.nonfinite)
-        rows = list(zip(*columns, strict=True))
-        for column in (*columns, self._revised):
-            del column[:]
-        return rows
+    def _columns(self) -> tuple["array[Any]", ...]:
+        return self.step, self.time, self.last, self.low, self.high, self.total, self.count, self.nonfinite
 
 
+def _later(_: float, other: float) -> float:
+    return other
+
+
+def _later_known(value: float, other: float) -> float:
+    return value if other != other else other  # noqa: PLR0124  # NaN alone is not itself
+
+
+_JOINS: Final[tuple[Callable[[Any, Any], Any], ...]] = (_later, _later, _later_known, min, max, add, add, add)
+"""How two neighbours become one, by column."""
 _NAN: Final = float("nan")
-
-
-def _lower(value: float, other: float) -> float:
-    """Return the lower one of two values; NaN is none."""
-    return other if other < value or value != value else value  # noqa: PLR0124  # as above
+_INFINITE: Final = float("inf")
 
 
 def _shown(values: Sequence[float], digits: int | None) -> list[float | None]:
