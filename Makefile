@@ -29,6 +29,7 @@ check: $(VENV)/.has-tests
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/mypy tests/scripts/typed.py
 
 bench: $(VENV)/.has-package
 	$(BIN)/python benchmarks/bench_step.py $(BENCH_ARGS)

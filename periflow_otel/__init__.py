@@ -28,7 +28,7 @@ from periflow_otel.errors import (
     StepAlreadyStartedError,
     StepNotStartedError,
 )
-from periflow_otel.records import JSONValue
+from periflow_otel.records import Value
 from periflow_otel.training.run import TrainingRun
 from periflow_otel.training.stepping import EndStep, StepContext
 
@@ -173,7 +173,7 @@ def train_step(step: int | None = None) -> StepContext:
     return StepContext(_begin_step, step)
 
 
-def metric(msg: Mapping[str, JSONValue], step: int | None = None) -> None:
+def metric(msg: Mapping[str, Value], step: int | None = None) -> None:
     """Record values of a step; see ``TrainingRun.metric``.
 
     Args:
@@ -224,7 +224,7 @@ def current_run() -> TrainingRun | None:
     return _default
 
 
-def span(name: str, /, **attributes: JSONValue) -> AbstractContextManager[None]:
+def span(name: str, /, **attributes: Value) -> AbstractContextManager[None]:
     """Return a context manager that records a phase, such as ``"evaluation"``; see ``TrainingRun.span``.
 
     Args:

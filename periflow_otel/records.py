@@ -6,7 +6,7 @@ integers beyond 64 bits, and text that is not valid Unicode.
 
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -15,8 +15,16 @@ from periflow_otel.processes import Process
 _AGENT: Final = -1
 """Stands where a rank has its number."""
 
-JSONValue = float | int | bool | str | None | list["JSONValue"] | dict[str, "JSONValue"]
-"""What a metric value may be, besides a NumPy or tensor scalar."""
+
+class Scalar(Protocol):
+    """A number of another library: NumPy's, or a tensor of one element."""
+
+    def item(self) -> Any:
+        """Return it as Python's."""
+
+
+Value = float | int | bool | str | list[Any] | tuple[Any, ...] | dict[str, Any] | Scalar | None
+"""What can be recorded under a key: a JSON value, or a scalar."""
 
 
 class Earlier(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import periflow_otel as pf
 from periflow_otel import names
@@ -27,7 +27,7 @@ from periflow_otel.journal.control import ANY_STEP, Control
 from periflow_otel.journal.folders import node_folders
 from periflow_otel.journal.reader import Head, Position
 from periflow_otel.journal.segment import CREATED_MONOTONIC_NS, Segment, segment_indices, segment_path
-from periflow_otel.records import Checkpoint, JSONValue, Metric, RankRun, Record, RunFinished, StepEnded
+from periflow_otel.records import Checkpoint, Metric, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.steps import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Point, Span
@@ -77,7 +77,7 @@ class Step(NamedTuple):
     duration_s: float
     error: str | None
     """Type of the exception that ended it."""
-    metrics: dict[str, JSONValue]
+    metrics: dict[str, Any]
     """What ``pf.metric`` was told from its start to the start of the next step; of a repeated key, the last value."""
 
 
@@ -102,7 +102,7 @@ class Captured:
         """Every step that has ended, whatever is sampled."""
         return [step for journal in self._journals() for step in journal.steps()]
 
-    def metrics(self, key: str) -> list[JSONValue]:
+    def metrics(self, key: str) -> list[Any]:
         """Return every value that ``pf.metric`` was told under ``key``, in order, those outside steps too."""
         records = [record for record in self._records() if isinstance(record, Metric)]
         return [record.values[key] for record in records if key in record.values]
@@ -230,7 +230,7 @@ class _Journal(NamedTuple):
     records: list[Record]
 
     def steps(self) -> Iterator[Step]:
-        metrics: dict[int, dict[str, JSONValue]] = {}
+        metrics: dict[int, dict[str, Any]] = {}
         for record in self.records:
             if isinstance(record, Metric):
                 metrics.setdefault(record.step, {}).update(record.values)

@@ -25,12 +25,12 @@ from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.logs import limit_repeats
 from periflow_otel.records import (
     Checkpoint,
-    JSONValue,
     Paused,
     Phase,
     RankRun,
     RunFinished,
     StepEnded,
+    Value,
     encode,
     encode_end,
     encode_metric,
@@ -287,7 +287,7 @@ class TrainingRun:
             self._config = more
             self._journal.open_with(more.encoded())
 
-    def metric(self, msg: Mapping[str, JSONValue], step: int | None = None) -> None:
+    def metric(self, msg: Mapping[str, Value], step: int | None = None) -> None:
         """Record values of a step.
 
         Args:
@@ -350,7 +350,7 @@ class TrainingRun:
         return self._saves.is_due(self._step)
 
     @contextmanager
-    def span(self, name: str, /, **attributes: JSONValue) -> Iterator[None]:
+    def span(self, name: str, /, **attributes: Value) -> Iterator[None]:
         """Record a phase, such as ``"evaluation"``: a span below the current phase or step, or below the run.
 
         Args:
