@@ -29,7 +29,7 @@ from periflow_otel.journal.reader import Head, Position
 from periflow_otel.journal.segment import CREATED_MONOTONIC_NS, Segment, segment_indices, segment_path
 from periflow_otel.records import Checkpoint, Metric, RankRun, Record, RunFinished, StepEnded
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Point, Span
 
 __all__ = ["Captured", "FakeClock", "Step", "capture"]

@@ -15,7 +15,7 @@ from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.otlp.json import traces_json
 from periflow_otel.records import Raised, RunFinished
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView

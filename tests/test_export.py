@@ -12,7 +12,7 @@ from recorder import STARTED_NS, Recorder, S, give, make_run
 from periflow_otel.cli import main
 from periflow_otel.exporters.otlp_file import OtlpPointFile, OtlpSpanFile
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 
 
 def record(folder: Path, rank: int = 0, run_id: str = "run", steps: int = 3, log: str = "train") -> None:

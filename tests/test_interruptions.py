@@ -16,7 +16,7 @@ import pytest
 import periflow_otel as pf
 from periflow_otel import testing
 from periflow_otel.records import RunFinished
-from periflow_otel.translate.steps import outcome_of
+from periflow_otel.translate.facts import outcome_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")

@@ -9,7 +9,7 @@ import pytest
 import periflow_otel as pf
 from periflow_otel import names, testing
 from periflow_otel.records import RunFinished
-from periflow_otel.translate.steps import outcome_of
+from periflow_otel.translate.facts import outcome_of
 from periflow_otel.translate.telemetry import Span
 
 pytest.importorskip("torch", reason="torch is not installed")

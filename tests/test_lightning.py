@@ -14,7 +14,7 @@ from recorded import journals, run_script
 import periflow_otel as pf
 from periflow_otel import names, testing
 from periflow_otel.records import RunFinished, StepEnded
-from periflow_otel.translate.steps import outcome_of
+from periflow_otel.translate.facts import outcome_of
 from periflow_otel.translate.telemetry import Span
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -11,7 +11,7 @@ from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, 
 from periflow_otel import ids, names
 from periflow_otel.records import LogLine, RankRun, Record
 from periflow_otel.translate.log_records import LogTranslator, severity
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.translate.telemetry import LogRecord
 
 LINE = LogLine(

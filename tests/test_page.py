@@ -26,8 +26,8 @@ from periflow_otel.exporters.live_page import LivePage
 from periflow_otel.journal.folders import node_folder
 from periflow_otel.page.report import report_html
 from periflow_otel.records import Config, Earlier, LogLine, Raised, RankRun, RunFinished
-from periflow_otel.translate.stacks import Frame
-from periflow_otel.translate.stuck import find_culprits
+from periflow_otel.translate.stragglers.stacks import Frame
+from periflow_otel.translate.stragglers.stuck import find_culprits
 from periflow_otel.translate.telemetry import Span
 from periflow_otel.view.records import RecordFeed, member_of
 from periflow_otel.view.run_view import RunView

@@ -14,7 +14,7 @@ from periflow_otel import names
 from periflow_otel.records import Paused, StepEnded
 from periflow_otel.training.pauses import LEAST_NS, Pauses
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 

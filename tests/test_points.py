@@ -26,7 +26,7 @@ from periflow_otel.records import (
 )
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.translate.telemetry import Histogram, Observation, Observed, Point
 from periflow_otel.translate.values import MAX_KEYS
 

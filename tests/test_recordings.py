@@ -25,7 +25,7 @@ from periflow_otel.records import Earlier, RankRun
 from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView

@@ -7,12 +7,12 @@ from recorder import MS, STARTED_NS, S, make_run
 from test_stuck import ALL_REDUCE, BACKWARD, LOADER, MAIN, SITE
 
 from periflow_otel import ids
-from periflow_otel.agent.allowance import BURST_S, SHARE, Allowance
-from periflow_otel.agent.rhythm import LEAST_KNOWN, LOOK_EXCESS_S, LOOK_FACTOR, Rhythm, is_slow
+from periflow_otel.agent.stragglers.allowance import BURST_S, SHARE, Allowance
+from periflow_otel.agent.stragglers.rhythm import LEAST_KNOWN, LOOK_EXCESS_S, LOOK_FACTOR, Rhythm, is_slow
 from periflow_otel.journal.reader import Head
-from periflow_otel.translate.slow import LASTING_SHARE, Culprit, Doing, Look, Sample, find_culprit
-from periflow_otel.translate.slow_spans import Slowness, slow_span
-from periflow_otel.translate.stacks import Frame, Stack
+from periflow_otel.translate.stragglers.slow import LASTING_SHARE, Culprit, Doing, Look, Sample, find_culprit
+from periflow_otel.translate.stragglers.slow_spans import Slowness, slow_span
+from periflow_otel.translate.stragglers.stacks import Frame, Stack
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 

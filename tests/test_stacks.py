@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from programs import wait_until
 
 from periflow_otel.journal.stacks import MAX_BYTES, StackFile
-from periflow_otel.translate.stacks import (
+from periflow_otel.translate.stragglers.stacks import (
     Fatal,
     Frame,
     from_ranges,

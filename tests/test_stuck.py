@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 
-from periflow_otel.agent.progress import FACTOR, LONG_FACTOR, PAUSE_FACTOR, Progress
+from periflow_otel.agent.stragglers.progress import FACTOR, LONG_FACTOR, PAUSE_FACTOR, Progress
 from periflow_otel.journal.reader import Head
 from periflow_otel.records import StepEnded
-from periflow_otel.translate.activities import Activity
-from periflow_otel.translate.stacks import Frame, Stack
-from periflow_otel.translate.stuck import Witness, find_culprits
+from periflow_otel.translate.stragglers.activities import Activity
+from periflow_otel.translate.stragglers.stacks import Frame, Stack
+from periflow_otel.translate.stragglers.stuck import Witness, find_culprits
 
 LEAST_S = 20.0
 LOOK_S = 0.1

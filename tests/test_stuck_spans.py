@@ -5,8 +5,8 @@ from recorder import STARTED_NS, S, make_run
 from test_stuck import ALL_REDUCE, LOADER, at
 
 from periflow_otel import ids
-from periflow_otel.translate.stuck import find_culprits
-from periflow_otel.translate.stuck_spans import StuckReport, describe, stuck_span
+from periflow_otel.translate.stragglers.stuck import find_culprits
+from periflow_otel.translate.stragglers.stuck_spans import StuckReport, describe, stuck_span
 from periflow_otel.translate.telemetry import Span
 from periflow_otel.view.findings import find
 from periflow_otel.view.records import RecordFeed

@@ -13,8 +13,8 @@ from programs import wait_until
 from typing_extensions import Self
 
 from periflow_otel import names
-from periflow_otel.agent.progress import LONG_FACTOR
-from periflow_otel.agent.stuck import StuckWatch
+from periflow_otel.agent.stragglers.progress import LONG_FACTOR
+from periflow_otel.agent.stragglers.stuck import StuckWatch
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.exporters import Item
 from periflow_otel.journal.folders import node_folders

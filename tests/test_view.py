@@ -16,7 +16,7 @@ from periflow_otel.records import Earlier, LogLine, Metric, StepEnded, Work
 from periflow_otel.translate import as_is
 from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.view.heat import bins_of, quantile
 from periflow_otel.view.otlp import OtlpFeed
 from periflow_otel.view.peaks import peak_of

@@ -17,8 +17,8 @@ from periflow_otel.agent.machine.watching import MachineWatch
 from periflow_otel.agent.pace import interval_for, until_beat_s
 from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
-from periflow_otel.agent.slow import IDLE_S, SlowWatch
-from periflow_otel.agent.stuck import StuckWatch
+from periflow_otel.agent.stragglers.slow import IDLE_S, SlowWatch
+from periflow_otel.agent.stragglers.stuck import StuckWatch
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.exporters import Item
 from periflow_otel.journal.agent_lock import (

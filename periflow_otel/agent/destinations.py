@@ -20,7 +20,7 @@ from periflow_otel.translate import MakeTranslator
 from periflow_otel.translate.as_is import EveryRecord, RecordTranslator
 from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 
 LOG_INTERVAL_S: Final = 0.25
 """How often the metric log grows: somebody may be watching it."""

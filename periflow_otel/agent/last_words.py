@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from periflow_otel.journal.stacks import StackFile
-from periflow_otel.translate.stacks import parse_fatal, traceback_text, user_frame
+from periflow_otel.translate.stragglers.stacks import parse_fatal, traceback_text, user_frame
 
 _END_BYTES: Final = 64 << 10
 

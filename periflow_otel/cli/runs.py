@@ -26,7 +26,7 @@ from periflow_otel.journal.reader import Written, unreadable_journals, written_j
 from periflow_otel.journal.space import size_bytes
 from periflow_otel.records import RankRun
 from periflow_otel.settings.export import ExportSettings
-from periflow_otel.translate.steps import SAMPLED_OUT
+from periflow_otel.translate.spans import SAMPLED_OUT
 
 SHOWN: Final = 10
 """How many runs are told of one by one, the latest first."""

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 
-from periflow_otel.agent.inquiry import Inquiry
+from periflow_otel.agent.stragglers.inquiry import Inquiry
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.cli.known_runs import find_run, known_runs
 from periflow_otel.page.words import one_line
 from periflow_otel.settings.paths import find_state_dirs
-from periflow_otel.translate.stacks import traceback_text
-from periflow_otel.translate.stuck import Finding
+from periflow_otel.translate.stragglers.stacks import traceback_text
+from periflow_otel.translate.stragglers.stuck import Finding
 
 _STACKS = 3
 _PAUSE_S = 0.05

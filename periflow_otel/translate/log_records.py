@@ -8,7 +8,7 @@ from periflow_otel import names
 from periflow_otel.identities import identify
 from periflow_otel.records import LogLine, RankRun, Record
 from periflow_otel.run_config import without_user_info
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.translate.telemetry import Attributes, AttributeValue, LogRecord, Observed, Span
 from periflow_otel.translate.values import to_attribute, whole
 

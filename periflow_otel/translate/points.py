@@ -28,9 +28,9 @@ from periflow_otel.records import (
     RunFinished,
     StepEnded,
 )
+from periflow_otel.translate.facts import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Exemplar, Observation, Observed, Point
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, label, number
 from periflow_otel.translate.walltime import RESTART, WallTime

@@ -22,8 +22,8 @@ from periflow_otel.records import (
 )
 from periflow_otel.run_config import without_user_info
 from periflow_otel.translate.as_is import StepBegan
+from periflow_otel.translate.facts import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.log_records import severity
-from periflow_otel.translate.steps import outcome_of, pauses_of, restart_gap_ns, save_type
 from periflow_otel.translate.telemetry import Observed, Span
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import CHECKPOINT, RESTART, WallTime

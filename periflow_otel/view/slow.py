@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from periflow_otel import names
-from periflow_otel.translate.stacks import from_ranges, ranges
+from periflow_otel.translate.stragglers.stacks import from_ranges, ranges
 from periflow_otel.view.stuck import stacks_of
 
 MAX_KEPT: Final = 50

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from periflow_otel import names
-from periflow_otel.translate.stacks import from_ranges
+from periflow_otel.translate.stragglers.stacks import from_ranges
 
 MAX_KEPT: Final = 50
 """So many times are kept, the latest."""

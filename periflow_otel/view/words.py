@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from periflow_otel.translate.stacks import ranges
+from periflow_otel.translate.stragglers.stacks import ranges
 
 
 def duration_words(seconds: float) -> str:

@@ -11,7 +11,7 @@ from recorder import MS, SCRIPTS, STARTED_NS, Input, Recorder, S, Script, give, 
 
 from periflow_otel import ids
 from periflow_otel.records import Config, Metric, RankLost, RankRun, RunFinished, StepEnded, decode, encode_metric
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.translate.telemetry import Event, Link, Span
 from periflow_otel.translate.values import MAX_KEYS, MAX_TEXT_CHARS
 

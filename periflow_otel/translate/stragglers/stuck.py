@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from periflow_otel.translate.activities import HARMLESS, LONG, Activity, activity_of, collective
-from periflow_otel.translate.stacks import Frame, Stack, calls, ranges, user_frame
+from periflow_otel.translate.stragglers.activities import HARMLESS, LONG, Activity, activity_of, collective
+from periflow_otel.translate.stragglers.stacks import Frame, Stack, calls, ranges, user_frame
 
 
 class Witness(NamedTuple):

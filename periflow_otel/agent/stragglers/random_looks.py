@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from periflow_otel.agent.sampling import Sampling
+from periflow_otel.agent.stragglers.sampling import Sampling
 from periflow_otel.agent.watch import RankJournal
-from periflow_otel.translate.slow import LASTING_SHARE, Culprit, Look, find_culprit
+from periflow_otel.translate.stragglers.slow import LASTING_SHARE, Culprit, Look, find_culprit
 
 KNOWN: Final = 60
 """So many looks count, the latest."""
@@ -24,7 +24,7 @@ _PATIENCE: Final = 3
 """After so many times that answers were looked for they are not waited for."""
 
 
-class Spots:
+class RandomLooks:
     """Of a run on this node. It waits for nobody."""
 
     def __init__(self, journals: Sequence[RankJournal], now_s: float) -> None:

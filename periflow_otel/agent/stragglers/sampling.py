@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from periflow_otel.agent.asking import Question, respondent
+from periflow_otel.agent.stragglers.asking import Question, respondent
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.processes import is_held
-from periflow_otel.translate.slow import Doing, Look, Sample
-from periflow_otel.translate.stacks import Stack
+from periflow_otel.translate.stragglers.slow import Doing, Look, Sample
+from periflow_otel.translate.stragglers.stacks import Stack
 
 MAX_LOOKS: Final = 20
 """So many tell what ranks do in a step, however long it takes."""

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from periflow_otel.translate.activities import Activity, activity_of, collective, may_wait
-from periflow_otel.translate.stacks import Frame, Stack, user_frame
-from periflow_otel.translate.stuck import place_of
+from periflow_otel.translate.stragglers.activities import Activity, activity_of, collective, may_wait
+from periflow_otel.translate.stragglers.stacks import Frame, Stack, user_frame
+from periflow_otel.translate.stragglers.stuck import place_of
 
 LEAST_LOOKS: Final = 3
 """At so many looks a rank must have held up others,"""

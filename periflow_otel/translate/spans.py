@@ -28,13 +28,13 @@ from periflow_otel.records import (
     StepEnded,
 )
 from periflow_otel.run_config import without_user_info
+from periflow_otel.translate.facts import KILLED, outcome_of, restart_gap_ns, save_type
 from periflow_otel.translate.sampling import SamplerState, StepSampler
 from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Observed, Span
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute, whole
 
 SAMPLED_OUT: Final = "sampled_out"
 """Why a step or a phase in it has no span: a ratio was asked for, and nothing is remarkable about the step."""
-_KILLED: Final = "killed"
 
 
 class StepDraft(msgspec.Struct, array_like=True):
@@ -264,7 +264,7 @@ class SpanTranslator:
     def _lose(self, record: RankLost) -> None:
         if record.last_started_step > self.state.ended_step:
             duration_ns = max(0, record.time_unix_ns - record.last_started_unix_ns)
-            self._close(StepEnded(record.last_started_step, record.last_started_unix_ns, duration_ns, _KILLED))
+            self._close(StepEnded(record.last_started_step, record.last_started_unix_ns, duration_ns, KILLED))
         self._finish(record)
 
     def _note_raised(self, record: Raised) -> None:
@@ -273,7 +273,7 @@ class SpanTranslator:
     def _finish(self, record: RunFinished | RankLost) -> None:
         if self.state.draft:
             self._release(self.state.draft)
-        error = _KILLED if isinstance(record, RankLost) else record.error
+        error = KILLED if isinstance(record, RankLost) else record.error
         events = _end_of(record, self.state.raised)
         self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error, events))
 
@@ -478,36 +478,6 @@ def _config_attributes(record: Config) -> dict[str, AttributeValue]:
     return {names.CONFIG_PREFIX + key: to_attribute(value) for key, value in record.values.items()}
 
 
-_INTERRUPTIONS: Final = frozenset(
-    {"KeyboardInterrupt", "PreemptedError", "SIGTERMException", "TrialPruned", "UnfinishedTrainingError"}
-)
-"""What ends a run though nothing has failed: Ctrl-C, SIGTERM where it is heeded, a pruned trial, an early exit."""
-
-
-def outcome_of(record: RunFinished | RankLost) -> str:
-    """Return how a run has ended."""
-    if isinstance(record, RankLost):
-        return _KILLED
-    if record.error is None:
-        return "finished"
-    return "interrupted" if record.error.rpartition(".")[2] in _INTERRUPTIONS else "failed"
-
-
-def pauses_of(record: Paused) -> list[tuple[str, int]]:
-    """Return the nanoseconds of garbage collections by their kind, which is their generation."""
-    return [(f"gc.{generation}", duration_ns) for generation, duration_ns in sorted(record.duration_ns.items())]
-
-
-def restart_gap_ns(run: RankRun) -> int:
-    """Return the time from the last sign of the attempt before to the start of this one; 0 if there was none."""
-    return max(0, run.started_unix_ns - run.earlier.last_seen_unix_ns) if run.earlier else 0
-
-
-def save_type(record: Checkpoint) -> str:
-    """Return what kind of save a checkpoint is, as PeriFlow spells it."""
-    return "EMERGENCY" if record.is_emergency else "NORMAL"
-
-
 def _end_of(record: RunFinished | RankLost, raised: Raised | None) -> tuple[Event, ...]:
     """Return the event that tells of what ended a run: of an exception, or the last words of a fatal signal."""
     if isinstance(record, RunFinished):
@@ -521,7 +491,7 @@ def _end_of(record: RunFinished | RankLost, raised: Raised | None) -> tuple[Even
 
 def _exceptions(error: str | None, time_unix_ns: int, **told: str) -> tuple[Event, ...]:
     """Return the event that tells of an exception. To be killed is an error, but none."""
-    if error is None or error == _KILLED:
+    if error is None or error == KILLED:
         return ()
     more = {name: whole(without_user_info(said)) for name, said in told.items() if said}
     return (Event(names.EXCEPTION, time_unix_ns, {names.EXCEPTION_TYPE: error, **more}),)

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 from periflow_otel import ids, names
 from periflow_otel.records import RankRun
-from periflow_otel.translate.stacks import ranges, traceback_text
-from periflow_otel.translate.stuck import Finding, Group, Witness
+from periflow_otel.translate.stragglers.stacks import ranges, traceback_text
+from periflow_otel.translate.stragglers.stuck import Finding, Group, Witness
 from periflow_otel.translate.telemetry import AttributeValue, Event, Span
 from periflow_otel.translate.values import text
 

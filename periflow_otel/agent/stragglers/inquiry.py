@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from periflow_otel.agent.asking import Question, ask
+from periflow_otel.agent.stragglers.asking import Question, ask
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.processes import is_held
 from periflow_otel.records import StepEnded
-from periflow_otel.translate.activities import HARMLESS, Activity
-from periflow_otel.translate.stacks import Stack
-from periflow_otel.translate.stuck import Finding, Witness, find_culprits
+from periflow_otel.translate.stragglers.activities import HARMLESS, Activity
+from periflow_otel.translate.stragglers.stacks import Stack
+from periflow_otel.translate.stragglers.stuck import Finding, Witness, find_culprits
 
 STACKS: Final = 8
 """So many of each rank tell work from waiting."""

@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 from typing import Final
 
-from periflow_otel.translate.stacks import Frame, Stack, calls
+from periflow_otel.translate.stragglers.stacks import Frame, Stack, calls
 
 
 class Activity(Enum):

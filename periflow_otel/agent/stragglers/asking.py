@@ -9,7 +9,7 @@ from typing import Final
 from periflow_otel.journal.life import is_certainly
 from periflow_otel.journal.stacks import STACK_BYTES, StackFile
 from periflow_otel.processes import Process
-from periflow_otel.translate.stacks import Stack, parse
+from periflow_otel.translate.stragglers.stacks import Stack, parse
 
 _OUTERMOST: Final = frozenset({"<module>", "_bootstrap"})
 """Where stacks mostly end; of another one it is not known at once whether there is more to come."""

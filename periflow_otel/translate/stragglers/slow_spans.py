@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from periflow_otel import ids, names
 from periflow_otel.records import RankRun
-from periflow_otel.translate.activities import collective
-from periflow_otel.translate.slow import Culprit
-from periflow_otel.translate.stacks import Stack, ranges, traceback_text, user_frame
-from periflow_otel.translate.stuck import place_of
+from periflow_otel.translate.stragglers.activities import collective
+from periflow_otel.translate.stragglers.slow import Culprit
+from periflow_otel.translate.stragglers.stacks import Stack, ranges, traceback_text, user_frame
+from periflow_otel.translate.stragglers.stuck import place_of
 from periflow_otel.translate.telemetry import AttributeValue, Event, Span
 from periflow_otel.translate.values import text
 

@@ -8,15 +8,15 @@ import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from periflow_otel.agent.allowance import Allowance
-from periflow_otel.agent.rhythm import Rhythm, is_slow
-from periflow_otel.agent.sampling import Sampling
-from periflow_otel.agent.spots import Spots
-from periflow_otel.agent.stuck import Tell
+from periflow_otel.agent.stragglers.allowance import Allowance
+from periflow_otel.agent.stragglers.random_looks import RandomLooks
+from periflow_otel.agent.stragglers.rhythm import Rhythm, is_slow
+from periflow_otel.agent.stragglers.sampling import Sampling
+from periflow_otel.agent.stragglers.stuck import Tell
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.journal.reader import Head
-from periflow_otel.translate.slow import find_culprit
-from periflow_otel.translate.slow_spans import Slowness, slow_span
+from periflow_otel.translate.stragglers.slow import find_culprit
+from periflow_otel.translate.stragglers.slow_spans import Slowness, slow_span
 
 IDLE_S: Final = 1.0
 """How long nothing is looked at where there is nothing to see."""
@@ -51,7 +51,7 @@ class SlowWatch:
         self._journals = journals
         self._rhythm = Rhythm()
         self._step: _Step | None = None
-        self._spots = Spots(journals, time.monotonic())
+        self._random_looks = RandomLooks(journals, time.monotonic())
 
     def look(self) -> float:
         """Look at what it is time for; return after how many seconds to look again."""
@@ -69,24 +69,24 @@ class SlowWatch:
             return IDLE_S
         if left_s > 0 or not self._allowance.allows(time.monotonic()):
             return max(_LEAST_PAUSE_S, min(left_s if left_s > 0 else IDLE_S, self._look_at_random(head)))
-        self._spots.give_up()
+        self._random_looks.give_up()
         self._step = _Step(head, self._rhythm.usual_s or 0.0, Sampling(self._journals))
         return self._step.look()
 
     def _look_at_random(self, head: Head) -> float:
         """Look at the ranks if it is time for that; return after how many seconds to do so again."""
         now_s = time.monotonic()
-        left_s = self._spots.left_s(now_s)
-        if not self._spots.is_looking() and (left_s > 0 or not self._allowance.allows(now_s)):
+        left_s = self._random_looks.left_s(now_s)
+        if not self._random_looks.is_looking() and (left_s > 0 or not self._allowance.allows(now_s)):
             return left_s if left_s > 0 else IDLE_S
-        if pause_s := self._spots.look(now_s):
+        if pause_s := self._random_looks.look(now_s):
             return pause_s
-        self._allowance.pay(self._spots.cost_s)
-        usual_s, culprit = self._rhythm.usual_s, self._spots.culprit()
+        self._allowance.pay(self._random_looks.cost_s)
+        usual_s, culprit = self._rhythm.usual_s, self._random_looks.culprit()
         if culprit and usual_s:
-            since_unix_ns, excess_s = self._spots.since_unix_ns, culprit.share * usual_s
+            since_unix_ns, excess_s = self._random_looks.since_unix_ns, culprit.share * usual_s
             self._say(Slowness(head.step, since_unix_ns, time.time_ns(), excess_s, culprit, is_lasting=True))
-        return self._spots.left_s(now_s)
+        return self._random_looks.left_s(now_s)
 
     def _conclude(self, step: "_Step", head: Head) -> None:
         """Say who held up a step, now that it is over."""

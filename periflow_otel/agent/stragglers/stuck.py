@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from periflow_otel import names
-from periflow_otel.agent.inquiry import Inquiry
-from periflow_otel.agent.progress import LONG_FACTOR, Progress
+from periflow_otel.agent.stragglers.inquiry import Inquiry
+from periflow_otel.agent.stragglers.progress import LONG_FACTOR, Progress
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
 from periflow_otel.records import RankRun, StepEnded
-from periflow_otel.translate.activities import HARMLESS
-from periflow_otel.translate.stuck import Finding, Witness
-from periflow_otel.translate.stuck_spans import StuckReport, describe, stuck_span
+from periflow_otel.translate.stragglers.activities import HARMLESS
+from periflow_otel.translate.stragglers.stuck import Finding, Witness
+from periflow_otel.translate.stragglers.stuck_spans import StuckReport, describe, stuck_span
 from periflow_otel.translate.telemetry import Point
 
 _PAUSE_FACTOR: Final = 2
