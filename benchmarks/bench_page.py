@@ -30,7 +30,7 @@ from periflow_otel.processes import Process
 from periflow_otel.records import Metric, Orders, RankRun, StepEnded, encode_end, encode_metric
 from periflow_otel.translate.as_is import EveryRecord
 from periflow_otel.translate.points import PointTranslator
-from periflow_otel.translate.steps import SpanTranslator
+from periflow_otel.translate.spans import SpanTranslator
 from periflow_otel.web.site import Site
 
 STEP_NS = 50_000_000
