@@ -1,12 +1,14 @@
 """The files that local mode has left: which belong together, and what they tell of."""
 
+import gzip
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 import msgspec
 
@@ -16,7 +18,7 @@ from periflow_otel.view.run_view import RunView
 
 _log = logging.getLogger("periflow_otel")
 _IS_TOLD: Final = re.compile(rb'"eventName"|"severityNumber": ?(1[3-9]|2)')
-_NAME: Final = re.compile(r"(?P<stem>.+)\.(?P<signal>traces|metrics|logs)(\.(?P<number>\d+))?\.jsonl")
+_NAME: Final = re.compile(r"(?P<stem>.+)\.(?P<signal>traces|metrics|logs)(\.(?P<number>\d+))?\.jsonl(\.gz)?")
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
@@ -29,8 +31,9 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     Raises:
         ConfigurationError: There is nothing at a path.
     """
-    found = dict.fromkeys(file for path in paths for file in _files_of(path))
-    return sorted(found, key=_order)
+    found = {file for path in paths for file in _files_of(path)}
+    twins = {file.with_name(f"{file.name}.gz") for file in found}
+    return sorted(found - twins, key=_order)
 
 
 def read_views(files: Iterable[Path], make_view: Callable[[str], RunView] = RunView) -> dict[str, RunView]:
@@ -46,11 +49,43 @@ def read_views(files: Iterable[Path], make_view: Callable[[str], RunView] = RunV
     files = list(files)
     feed = OtlpFeed(takes_span_metrics=not any(_signal(file) == "metrics" for file in files), make_view=make_view)
     for file in files:
-        with file.open("rb") as lines:
-            for line in _told(lines, _signal(file)):
+        with open_recording(file) as lines:
+            for line in _told(_readable(lines, file), _signal(file)):
                 with suppress(msgspec.DecodeError):  # the last one of a file that is being written, or a disk's fault
                     feed.feed(line)
     return feed.views
+
+
+def files_with(file: Path) -> list[Path]:
+    """Return the files beside a metric log; any other file is what is meant itself."""
+    try:
+        return [file] if _NAME.fullmatch(file.name) else find_files([file])
+    except ConfigurationError:
+        return [file]
+
+
+def open_recording(path: Path) -> BinaryIO:
+    """Open a file to read it, also one that somebody has compressed with gzip."""
+    return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def _readable(lines: Iterable[bytes], file: Path) -> Iterator[bytes]:
+    """Yield lines up to where a compressed file is cut off or damaged."""
+    try:
+        yield from lines
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        _log.warning("%s is damaged; what comes after that is left out: %s", file, error)
+
+
+def recording_of(path: Path) -> Path:
+    """Return what is the same for a metric log and all files beside it: their path, up to what tells them apart."""
+    path = path.resolve()
+    return path.parent / _stem(path)
+
+
+def _stem(path: Path) -> str:
+    match = _NAME.fullmatch(path.name)
+    return match["stem"] if match else path.name.removesuffix(".log")
 
 
 def _told(lines: Iterable[bytes], signal: str) -> Iterable[bytes]:
@@ -61,8 +96,7 @@ def _told(lines: Iterable[bytes], signal: str) -> Iterable[bytes]:
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
         return [each for each in path.iterdir() if _NAME.fullmatch(each.name) and _can_be_read(each)]
-    match = _NAME.fullmatch(path.name)
-    stem = match["stem"] if match else path.name.removesuffix(".log")
+    stem = _stem(path)
     found = [each for each in _beside(path) if (other := _NAME.fullmatch(each.name)) and other["stem"] == stem]
     found = [each for each in found if each.is_file()]
     if not found:

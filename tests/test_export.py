@@ -78,7 +78,7 @@ def test_one_run_of_several_is_chosen_by_its_id(
 
 def test_nothing_recorded_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """With a status that a script sees."""
-    assert main(["export", str(tmp_path)]) == 1
+    assert main(["export", str(tmp_path)]) == 2
     assert "nothing is recorded there" in capsys.readouterr().err
 
 
@@ -86,10 +86,23 @@ def test_nothing_recorded_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_source_that_is_none_is_an_error(
     sources: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """Which names it."""
+    """Which names it; nothing is written, and what was there is still."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "values.csv").write_text("earlier")
     assert main(["export", *sources]) == 2
-    assert sources[0] in capsys.readouterr().err
+    assert main(["export", *sources, "-o", "values.csv"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, (tmp_path / "values.csv").read_text()) == ("", "earlier")
+    assert sources[0] in said.err
+    assert [each.name for each in tmp_path.iterdir()] == ["values.csv"]
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What takes no writing is told of by its name; what is no file is not replaced by one."""
+    record(tmp_path)
+    assert main(["export", str(tmp_path), "-o", "/dev/full"]) == 2
+    assert "/dev/full: No space left on device" in capsys.readouterr().err
+    assert Path("/dev/full").is_char_device()
 
 
 def test_parquet_wants_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

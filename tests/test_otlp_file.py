@@ -256,12 +256,13 @@ def test_number_that_is_taken_is_left_alone(log: Path):
     """What has the next number already, even a dangling link, is not replaced."""
     log.with_name("train.traces.1.jsonl").write_text("mine\n")
     log.with_name("train.traces.2.jsonl").symlink_to("nowhere")
+    log.with_name("train.traces.3.jsonl.gz").write_text("compressed since\n")
     with closing(OtlpSpanFile(max_file_bytes=1)) as exporter:
         for item in spans(log, 2):
             exporter.export([item])
     assert log.with_name("train.traces.1.jsonl").read_text() == "mine\n"
     assert log.with_name("train.traces.2.jsonl").is_symlink()
-    assert steps(log.with_name("train.traces.3.jsonl")) == [1]
+    assert steps(log.with_name("train.traces.4.jsonl")) == [1]
 
 
 def test_line_larger_than_a_file_may_be_is_written(log: Path):

@@ -1,12 +1,13 @@
 """What is read from the files of local mode is what was recorded."""
 
+import gzip
 import json
 import math
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +305,26 @@ def test_a_file_of_somebody_else_is_said_and_left_out(tmp_path: Path):
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout.count("loss")) == (0, 5)
     assert ended.stderr == "periflow_otel: other.traces.jsonl cannot be read, and is left out\n"
+
+
+def test_what_is_compressed_is_read_too(tmp_path: Path):
+    """People compress what has grown large; where both are there, they are the same."""
+    record(tmp_path, trained())
+    plain = read_views(find_files([tmp_path]))["run"].to_dict()
+    for file in find_files([tmp_path]):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    assert all(file.suffix == ".jsonl" for file in find_files([tmp_path]))
+    for file in find_files([tmp_path]):
+        file.unlink()
+    assert read_views(find_files([tmp_path / "train.log"]))["run"].to_dict() == plain
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"no gzip" + data])
+def test_of_a_compressed_file_that_is_damaged_the_beginning_is_read(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """And it is said which."""
+    path = tmp_path / "train.traces.jsonl.gz"
+    path.write_bytes(damage(gzip.compress(OF_NO_RUN * 10)))
+    assert read_views([path]) == {}
+    assert f"{path} is damaged" in caplog.text

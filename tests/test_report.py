@@ -114,9 +114,30 @@ def test_a_run_is_found_by_its_id(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_a_folder_without_a_run_makes_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """An empty page would say that all is well."""
-    assert main(["report"]) == 1
+    assert main(["report"]) == 2
     assert "nothing is recorded" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written_leaves_what_was_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """And names the file; nothing half stays behind."""
+    record(tmp_path, trained())
+    before = sorted(tmp_path.iterdir())
+    out = tmp_path / "there" / "x.html"
+    assert main(["report", "-o", str(out)]) == 2
+    assert f"{out}: No such file or directory" in capsys.readouterr().err
+    assert main(["report", "-o", str(tmp_path)]) == 2
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_a_browser_the_address_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Over ssh there is often none."""
+    record(tmp_path, trained())
+    monkeypatch.setattr("webbrowser._tryorder", [])
+    assert main(["report", "--open"]) == 0
+    assert f"the report is at {(tmp_path / 'report.html').as_uri()}" in capsys.readouterr().err
 
 
 def test_words_cannot_steer_a_terminal():

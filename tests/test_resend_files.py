@@ -1,5 +1,6 @@
 """Files of OTLP JSON reach a receiver whole and once, also in several attempts."""
 
+import gzip
 import os
 from itertools import islice
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_a_line_that_is_refused_is_counted_and_left_behind(run: RankRun):
         assert (sent.is_complete, sent.now.lines, sent.now.refused) == (False, 3, 1)
         assert "HTTP 400" in sent.message
         assert numbers(receiver) == [*range(50), *range(100, 200)]
+
+
+def test_a_compressed_file_is_sent_as_it_was(run: RankRun, tmp_path: Path):
+    """From where the attempt before came to."""
+    path = write_spans(run, LINES)
+    packed = tmp_path / "train.traces.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with FaultyReceiver(in_turn(ok, status(503))) as receiver:
+        first = resend(packed, receiver)
+        receiver.behaviour = ok
+        second = resend(packed, receiver)
+        assert (first.is_complete, second.is_complete) == (False, True)
+        assert second.before.lines == first.now.lines > 0
+        assert numbers(receiver) == list(range(50 * LINES))
 
 
 def test_signals_may_be_mixed_and_strange_lines_are_left_out(run: RankRun, tmp_path: Path):

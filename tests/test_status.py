@@ -2,19 +2,27 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import threading
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from commands import Begin, Said
 from programs import wait_until
+from recorder import STARTED_NS, make_run
 from training import Training
 
 import periflow_otel as pf
+from periflow_otel.cli.known_runs import known_runs, view_of
+from periflow_otel.cli.status import describe
 from periflow_otel.cli.tail import follow
-from periflow_otel.journal.folders import journal_folders
+from periflow_otel.journal.folders import journal_folder, journal_folders
+from periflow_otel.journal.writer import JournalWriter
+from periflow_otel.records import Metric, encode
+from periflow_otel.settings.paths import find_state_dirs
 
 SCRIPT = """
 import os, sys, time
@@ -84,6 +92,34 @@ def test_ranks_stand_side_by_side(begin: Begin, monkeypatch: pytest.MonkeyPatch,
     assert [row.split()[3] for row in rows] == ["2", "3"]
 
 
+def test_curves_are_of_what_changes_and_losses_come_first(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """The value of anything else is all there is to say of it; where there is little room, curves are left out."""
+    run = begin(run_id="job")
+    for value in (1.0, 2.0, 3.0):
+        with run.train_step():
+            pass
+        run.metric({"lr": 0.5, "b": value, "c": value, "d": value, "e": value, "loss": value})
+    shown = Said(capsys, "status").output
+    assert "  lr 0.5\n" in shown
+    assert re.findall(r"^(\w+)  1 to 3$", shown, re.MULTILINE) == ["loss", "b", "c", "d"]
+    assert "and 1 more metrics that change" in shown
+    (known,) = known_runs(find_state_dirs(os.environ), Path())
+    assert re.findall(r"^(\w+)  1 to 3$", describe(view_of(known), known, 15), re.MULTILINE) == ["loss"]
+
+
+def test_a_run_is_called_by_a_part_of_its_id_or_by_its_log(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """Whoever shows or follows it; what may be several runs is none."""
+    for run_id in ("one-a", "one-b"):
+        step(begin(run_id=run_id, local_log_name=f"{run_id}.log"), 1.0)
+        Path(f"{run_id}.log").touch()
+    for wanted in ("ne-a", "one-a.log"):
+        assert json.loads(Said(capsys, "status", wanted, "--json").output)["run"]["id"] == "one-a"
+    said = Said(capsys, "status", "one")
+    assert (said.status, said.output) == (2, "")
+    assert "one-b, one-a" in said.errors
+    assert Said(capsys, "tail", "two").status == 1
+
+
 def test_the_latest_run_that_goes_on_is_meant(begin: Begin, capsys: pytest.CaptureFixture[str]):
     """Another one by its id; one that is not there is an error."""
     for name in ("first", "second"):
@@ -91,7 +127,8 @@ def test_the_latest_run_that_goes_on_is_meant(begin: Begin, capsys: pytest.Captu
     assert "second" in Said(capsys, "status").output.splitlines()[0]
     assert "first" in Said(capsys, "status", "first").output.splitlines()[0]
     missing = Said(capsys, "status", "third")
-    assert (missing.status, missing.errors) == (1, "periflow-otel: no run third is known here\n")
+    hint = "'periflow-otel runs' lists those that are"
+    assert (missing.status, missing.errors) == (1, f"periflow-otel: no run third is known here; {hint}\n")
 
 
 @pytest.mark.parametrize("outcome", ["finished", "failed"])
@@ -200,6 +237,32 @@ def test_tail_prints_lines(begin: Begin, capsys: pytest.CaptureFixture[str]):
     threading.Timer(0.5, run.shutdown).start()
     said = Said(capsys, "tail", "job")
     assert (said.status, said.output) == (0, "step 1  loss=1\n")
+
+
+def test_tail_begins_with_the_last_lines(begin: Begin, capsys: pytest.CaptureFixture[str]):
+    """As many as are asked for: a run may have given thousands. What comes afterwards comes in full."""
+    run = begin(run_id="job")
+    for loss in range(30):
+        step(run, float(loss))
+    lines = follow(run.folder, 2)
+    assert [next(lines).as_text() for _ in range(2)] == ["step 29  loss=28", "step 30  loss=29"]
+    for loss in range(30, 35):
+        step(run, float(loss))
+    threading.Timer(0.5, run.shutdown).start()
+    assert len(Said(capsys, "tail", "-n", "3").output.splitlines()) == 3
+    assert [line.as_text() for line in lines] == [f"step {i + 1}  loss={i}" for i in range(30, 35)]
+
+
+def test_the_last_lines_are_those_of_all_ranks(tmp_path: Path):
+    """By time: ten lines are ten, however many ranks there are."""
+    runs = [make_run(rank=rank, world_size=2) for rank in (0, 1)]
+    writers = [JournalWriter(journal_folder(tmp_path, 1, run.rank), run) for run in runs]
+    for i in range(4):
+        writers[i % 2].append(encode(Metric(i, STARTED_NS + i, {"loss": i})))
+    shown = [line.record.time_unix_ns - STARTED_NS for line in islice(follow(tmp_path, 3), 3)]
+    for writer in writers:
+        writer.close()
+    assert shown == [1, 2, 3]
 
 
 def test_the_last_values_come_though_the_journal_is_gone(begin: Begin):

@@ -24,6 +24,7 @@ from periflow_otel.journal.cursors import replace_file
 from periflow_otel.otlp import FIELDS
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.processes import Process
+from periflow_otel.recordings import open_recording
 from periflow_otel.records import RankRun
 from periflow_otel.settings.endpoints import OtlpSettings, Signal
 from periflow_otel.settings.export import ExportSettings
@@ -62,6 +63,11 @@ class Sent(NamedTuple):
         """Whether every line is with the receiver."""
         return self.now.offset >= self.size_bytes and not self.now.refused
 
+    @property
+    def is_otlp(self) -> bool:
+        """Whether any line of it is OTLP JSON, as far as it is known."""
+        return bool(self.now.lines or self.now.refused or not self.now.strange)
+
 
 def resend_file(
     path: Path,
@@ -85,8 +91,9 @@ def resend_file(
     Raises:
         ConfigurationError: No receiver is set for what is in the file.
         OSError: The file cannot be read, or the note cannot be written.
+        EOFError: It is compressed, and cut off.
     """
-    with path.open("rb") as file, ExitStack() as stack:
+    with open_recording(path) as file, ExitStack() as stack:
         note = _note_path(file, settings, state_dir)
         before = Progress() if anew else _load(note)
         size_bytes = _whole_bytes(file)

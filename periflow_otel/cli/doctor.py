@@ -1,6 +1,7 @@
 """``periflow-otel doctor``: what goes where, whether it gets there, and how the runs on this node are."""
 
 import errno
+import os
 import re
 import shutil
 import socket
@@ -24,6 +25,20 @@ from periflow_otel.settings.run import RunSettings
 
 _OTHER_PROTOCOL: Final = re.compile("gRPC UNAVAILABLE|Connection reset|closed connection|BadStatusLine")
 """What a request meets at a port for another protocol."""
+
+
+def show_findings() -> int:
+    """Say what the doctor has found, faults with an exclamation mark.
+
+    Returns:
+        0 if all is well, 1 if something is not.
+    """
+    faults = 0
+    for finding in examine(os.environ):
+        print(f"{'!' if finding.is_fault else ' '} {finding.subject:<10} {finding.text}", flush=True)
+        faults += finding.is_fault
+    print(f"{faults} of these need{'s' if faults == 1 else ''} attention (!)" if faults else "all is well")
+    return int(faults > 0)
 
 
 def examine(environ: Environ) -> Iterator[Finding]:

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel.cli.sources import find_views
+from periflow_otel.cli.output import whole_file
+from periflow_otel.cli.sources import find_sources, find_views
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.view.rank_view import Limits, Member, RankView, SeriesKind
 from periflow_otel.view.run_view import RunView
@@ -29,17 +30,19 @@ def export(sources: Sequence[str], out: Path | None, *, is_parquet: bool) -> int
         is_parquet: Write Parquet, not CSV.
 
     Returns:
-        0 if there was something to write, else 1.
+        0.
 
     Raises:
-        ConfigurationError: A source is neither a file nor a run, or Parquet cannot be written.
+        ConfigurationError: A source is neither a file nor a run, nothing is recorded there, or Parquet cannot be
+            written.
     """
+    found = find_sources(sources)
     with ExitStack() as stack:
-        take = _parquet(out, stack) if is_parquet else _csv(out, stack)
-        views = find_views(sources, lambda run_id: _Run(run_id, take))
-    if not views:
-        print("periflow-otel: nothing is recorded there", file=sys.stderr)
-    return int(not views)
+        place = out and stack.enter_context(whole_file(out))
+        take = _parquet(place, stack) if is_parquet else _csv(place, stack)
+        find_views(found, lambda run_id: _Run(run_id, take))
+        take(())  # the header at least
+    return 0
 
 
 class _Run(RunView):
@@ -74,8 +77,14 @@ class _Rank(RankView):
 def _csv(out: Path | None, stack: ExitStack) -> Take:
     file = sys.stdout if out is None else stack.enter_context(out.open("w", newline="", encoding="utf-8"))
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    return writer.writerows
+    header: list[Any] = [COLUMNS]
+
+    def take(rows: Rows) -> None:
+        writer.writerows(header)
+        header.clear()
+        writer.writerows(rows)
+
+    return take
 
 
 def _parquet(out: Path | None, stack: ExitStack) -> Take:

@@ -1,10 +1,10 @@
 """The runs that this machine knows of: those that go on, and those whose agents have left word of them."""
 
 import logging
+import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from periflow_otel.cli.sources import word_left
+from periflow_otel.cli.which import first_called
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.folders import node_folders
 from periflow_otel.journal.pages import page_url
 from periflow_otel.journal.reader import JournalReader, Position, written_journals
-from periflow_otel.recordings import find_files, read_views
+from periflow_otel.recordings import find_files, open_recording, read_views
 from periflow_otel.records import RankRun
+from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 
@@ -48,6 +50,11 @@ class KnownRun(NamedTuple):
         """Its id."""
         return str(self.summary["id"])
 
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.summary.get("name") or ""
+
 
 def known_runs(state_dirs: Iterable[Path], here: Path) -> list[KnownRun]:
     """Return the runs of this node of which something is known, and those whose files are here; the latest first."""
@@ -57,10 +64,15 @@ def known_runs(state_dirs: Iterable[Path], here: Path) -> list[KnownRun]:
     return sorted(runs, key=lambda run: (run.is_live, run.summary["seen"] or 0.0), reverse=True)
 
 
-def find_run(runs: Sequence[KnownRun], wanted: str | None) -> KnownRun | None:
-    """Return a run by its id, or the first that people call so; the first of all where none is wanted."""
-    named = (run for run in runs if wanted in (None, run.summary["name"]))
-    return next((run for run in runs if run.run_id == wanted), None) or next(named, None)
+def find_run(wanted: str | None) -> KnownRun | None:
+    """Return the run of this machine or of files that is called so; None for the latest that goes on, else the latest.
+
+    Raises:
+        ConfigurationError: It is a part of the ids of several.
+    """
+    here = Path(wanted) if wanted is not None and Path(wanted).exists() else Path()
+    runs = known_runs(find_state_dirs(os.environ), here)
+    return next(iter(runs), None) if wanted is None else first_called(runs, wanted)
 
 
 def ranks_at_work(folder: Path) -> list[RankRun]:
@@ -91,6 +103,8 @@ def _runs_of_files(here: Path, known: Collection[str]) -> Iterator[KnownRun]:
     try:
         files = [file for file in find_files([here]) if not _is_of(file, known)]
         views = read_views(files)
+    except ConfigurationError:  # what was asked for is no file of a run
+        return
     except OSError as error:
         _log.warning("this folder cannot be read: %s", error.strerror or error)
         return
@@ -101,7 +115,7 @@ def _runs_of_files(here: Path, known: Collection[str]) -> Iterator[KnownRun]:
 
 def _is_of(file: Path, known: Collection[str]) -> bool:
     """Tell whether a file begins with a run that is known: it may be too large to be read for nothing."""
-    with suppress(OSError), file.open("rb") as lines:
+    with suppress(OSError), open_recording(file) as lines:
         first = lines.readline(_FIRST_LINE_BYTES)
         return any(msgspec.json.encode(run_id) in first for run_id in known)
     return True
@@ -112,6 +126,8 @@ def _page(folder: Path, since: int = 0) -> View | None:
     url = page_url(folder)
     if url is None:
         return None
+    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  # takes a while, and most runs are over
+
     place = urlsplit(url)
     connection = HTTPConnection(place.netloc, timeout=_TIMEOUT_S)
     with suppress(OSError, HTTPException, msgspec.DecodeError, msgspec.ValidationError):

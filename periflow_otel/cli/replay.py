@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,18 +10,21 @@ from periflow_otel.agent.dead_letters import all_dead_letters
 from periflow_otel.agent.leftovers import deliver_leftover, leftovers
 from periflow_otel.agent.resend import folders_with_letters, resend
 from periflow_otel.agent.resend_files import Sent, resend_file
+from periflow_otel.cli.sources import find_left, find_source
 from periflow_otel.journal.folders import is_readable, journal_folders
 from periflow_otel.journal.reader import unreadable_journals
+from periflow_otel.recordings import files_with, find_files
 from periflow_otel.settings.environ import Environ
 from periflow_otel.settings.export import ExportSettings
 from periflow_otel.settings.paths import find_state_dirs
 
 
-def replay(places: Sequence[Path], environ: Environ, timeout_s: float, *, anew: bool = False) -> int:
+def replay(sources: Sequence[str], environ: Environ, timeout_s: float, *, anew: bool = False) -> int:
     """Deliver what runs have left behind, and say of each how it went.
 
     Args:
-        places: Folders of runs, and files of OTLP JSON; none: all runs of this machine.
+        sources: Folders of runs, files of OTLP JSON, or what the commands take that show runs; none: all that runs of
+            this machine have left in journals.
         environ: Where to deliver, and where runs are.
         timeout_s: Seconds to try, per run; for a file, while nothing passes.
         anew: Send files from their start.
@@ -29,27 +33,49 @@ def replay(places: Sequence[Path], environ: Environ, timeout_s: float, *, anew: 
         0 if nothing is left, 1 if something is.
 
     Raises:
-        ConfigurationError: A variable has a value that cannot be used, or no receiver is set for a file.
+        ConfigurationError: A variable has a value that cannot be used, a source is nothing that could be sent, or no
+            receiver is set for a file.
     """
     settings = ExportSettings.from_environ(environ)
     state_dirs = find_state_dirs(environ)
-    found = places or list(dict.fromkeys((*leftovers(state_dirs), *folders_with_letters(state_dirs))))
-    if not found:
+    places = [place for source in sources for place in _places(source)]
+    if not sources:
+        places = list(dict.fromkeys((*leftovers(state_dirs), *folders_with_letters(state_dirs))))
+    if not places:
         print("nothing to deliver: no run has left anything here")
     is_done = [
         _replay_file(place, settings, state_dirs[0], timeout_s, anew=anew)
         if os.path.isfile(place)  # noqa: PTH113  # Path raises where it may not look
         else _replay_folder(place, settings, timeout_s)
-        for place in found
+        for place in places
     ]
     return int(not all(is_done))
+
+
+def _places(source: str) -> list[Path]:
+    """Return what a source stands for: a folder with journals, or files of OTLP JSON."""
+    place = Path(source)
+    if os.path.isfile(place):  # noqa: PTH113  # as above
+        return files_with(place)
+    if os.path.isdir(place):  # noqa: PTH112  # as above
+        return [place] if _has_something(place) else find_files([place]) or [place]
+    run = find_left(source)
+    return [run.folder] if run and _has_something(run.folder) else find_source(source).files
+
+
+def _has_something(folder: Path) -> bool:
+    """Tell whether a folder holds journals, as far as it can be looked at, or what was set aside."""
+    return not is_readable(folder) or any(journal_folders(folder)) or any(all_dead_letters(folder))
 
 
 def _replay_folder(folder: Path, settings: ExportSettings, timeout_s: float) -> bool:
     """Deliver what is in the folder of a run; return whether nothing is left."""
     has_journals = not is_readable(folder) or any(journal_folders(folder))
     if not has_journals and not any(all_dead_letters(folder)):
-        print(f"{folder}: holds no journals; give a folder such as STATE_DIR/RUN_ID/HOST_NAME", file=sys.stderr)
+        print(
+            f"{folder}: holds neither journals nor OTLP JSON files; give a folder such as STATE_DIR/RUN_ID/HOST_NAME",
+            file=sys.stderr,
+        )
         return False
     try:
         is_delivered = deliver_leftover(folder, settings, timeout_s) if has_journals else True
@@ -86,8 +112,11 @@ def _replay_file(path: Path, settings: ExportSettings, state_dir: Path, timeout_
     """Send a file; return whether a receiver has all of it."""
     try:
         sent = resend_file(path, settings, state_dir, timeout_s, _Bar(path), anew=anew)
-    except OSError as error:
-        print(f"{path}: {error.strerror}", file=sys.stderr)
+    except (OSError, EOFError, zlib.error) as error:  # the latter two of a compressed file that is damaged
+        print(f"{path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return False
+    if not sent.is_otlp:
+        print(f"{path}: no line of it is OTLP JSON", file=sys.stderr)
         return False
     print(f"{path}: {_tell(sent)}")
     return sent.is_complete

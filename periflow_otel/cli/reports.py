@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.cli.sources import find_views
+from periflow_otel.cli.output import whole_file
+from periflow_otel.cli.sources import find_sources, find_views
 from periflow_otel.page.report import report_html
 from periflow_otel.page.words import describe_run
 from periflow_otel.view.run_view import RunView
@@ -29,23 +30,28 @@ def write_report(sources: Sequence[str], out: Path, *, opens: bool) -> int:
         opens: Show it in a browser.
 
     Returns:
-        0 if it is written, 1 if there is nothing to write.
+        0.
 
     Raises:
-        ConfigurationError: A source is neither a file nor a run.
+        ConfigurationError: A source is neither a file nor a run, or nothing is recorded there.
+        OSError: It cannot be written, or a file cannot be read.
     """
     with _no_collection():
-        views = find_views(sources, partial(RunView, max_total_rows=_MAX_ROWS))
-    if not views:
-        print("periflow-otel: nothing is recorded there", file=sys.stderr)
-        return 1
-    out.write_text(report_html([view.to_dict(digits=_DIGITS) for view in views]), "utf-8")
+        views = find_views(find_sources(sources), partial(RunView, max_total_rows=_MAX_ROWS))
+    html = report_html([view.to_dict(digits=_DIGITS) for view in views])
+    with whole_file(out) as place:
+        place.write_text(html, "utf-8")
     for view in views:
         print(describe_run(view.to_dict()))
-    print(f"{out} ({out.stat().st_size >> 10} KiB)")
+    print(f"{out} ({len(html) >> 10} KiB)")
     if opens:
-        webbrowser.open(out.absolute().as_uri())
+        _open(out.absolute().as_uri())
     return 0
+
+
+def _open(uri: str) -> None:
+    if not webbrowser.open(uri):
+        print(f"periflow-otel: no browser can be opened here; the report is at {uri}", file=sys.stderr)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What commands are pointed at: runs by their id, files, folders."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from periflow_otel import names
+from periflow_otel.cli.which import first_called
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.files import read_own
 from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
 from periflow_otel.journal.ledger import Entry, last_attempt
+from periflow_otel.journal.reader import written_journals
 from periflow_otel.recordings import find_files, read_views
 from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.view.records import RecordFeed, member_of
@@ -33,45 +36,75 @@ def find_source(source: str) -> Source:
     """Return the files that a command is pointed at.
 
     Args:
-        source: A folder, a metric log, an OTLP JSON file, or the id of a run on this machine or in the working folder;
-            of one on this machine its name too, which may be that of several: the latest is meant.
+        source: A folder, a metric log, an OTLP JSON file, or what a run on this machine is called, which may be so of
+            several: the latest is meant; of one whose files are in the working folder, its id.
 
     Raises:
-        ConfigurationError: There is no such thing.
+        ConfigurationError: There is no such thing, or it is a part of the ids of several runs.
     """
     try:
         return Source(find_files([Path(source)]))
     except ConfigurationError:
-        run_id, logs = _word_of(source)
-        files = find_files(logs or [Path()])
-        if not logs and run_id not in read_views(files):
+        if Path(source).exists():
             raise
-        return Source(files, run_id)
+    run = find_left(source)
+    if run and run.logs:
+        return Source(find_files(map(Path, run.logs)), run.run_id)
+    files, run_id = find_files([Path()]), run.run_id if run else source
+    if run_id not in read_views(files):
+        message = f"{source}: no such run has files here, and there is no such file; 'periflow-otel runs' lists all"
+        raise ConfigurationError(message)
+    return Source(files, run_id)
 
 
-def _word_of(wanted: str) -> tuple[str, list[Path]]:
-    """Return the id of a run that is called so, by that or by its name, and those of its metric logs that are there."""
-    folders = (folder for state_dir in find_state_dirs(os.environ) for folder in reversed(node_folders(state_dir)))
-    words = [word for folder in folders if (word := word_left(folder))]
-    named = [word for word in words if word["id"] == wanted] or [word for word in words if word.get("name") == wanted]
-    run_id = named[0]["id"] if named else wanted
-    return run_id, [Path(log) for word in named if word["id"] == run_id for log in word["logs"] if Path(log).exists()]
+class LeftRun(NamedTuple):
+    """A run of this machine, by what it is called."""
+
+    folder: Path
+    run_id: str
+    name: str
+    logs: Sequence[str]
 
 
-def find_views(sources: Sequence[str], make_view: Callable[[str], RunView] = RunView) -> list[RunView]:
-    """Return the views of runs; no source: all of the working folder.
+def find_left(wanted: str) -> LeftRun | None:
+    """Return the run of this machine that is called so, with those of its metric logs that are there."""
+    folders = [folder for state_dir in find_state_dirs(os.environ) for folder in reversed(node_folders(state_dir))]
+    run = first_called([run for folder in folders if (run := _run_of(folder))], wanted)
+    return run and run._replace(logs=[log for log in run.logs if Path(log).exists()])
+
+
+def _run_of(folder: Path) -> LeftRun | None:
+    """Return the run of a folder: from its journals while it goes on, afterwards from the word that is left."""
+    if runs := [run for _, run in written_journals(folder)]:
+        logs = sorted({run.local_log for run in runs if run.local_log})
+        return LeftRun(folder, runs[0].run_id, str(dict(runs[0].resource).get(names.RUN_NAME, "")), logs)
+    word = word_left(folder)
+    return LeftRun(folder, word["id"], word.get("name") or "", word["logs"]) if word else None
+
+
+def find_sources(sources: Sequence[str]) -> list[Source]:
+    """Return what :func:`find_source` does for each; no source: the working folder."""
+    return [find_source(source) for source in sources or ["."]]
+
+
+def find_views(sources: Iterable[Source], make_view: Callable[[str], RunView] = RunView) -> list[RunView]:
+    """Return the views of runs.
 
     Args:
-        sources: As for ``find_source``.
+        sources: Where they are recorded.
         make_view: Makes the view of a run that is meant from its id.
 
     Raises:
-        ConfigurationError: A source is neither a file nor a run.
+        ConfigurationError: Nothing is recorded there.
+        OSError: A file cannot be read.
     """
     found: dict[str, RunView] = {}
-    for source in map(find_source, sources or ["."]):
+    for source in sources:
         views = read_views(source.files, partial(_view, source.run_id, make_view))
         found |= {run_id: view for run_id, view in views.items() if source.run_id in (None, run_id)}
+    if not found:
+        message = "nothing is recorded there"
+        raise ConfigurationError(message)
     return list(found.values())
 
 

@@ -1,6 +1,5 @@
 """``periflow-otel stacks``: what the ranks of a run on this node are doing now."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -9,9 +8,8 @@ import msgspec
 
 from periflow_otel.agent.stragglers.inquiry import Inquiry
 from periflow_otel.agent.watch import RankJournal, find_journals
-from periflow_otel.cli.known_runs import find_run, known_runs
+from periflow_otel.cli.known_runs import find_run
 from periflow_otel.page.words import one_line
-from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.translate.stragglers.stacks import traceback_text
 from periflow_otel.translate.stragglers.stuck import Finding
 
@@ -19,21 +17,24 @@ _STACKS = 3
 _PAUSE_S = 0.05
 
 
-def show_stacks(run_id: str | None, *, is_json: bool) -> int:
+def show_stacks(wanted: str | None, *, is_json: bool) -> int:
     """Ask all ranks of a run on this node for their Python stacks, and show equal ones together.
 
     Args:
-        run_id: Which; None: the latest that goes on.
+        wanted: Which, by what it is called; None: the latest that goes on.
         is_json: Write a list of objects with ``ranks``, ``activity``, ``place`` and ``stacktrace``.
 
     Returns:
         0; 1 if no such run goes on here, or none of its ranks gives an answer.
+
+    Raises:
+        ConfigurationError: Several runs may be meant.
     """
-    runs = [run for run in known_runs(find_state_dirs(os.environ), Path()) if run.is_live]
-    run = find_run(runs, run_id)
-    journals = _alive(run.folder) if run else []
+    run = find_run(wanted)
+    journals = _alive(run.folder) if run and run.is_live else []
     if not journals:
-        print(f"periflow-otel: no run{'' if run_id is None else f' {run_id}'} is going on here", file=sys.stderr)
+        name = "" if wanted is None else f" {one_line(wanted)}"
+        print(f"periflow-otel: no run{name} is going on here", file=sys.stderr)
         return 1
     finding = ask(journals)
     print(_json(finding) if is_json else _text(finding), flush=True)

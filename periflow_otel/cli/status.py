@@ -5,12 +5,14 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from periflow_otel.cli.known_runs import KnownRun, View, find_run, known_runs, view_of
+from periflow_otel.cli.watching import watched
 from periflow_otel.journal.pages import page_url
 from periflow_otel.page.braille import curve
 from periflow_otel.page.words import describe_run, one_line
@@ -24,7 +26,6 @@ MAX_RANKS: Final = 32
 _CURVE_HEIGHT: Final = 3
 _FULL: Final = "\u28ff"
 """A piece of a curve."""
-_CLEAR: Final = "\x1b[H\x1b[J"
 _TROUBLED: Final = frozenset({"failed", "killed"})
 
 
@@ -44,40 +45,64 @@ def show_runs(*, is_json: bool) -> int:
     return 0
 
 
-def show_status(run_id: str | None, *, is_watched: bool, is_json: bool) -> int:
+def show_status(wanted: str | None, *, is_watched: bool, is_json: bool) -> int:
     """Show how a run is.
 
     Args:
-        run_id: Which; None: the latest that goes on, else the latest.
+        wanted: Which, by what it is called; None: the latest that goes on, else the latest.
         is_watched: Show it again and again, until it is over.
         is_json: Write what ``docs/view.md`` describes, once or, if it is watched, a line each time.
 
     Returns:
         0 if it goes on or went well, 1 if it did not, or is not known.
+
+    Raises:
+        ConfigurationError: Several runs may be meant.
     """
-    while True:
-        run = find_run(known_runs(find_state_dirs(os.environ), Path()), run_id)
-        if run is None:
-            print(f"periflow-otel: no run{'' if run_id is None else f' {run_id}'} is known here", file=sys.stderr)
-            return 1
-        view = view_of(run)
-        if is_json:
-            _print_json(view)
-        else:
-            print(f"{_CLEAR if is_watched else ''}{describe(view, run)}", flush=True)
-        if not (is_watched and run.is_live):
-            return int(view["run"]["state"] in _TROUBLED)
-        run_id = run.run_id
-        time.sleep(INTERVAL_S)
+    run = find_run(wanted)
+    if run is None:
+        name = "" if wanted is None else f" {one_line(wanted)}"
+        hint = "" if wanted is None else "; 'periflow-otel runs' lists those that are"
+        print(f"periflow-otel: no run{name} is known here{hint}", file=sys.stderr)
+        return 1
+    if is_watched and run.is_live:
+        run = _watch(run, is_json=is_json)
+    view = view_of(run)
+    if is_json:
+        _print_json(view)
+    else:
+        print(describe(view, run))
+    return int(view["run"]["state"] in _TROUBLED)
 
 
-def describe(view: View, run: KnownRun) -> str:
-    """Return lines on a run: how far it is, curves, ranks side by side."""
+def _watch(run: KnownRun, *, is_json: bool) -> KnownRun:
+    """Show a run until it is over; return what is known of it then."""
+    with watched() as show:
+        while run.is_live:
+            view = view_of(run)
+            if is_json:
+                _print_json(view)
+            else:
+                show(partial(describe, view, run))
+            time.sleep(INTERVAL_S)
+            run = find_run(run.run_id) or run._replace(is_live=False)
+    return run
+
+
+def describe(view: View, run: KnownRun, height: int | None = None) -> str:
+    """Return lines on a run: how far it is, curves, ranks side by side.
+
+    Args:
+        view: What is known of it.
+        run: The run.
+        height: How many lines there is room for: curves are left out for that. None: any number.
+    """
     width = min(shutil.get_terminal_size().columns, 120)
-    lines = [describe_run(view), *_time_left(view), *_curves(view, width), *_ranks(view)]
+    above, below = [*describe_run(view).splitlines(), *_time_left(view)], [*_ranks(view)]
     if run.is_live and (url := page_url(run.folder)):
-        lines.append(f"live at {url}")
-    return "\n".join(lines)
+        below.append(f"live at {url}")
+    room = MAX_CURVES if height is None else (height - len(above) - len(below) - 1) // (_CURVE_HEIGHT + 2)
+    return "\n".join([*above, *_curves(view, width, max(0, min(room, MAX_CURVES))), *below])
 
 
 def _time_left(view: View) -> Iterator[str]:
@@ -98,23 +123,37 @@ def _work(run: Any) -> Iterator[str]:
         yield f"  {', '.join(paces)}"
 
 
-def _curves(view: View, width: int) -> Iterator[str]:
+def _curves(view: View, width: int, most: int) -> Iterator[str]:
+    """Yield the curves of metrics that change: the value of the others has been said, and is all there is to them."""
     last = max((each["attempt"] for each in view["series"]), default=0)
     shown: dict[str, Any] = {}
     for each in view["series"]:
-        if each["kind"] == "metric" and each["attempt"] == last:
+        if each["kind"] == "metric" and each["attempt"] == last and _changes(each):
             shown.setdefault(each["key"], each)
-    for key, series in list(shown.items())[:MAX_CURVES]:
-        values = series.get("mean") or series["last"]
+    keys = sorted(shown, key=_by_weight)
+    for key in keys[:most]:
+        values = _values(shown[key])
         known = [value for value in values if value is not None]
-        if len(known) > 1:
-            values_seen = f"{min(known):.4g} to {max(known):.4g}"
-            yield ""
-            yield f"{one_line(key)[: max(1, width - len(values_seen) - 2)]}  {values_seen}"
-            if _can_show(_FULL):
-                yield from curve(values, width, _CURVE_HEIGHT)
-    if len(shown) > MAX_CURVES:
-        yield f"and {len(shown) - MAX_CURVES} more metrics"
+        values_seen = f"{min(known):.4g} to {max(known):.4g}"
+        yield ""
+        yield f"{one_line(key)[: max(1, width - len(values_seen) - 2)]}  {values_seen}"
+        if _can_show(_FULL):
+            yield from curve(values, width, _CURVE_HEIGHT)
+    if len(keys) > most:
+        yield f"and {len(keys) - most} more metrics that change"
+
+
+def _values(series: Any) -> list[float | None]:
+    return list(series.get("mean") or series["last"])
+
+
+def _changes(series: Any) -> bool:
+    return len({value for value in _values(series) if value is not None}) > 1
+
+
+def _by_weight(key: str) -> bool:
+    """Put losses first: they say most."""
+    return "loss" not in key.lower()
 
 
 def _can_show(text: str) -> bool:
@@ -166,7 +205,7 @@ def _row(run: KnownRun) -> tuple[str, ...]:
 
 def _last(values: dict[str, float | None]) -> str:
     """Return the value that says most: the loss, if there is one, else the first metric."""
-    for key in sorted(values, key=lambda key: "loss" not in key.lower()):
+    for key in sorted(values, key=_by_weight):
         if values[key] is not None:
             return f"{one_line(key)} {values[key]:.4g}"
     return ""

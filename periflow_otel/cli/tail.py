@@ -1,20 +1,20 @@
 """``periflow-otel tail``: what a run records, as it records it."""
 
-import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from periflow_otel.cli.known_runs import find_run, known_runs, ranks_at_work
+from periflow_otel.cli.known_runs import find_run, ranks_at_work
 from periflow_otel.journal.reader import JournalReader, Position, Written, written_journals
 from periflow_otel.page.words import one_line
 from periflow_otel.records import LogLine, Metric, RankRun
 from periflow_otel.run_config import without_user_info
-from periflow_otel.settings.paths import find_state_dirs
 
 INTERVAL_S: Final = 0.2
 _CHUNK: Final = 1000
@@ -46,39 +46,54 @@ class Line(NamedTuple):
         return f"{rank}{step}{_words(self.record)}"
 
 
-def tail(run_id: str | None, *, is_json: bool) -> int:
+def tail(wanted: str | None, lines: int, *, is_json: bool) -> int:
     """Print what a run gives to ``pf.metric``, and what it logs where that is recorded, until it is over.
 
-    It begins with what the journals of the run still hold.
-
     Args:
-        run_id: Which; None: the latest.
+        wanted: Which, by what it is called; None: the latest.
+        lines: With how many of those to begin that its journals still hold, all ranks together.
         is_json: A JSON object a line.
 
     Returns:
         0 when it is over, 1 if it does not go on.
+
+    Raises:
+        ConfigurationError: Several runs may be meant.
     """
-    run = find_run(known_runs(find_state_dirs(os.environ), Path()), run_id)
+    run = find_run(wanted)
     if run is None or not run.is_live:
-        name = run_id or "here"
-        print(f"periflow-otel: {name}: no such run goes on; 'periflow-otel export' has what is over", file=sys.stderr)
+        name = "" if wanted is None else f" {one_line(wanted)}"
+        print(f"periflow-otel: no run{name} goes on here; 'periflow-otel export' has what is over", file=sys.stderr)
         return 1
-    for line in follow(run.folder):
+    for line in follow(run.folder, lines):
         print(line.as_json() if is_json else line.as_text(), flush=True)
     return 0
 
 
-def follow(folder: Path) -> Iterator[Line]:
-    """Yield what the ranks of a run give, each in its order, until none of them lives."""
+def follow(folder: Path, last: int | None = None) -> Iterator[Line]:
+    """Yield what the ranks of a run give, each in its order, until none of them lives.
+
+    Args:
+        folder: Of the run, on this node.
+        last: With how many of those to begin that are there already; None: all.
+    """
     followers: dict[Path, _Follower] = {}
     is_at_work = True
     while is_at_work:
         is_at_work = bool(ranks_at_work(folder))  # asked before reading: what came until then is read still
         for written in written_journals(folder):
             followers.setdefault(written.journal.folder, _Follower(written))
-        for follower in followers.values():  # also of journals that are delivered and gone: they are open here
-            yield from follower.read()
+        # also of journals that are delivered and gone: they are open here
+        lines = chain.from_iterable(follower.read() for follower in followers.values())
+        yield from lines if last is None else _latest(lines, last)
+        last = None
         time.sleep(INTERVAL_S if is_at_work else 0)
+
+
+def _latest(lines: Iterable[Line], count: int) -> list[Line]:
+    """Return the last lines by their time; of one time, as they come."""
+    latest = nlargest(count, enumerate(lines), key=lambda each: (each[1].record.time_unix_ns, each[0]))
+    return [line for _, line in reversed(latest)]
 
 
 class _Follower:

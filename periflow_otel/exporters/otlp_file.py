@@ -143,5 +143,10 @@ def _number(stem: str, file: int) -> None:
     path = f"{stem}.jsonl"
     with suppress(FileNotFoundError):  # somebody has moved it away
         if os.path.samestat(os.lstat(path), os.fstat(file)):
-            free = next(name for number in count(1) if not os.path.lexists(name := f"{stem}.{number}.jsonl"))
+            free = next(name for number in count(1) if not _is_taken(name := f"{stem}.{number}.jsonl"))
             Path(path).rename(free)
+
+
+def _is_taken(name: str) -> bool:
+    """Tell whether there is such a file, also one that somebody has compressed since."""
+    return os.path.lexists(name) or os.path.lexists(f"{name}.gz")
