@@ -4,10 +4,13 @@ import pytest
 from recorder import make_run
 
 from periflow_otel import conventions, names
-from periflow_otel.agent.deltas import Deltas
+from periflow_otel.agent.deltas import Deltas, deltas_for
+from periflow_otel.agent.destinations import DESTINATIONS
 from periflow_otel.names import Instrument
+from periflow_otel.records import StepEnded
+from periflow_otel.settings.export import ExportSettings
 from periflow_otel.translate.histograms import ExplicitBuckets
-from periflow_otel.translate.telemetry import Histogram, Point
+from periflow_otel.translate.telemetry import Histogram, Observation, Observed, Point
 
 RUN = make_run().of_agent()
 
@@ -59,3 +62,21 @@ def test_histograms_are_subtracted_too():
     assert isinstance(found.value, Histogram)
     assert (found.value.count, found.value.sum, found.value.min, found.value.max) == (1, 7.0, None, None)
     assert sum(found.value.bucket_counts) == 1
+
+
+@pytest.mark.parametrize(
+    ("preference", "counted", "read"), [("cumulative", 0, 0), ("delta", 1, 1), ("lowmemory", 1, 0)]
+)
+def test_what_is_counted_and_what_is_read_is_told_as_is_preferred(preference: str, counted: int, read: int):
+    """Low memory wants no reading remembered, be it of a rank, of the machine or of the agent itself."""
+    variables = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": preference}
+    make = DESTINATIONS["otlp.metrics"].translator(ExportSettings.from_environ(variables), None)
+    translator = make(make_run(), b"")
+    cpu = conventions.PROCESS_CPU_TIME
+    translator.feed(iter([StepEnded(1, 10, 5)]))
+    for value in (1.0, 3.0):
+        translator.observe(Observed(20, (Observation(cpu, value),)))
+        translator.settle(20)
+    is_delta = {point.instrument: point.is_delta for point in translator.take()}
+    assert is_delta[names.STEP_COMPLETED] == is_delta[names.STEP_DURATION] == bool(counted)
+    assert (is_delta[cpu], deltas_for(make) is not None) == (bool(read), bool(read))

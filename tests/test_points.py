@@ -636,7 +636,7 @@ def test_what_is_seen_of_a_rank_is_shown_once_in_the_order_of_its_times():
 
 def test_sums_that_are_seen_can_be_told_as_differences():
     """From the second reading on: what was before it, the agent before this one may have told."""
-    translator = PointTranslator(make_run(), is_delta=True)
+    translator = PointTranslator(make_run(), observes_deltas=True)
     times = [STARTED_NS + each * S for each in (10, 20, 30)]
     taken = [
         observe(translator, time, Observation(CPU, value, (("cpu.mode", "user"),), 5), Observation(MEMORY, 9, (), 5))

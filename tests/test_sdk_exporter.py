@@ -154,7 +154,7 @@ def test_console_prints_points():
 
 
 ACME = """
-from opentelemetry.sdk.metrics import Counter, Histogram
+from opentelemetry.sdk.metrics import Counter, Histogram, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricExportResult
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -188,7 +188,8 @@ class MoodyPoints(Moody, MetricExporter):
 class Deltas(MetricExporter):
     def __init__(self):
         aggregation = ExponentialBucketHistogramAggregation()
-        super().__init__(dict.fromkeys((Counter, Histogram), AggregationTemporality.DELTA), {Histogram: aggregation})
+        kinds = (Counter, Histogram, ObservableCounter)
+        super().__init__(dict.fromkeys(kinds, AggregationTemporality.DELTA), {Histogram: aggregation})
 
     def export(self, metrics_data, timeout_millis=10_000, **kwargs):
         resources = metrics_data.resource_metrics
@@ -341,7 +342,8 @@ def completed(metrics: Iterable[Any]) -> int:
 @pytest.mark.usefixtures("acme")
 def test_exporter_of_mixed_wishes_is_warned_of(caplog: pytest.LogCaptureFixture):
     """Sums and histograms share one temporality here."""
-    assert SdkPointExporter("half").is_delta
+    half = SdkPointExporter("half")
+    assert (half.is_delta, half.observes_deltas) == (True, False)
     assert caplog.messages == ["half wants deltas of counters or of histograms, not of both: both follow the counters"]
 
 
@@ -349,4 +351,4 @@ def test_exporter_of_mixed_wishes_is_warned_of(caplog: pytest.LogCaptureFixture)
 def test_exporter_without_wishes_is_given_totals():
     """The default of the standard, also for an exporter that forgot to say."""
     for exporter in map(SdkPointExporter, ("acme", "silent")):
-        assert (exporter.is_delta, exporter.is_exponential) == (False, False)
+        assert (exporter.is_delta, exporter.observes_deltas, exporter.is_exponential) == (False, False, False)

@@ -303,6 +303,7 @@ def test_a_password_in_an_endpoint_is_refused_and_not_shown(protocol: str, endpo
         ("a=1%2C2", (("a", "1,2"),)),
         ("a=caf%C3%A9", (("a", "café"),)),
         ("a=", (("a", ""),)),
+        ("a=1,b=2,A=3", (("a", "3"), ("b", "2"))),
     ],
 )
 def test_headers_are_read_as_the_specification_says(text: str, expected: tuple[tuple[str, str], ...]):

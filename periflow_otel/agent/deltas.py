@@ -49,8 +49,8 @@ class Deltas:
 
 
 def deltas_for(translator: MakeTranslator) -> Deltas | None:
-    """Return what makes reports like the points of a translator, if those count since the time before."""
-    return Deltas() if isinstance(translator, partial) and translator.keywords.get("is_delta") else None
+    """Return what makes reports like the readings of a translator, if those count since the time before."""
+    return Deltas() if isinstance(translator, partial) and translator.keywords.get("observes_deltas") else None
 
 
 def _stream(run: RankRun, point: Point) -> _Stream:

@@ -147,13 +147,19 @@ def _points_as_set(settings: ExportSettings, _: object, *, shows_steps: bool = F
     return partial(
         PointTranslator,
         is_delta=settings.temporality != "cumulative",
+        observes_deltas=settings.temporality == "delta",  # "lowmemory" remembers no reading
         is_exponential=settings.histogram != "explicit_bucket_histogram",
         shows_steps=shows_steps,
     )
 
 
 def _points_as_preferred(_: ExportSettings, exporter: Any) -> MakeTranslator:
-    return partial(PointTranslator, is_delta=exporter.is_delta, is_exponential=exporter.is_exponential)
+    return partial(
+        PointTranslator,
+        is_delta=exporter.is_delta,
+        observes_deltas=exporter.observes_deltas,
+        is_exponential=exporter.is_exponential,
+    )
 
 
 DESTINATIONS: Final[dict[str, Destination]] = {

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import resources
-from opentelemetry.sdk.metrics import Counter
+from opentelemetry.sdk.metrics import Counter, ObservableCounter
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
 from opentelemetry.sdk.metrics import Histogram as Histograms
 from opentelemetry.sdk.metrics.export import (
@@ -101,9 +101,13 @@ class SdkPointExporter:
         self._exporter = _load("metrics", name, MetricExporter)  # type: ignore[type-abstract]  # only for isinstance
         temporality = getattr(self._exporter, "_preferred_temporality", None) or {}  # as the SDK's own readers ask
         aggregation = getattr(self._exporter, "_preferred_aggregation", None) or {}
-        counters, histograms = (temporality.get(kind) is AggregationTemporality.DELTA for kind in (Counter, Histograms))
+        counters, histograms, observed = (
+            temporality.get(kind) is AggregationTemporality.DELTA for kind in (Counter, Histograms, ObservableCounter)
+        )
         self.is_delta = counters
         """It wants what has been counted since the last time, not since the run began."""
+        self.observes_deltas = observed
+        """It wants the same of sums that are not counted but read."""
         self.is_exponential = isinstance(aggregation.get(Histograms), ExponentialBucketHistogramAggregation)
         """It wants histograms with exponential buckets."""
         if counters != histograms:

@@ -112,7 +112,9 @@ def _pair(name: str, entry: str) -> tuple[str, str]:
 
 
 def _checked(name: str, pairs: Iterable[tuple[str, str]], *, is_grpc: bool) -> Headers:
-    return Headers(_header(name, key.strip().lower(), value.strip(), is_grpc=is_grpc) for key, value in pairs)
+    """Return headers that can be sent, each name once: the last value of it counts."""
+    checked = (_header(name, key.strip().lower(), value.strip(), is_grpc=is_grpc) for key, value in pairs)
+    return Headers(dict(checked).items())
 
 
 def _header(name: str, key: str, value: str, *, is_grpc: bool) -> tuple[str, str]:

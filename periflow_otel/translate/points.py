@@ -90,6 +90,7 @@ class PointTranslator:
         state: bytes = b"",
         *,
         is_delta: bool = False,
+        observes_deltas: bool = False,
         is_exponential: bool = False,
         shows_steps: bool = False,
     ) -> None:
@@ -99,11 +100,13 @@ class PointTranslator:
             run: Whose records.
             state: What ``encode_state`` returned.
             is_delta: Counters and histograms count since the last snapshot, not since the run began.
+            observes_deltas: So do sums that the agent has not counted but read.
             is_exponential: Histograms have exponential buckets.
             shows_steps: Whenever the step of the values is another one, a point says which.
         """
         self._run = run
         self._is_delta = is_delta
+        self._observes_deltas = observes_deltas
         self._shows_steps = shows_steps
         self._rank = ((names.RANK, run.rank),)
         self._points: list[Point] = []
@@ -377,7 +380,7 @@ class PointTranslator:
     def _snapshot_observed(self) -> None:
         observed, self._observed = self._observed, ()
         for each in observed:
-            if self._is_delta and each.instrument.kind == "counter":
+            if self._observes_deltas and each.instrument.kind == "counter":
                 self._add_growth(each)
             else:
                 self._add_observed(each, each.value, each.start_unix_ns)
