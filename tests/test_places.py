@@ -67,6 +67,14 @@ def test_a_full_file_system_is_none(tiny_disk: Path):
     assert list(tiny_disk.iterdir()) == []
 
 
+def test_a_file_system_that_takes_few_more_files_is_none(tmp_path: Path):
+    """There is room for a segment, and not for the files of a run."""
+    with small_disk(tmp_path / "disk", "64m,nr_inodes=30") as disk:
+        with pytest.raises(OSError, match="No space left on device"):
+            judge(disk)
+        assert list(disk.iterdir()) == []
+
+
 def test_a_judged_place_is_as_it_was(state: Path, tmp_path: Path):
     """Nothing is made by asking, neither there nor above."""
     judge(state)

@@ -460,6 +460,15 @@ def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path):
     assert JournalReader(tmp_path).head()[:4] == (20, 0, 3, 4)
 
 
+def test_a_disk_that_is_full_to_the_end(tmp_path: Path):
+    """Records that are written nowhere are still told by their number: so many will never be delivered."""
+    with file_size_limit(SMALL - 1):
+        writer = small_writer(tmp_path)
+        append_numbers(writer, 0, 10)
+        assert writer.finish(numbered(10)) == writer.sequence == 11
+    assert read_all(tmp_path).records == []
+
+
 def test_memory_has_a_bound_and_what_goes_is_counted(tmp_path: Path):
     """Of more than is kept in memory the oldest goes; the reader knows exactly how many went."""
     writer = JournalWriter(tmp_path, make_run())

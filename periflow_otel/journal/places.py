@@ -1,9 +1,11 @@
 """Places for journals: a folder is judged by doing in it, once, all that a journal needs of it.
 
 A file system may have no locks (Lustre without ``flock``, NFS without its daemon), no shared mappings (some FUSE), no
-room, or a quota that only a real reservation meets. So nothing is asked: it is tried.
+room, or a quota that only a real reservation meets. So nothing is asked but how many more files there can be: it is
+tried.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -11,9 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from periflow_otel.journal.folders import make_private, private_inside
 from periflow_otel.journal.segment import SEGMENT_BYTES, reserve
+
+LEAST_FILES: Final = 100
+"""For how many files there must be room: a rank has a dozen, besides its segments."""
 
 
 def own_place(folder: Path) -> Path:
@@ -86,7 +92,13 @@ def _remove(made: list[Path]) -> None:
 
 
 def _try_out(folder: Path) -> None:
-    """Create, rename, lock, reserve and map a file. It has no name by the time it takes space: nothing stays behind."""
+    """Create, rename, lock, reserve and map a file. It has no name by the time it takes space: nothing stays behind.
+
+    How many more files there can be is asked where it is known: to make them would take a file server long.
+    """
+    files = os.statvfs(folder)
+    if files.f_files and files.f_favail < LEAST_FILES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _nameless_file(folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         reserve(descriptor, SEGMENT_BYTES)

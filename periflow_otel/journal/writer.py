@@ -120,6 +120,7 @@ class JournalWriter:
         self._has_ended = False
         self._is_closed = False
         self._has_refused = False
+        self._untold = 0
         self._is_child = False
         _writers.add(self)
         self._open_next()
@@ -129,7 +130,7 @@ class JournalWriter:
         """Number of records that were appended so far."""
         with self._lock:
             count, _ = split_commit(self._commit)
-            return self._first_sequence + count + self._memory.dropped + len(self._memory.frames)
+            return self._first_sequence + count + self._memory.dropped + len(self._memory.frames) + self._untold
 
     def append(self, payload: bytes) -> None:
         """Append one encoded record of at most ``records.MAX_RECORD_BYTES``. Raises nothing when the disk is full."""
@@ -375,6 +376,8 @@ class JournalWriter:
             self._put(last, 1)
         elif room >= _MISSING_BYTES:
             self._note_missing(lost)
+        else:
+            self._untold = lost  # nobody counts them, so nobody will say that they are done with
         if lost:
             _log.warning("%d records could not be written into %s", lost, self._folder)
 
