@@ -23,6 +23,19 @@ def test_what_happens_anyway_is_not_named(value: str):
     assert unread({"OTEL_PROPAGATORS": value}) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "default", "other"),
+    [
+        ("OTEL_METRICS_EXEMPLAR_FILTER", "trace_based", "always_off"),
+        ("OTEL_PYTHON_ID_GENERATOR", "random", "xray"),
+        ("OTEL_LOG_LEVEL", "INFO", "debug"),
+    ],
+)
+def test_a_default_is_not_named(name: str, default: str, other: str):
+    """Who sets what holds anyway loses nothing."""
+    assert [unread({name: value}) for value in (default, other)] == [[], [name]]
+
+
 def test_another_propagator_is_named():
     """A launcher that speaks B3 is not understood."""
     assert unread({"OTEL_PROPAGATORS": "tracecontext,b3"}) == ["OTEL_PROPAGATORS"]

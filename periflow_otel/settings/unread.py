@@ -20,9 +20,17 @@ UNREAD: Final = {
     "OTEL_METRICS_EXEMPLAR_FILTER": "exemplars are of steps that have a span",
     "OTEL_METRIC_EXPORT_TIMEOUT": "`OTEL_EXPORTER_OTLP_TIMEOUT` bounds each request, and the data is kept",
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "`OTEL_RESOURCE_ATTRIBUTES` adds what is wanted",
+    "OTEL_ENTITIES": "as above",
+    "OTEL_PYTHON_ID_GENERATOR": "ids are derived from run, attempt, step and rank, so that ranks agree on them",
+    "OTEL_LOG_LEVEL": "`logging` sets the level of the logger `periflow_otel`",
 }
 """Patterns of names, and what holds instead."""
-_HARMLESS: Final = {"OTEL_PROPAGATORS": frozenset({"tracecontext", "baggage"})}
+_HARMLESS: Final = {
+    "OTEL_PROPAGATORS": frozenset({"tracecontext", "baggage"}),
+    "OTEL_METRICS_EXEMPLAR_FILTER": frozenset({"trace_based"}),
+    "OTEL_PYTHON_ID_GENERATOR": frozenset({"random"}),
+    "OTEL_LOG_LEVEL": frozenset({"info", "warn", "warning"}),
+}
 """Values that ask for what happens anyway."""
 
 
