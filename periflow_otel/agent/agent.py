@@ -1,15 +1,11 @@
 """The agent of one run on one node: it sees the journals of all local ranks through to their end."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
-
-from msgspec.structs import replace
 
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.destinations import durable_consumer, live_consumers
@@ -19,20 +15,12 @@ from periflow_otel.agent.reports import Reporter
 from periflow_otel.agent.skew import SkewReader, StepSkew
 from periflow_otel.agent.stragglers.slow import IDLE_S, SlowWatch
 from periflow_otel.agent.stragglers.stuck import StuckWatch
+from periflow_otel.agent.tenure import Tenure
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.exporters import Item
-from periflow_otel.journal.agent_lock import (
-    is_lock_in_place,
-    is_next_waiting,
-    lock_again,
-    lock_folder,
-    take_agent_lock,
-    unlock,
-)
-from periflow_otel.journal.agent_note import NO_NOTE, AgentNote, clear_note, write_note
+from periflow_otel.journal.agent_note import NO_NOTE, AgentNote
 from periflow_otel.journal.cursors import Cursor, load_cursor
 from periflow_otel.journal.emergency import take_request_file
-from periflow_otel.journal.files import SCARCE
 from periflow_otel.journal.recent import Shelf
 from periflow_otel.records import RankRun
 from periflow_otel.settings.export import ExportSettings
@@ -44,8 +32,6 @@ LEAST_LINGER_S: Final = 2.0
 _STOP_TIMEOUT_S: Final = 2.0
 _HAND_OVER_TIMEOUT_S: Final = 15.0
 """How long a request under way is waited for, so that the next agent does not send it again."""
-_TAKE_OVER_TIMEOUT_S: Final = 60.0
-"""How long to wait for an agent that is to let go."""
 _FINISH_TIMEOUT_S: Final = 0.3
 _FAREWELL_S: Final = 10.0
 """How long who is looking at the page is waited for, so that it shows how the run has ended;"""
@@ -82,10 +68,8 @@ class Agent:
         self.linger_s = settings.linger_s
         """Seconds to go on trying when all ranks are gone and nothing succeeds; a first attempt is always made."""
         self._settings = settings
-        self._lock = lock
-        self._next_lock = next_lock
-        self._folder_lock: int | None = None
-        self._note = note
+        self._stopping = threading.Event()
+        self._tenure = Tenure(folder, lock, next_lock, note, self._stopping)
         self.at_work = threading.Event()
         """Set when everything has been started that the journals ask for, or nothing will be."""
         self._is_live = is_live
@@ -101,7 +85,6 @@ class Agent:
         self._machine: MachineWatch | None = None
         self._stuck = StuckWatch(settings.stuck_after_s, self._tell) if is_live and settings.stuck_after_s else None
         self._slow = SlowWatch(settings.stuck_after_s, self._tell) if self._stuck else None
-        self._stopping = threading.Event()
         self._has_heir = False
 
     def stop(self) -> None:
@@ -111,18 +94,17 @@ class Agent:
     def serve(self) -> bool:
         """Deliver until all is done, or all ranks are gone and time is up; return whether all is delivered."""
         try:
-            if (self._next_lock is None or self._take_over(self._next_lock)) and self._have_folder():
+            if self._tenure.begin():
                 self._serve()
                 # A rank that began just now may have found this agent alive, and so has started none.
                 while self._is_needed_again():
                     self._serve()
         except BaseException:
-            self._write_note(max(1, self._note.failures))
+            self._tenure.note_failure()
             raise
         finally:
             self.at_work.set()
-            self._let_go_of_folder()
-            os.close(self._lock)
+            self._tenure.close()
         return not self._journals
 
     def _serve(self) -> None:
@@ -136,7 +118,7 @@ class Agent:
                 self._machine = MachineWatch(self.folder, self._settings.machine_interval_s)
         for consumer in self._live:
             consumer.start()
-        self._write_note(0)
+        self._tenure.note_work()
         self.at_work.set()
         try:
             self._watch()
@@ -150,54 +132,11 @@ class Agent:
             for consumer in consumers:
                 consumer.stop(_HAND_OVER_TIMEOUT_S if self._has_heir else _STOP_TIMEOUT_S)
 
-    def _take_over(self, next_lock: int) -> bool:
-        """Wait for the lock of the run, and return whether it is there."""
-        deadline_s = time.monotonic() + _TAKE_OVER_TIMEOUT_S
-        while not lock_again(self._lock):
-            if self._stopping.wait(LOOK_INTERVAL_S / 2) or time.monotonic() > deadline_s:
-                return False
-        os.close(next_lock)
-        return True
-
-    def _have_folder(self) -> bool:
-        """Wait for an agent that is still at work although its lock file is gone; return whether it has ended."""
-        deadline_s = time.monotonic() + _TAKE_OVER_TIMEOUT_S
-        self._let_go_of_folder()
-        while (folder_lock := lock_folder(self.folder)) is None:
-            if self._stopping.wait(LOOK_INTERVAL_S / 2) or time.monotonic() > deadline_s:
-                return False
-        self._folder_lock = folder_lock
-        return True
-
-    def _let_go_of_folder(self) -> None:
-        folder_lock, self._folder_lock = self._folder_lock, None
-        if folder_lock is not None:
-            os.close(folder_lock)
-
-    def _has_lock(self) -> bool:
-        """Tell whether this is the agent of the run; make the lock file anew if somebody has deleted it."""
-        if is_lock_in_place(self.folder, self._lock):
-            return True
-        try:
-            lock = take_agent_lock(self.folder)
-        except OSError as error:  # the folder is gone, unless too many files are open
-            return error.errno in SCARCE
-        if lock is None:
-            return False
-        os.dup2(lock, self._lock, inheritable=False)
-        os.close(lock)
-        self._write_note(0)
-        return self._have_folder()
-
-    def _write_note(self, failures: int) -> None:
-        with suppress(OSError):  # the disk is full
-            write_note(self._lock, replace(self._note, failures=failures))
-
     def _watch(self) -> None:
         idle_since_s = time.monotonic()
         progress = -1
         while not self._stopping.is_set():
-            if not self._has_lock() or is_next_waiting(self.folder):
+            if self._tenure.has_ended():
                 self._has_heir = True
                 return
             self._look()
@@ -358,12 +297,10 @@ class Agent:
 
     def _is_needed_again(self) -> bool:
         """Let go of the lock, and take it back if there is a rank that nobody serves."""
-        with suppress(OSError):
-            clear_note(self._lock)
-        unlock(self._lock)
+        self._tenure.let_go()
         if self._stopping.is_set() or self._has_heir:
             return False
         self._journals = find_journals(self.folder, self._journals, self._shelf)
         for journal in self._journals.values():
             journal.look()
-        return any(journal.is_alive for journal in self._journals.values()) and lock_again(self._lock)
+        return any(journal.is_alive for journal in self._journals.values()) and self._tenure.resume()
