@@ -24,6 +24,7 @@ from zlib import crc32
 from periflow_otel.journal.files import SCARCE, move_aside
 from periflow_otel.journal.folders import make_private
 from periflow_otel.journal.life import WriterLock
+from periflow_otel.journal.overflow import MAX_BYTES, Overflow
 from periflow_otel.journal.segment import (
     CHECKPOINT_STEP,
     CLOSED,
@@ -46,8 +47,6 @@ from periflow_otel.journal.segment import (
 from periflow_otel.journal.space import make_room
 from periflow_otel.records import Missing, RankRun, encode_missing
 
-MEMORY_BYTES: Final = 32 << 20
-"""How much is kept in memory while the disk takes nothing."""
 RETRY_INTERVAL_S: Final = 30.0
 """How often a disk that took nothing is asked again."""
 SCARCE_INTERVAL_S: Final = 1.0
@@ -113,7 +112,7 @@ class JournalWriter:
         self._commit = 0
         self._capacity = 0
         self._status: os.stat_result
-        self._memory = _Memory()
+        self._overflow = Overflow()
         self._retry_at_s = 0.0
         self._drop_warning_due_s = 0.0
         self._last: bytes | None = None
@@ -130,7 +129,8 @@ class JournalWriter:
         """Number of records that were appended so far."""
         with self._lock:
             count, _ = split_commit(self._commit)
-            return self._first_sequence + count + self._memory.dropped + len(self._memory.frames) + self._untold
+            kept = self._overflow.dropped + len(self._overflow.frames)
+            return self._first_sequence + count + kept + self._untold
 
     def append(self, payload: bytes) -> None:
         """Append one encoded record of at most ``records.MAX_RECORD_BYTES``. Raises nothing when the disk is full."""
@@ -289,13 +289,13 @@ class JournalWriter:
             self._recover()
             self._write(data)
         else:
-            self._memory.keep(data)
+            self._overflow.keep(data)
 
     def _open_next(self, frame_bytes: int = 0) -> bool:
         """Go on in a new segment, with room for a frame at least; return False if the disk has none."""
         self._index += 1  # never used again, even if this comes to nothing: the agent may have seen it
         path = segment_path(self._folder, self._index)
-        first_sequence = self.sequence - len(self._memory.frames)
+        first_sequence = self.sequence - len(self._overflow.frames)
         try:
             self._make_folder()
             self._hold_life()
@@ -314,7 +314,7 @@ class JournalWriter:
         left = self._path, self._words, self._commit & OFFSET_MASK
         self._map, self._words, self._path, self._status = mapping, words, path, status
         self._capacity = len(mapping) - TAIL_BYTES
-        self._first_sequence, self._commit, self._memory.dropped = first_sequence, words[COMMIT], 0
+        self._first_sequence, self._commit, self._overflow.dropped = first_sequence, words[COMMIT], 0
         _give_back(*left)
         if self._retry_at_s:
             self._retry_at_s = 0.0
@@ -358,18 +358,18 @@ class JournalWriter:
 
     def _recover(self) -> None:
         """Write what is kept in memory, as far as the disk takes it."""
-        frames = self._memory.frames
+        frames = self._overflow.frames
         while frames and (
             len(frames[0]) <= self._capacity - (self._commit & OFFSET_MASK) or self._open_next(len(frames[0]))
         ):
-            self._write(self._memory.take())
+            self._write(self._overflow.take())
 
     def _leave_behind(self) -> None:
         """Write down how many records the disk does not take, and the last of them: it tells how the run ended."""
-        memory, self._memory = self._memory, _Memory()
-        if not memory.frames:
+        overflow, self._overflow = self._overflow, Overflow()
+        if not overflow.frames:
             return
-        lost, last = memory.dropped + len(memory.frames), memory.frames[-1]
+        lost, last = overflow.dropped + len(overflow.frames), overflow.frames[-1]
         room = len(self._map) - (self._commit & OFFSET_MASK)
         if _MISSING_BYTES + len(last) <= room:
             self._note_missing(lost := lost - 1)
@@ -409,73 +409,10 @@ class JournalWriter:
                 "the journal in %s cannot be written (%s); training goes on, up to %d MiB are kept in memory",
                 self._folder,
                 error.strerror or error,
-                MEMORY_BYTES >> 20,
+                MAX_BYTES >> 20,
             )
         self._retry_at_s = time.monotonic() + (SCARCE_INTERVAL_S if error.errno in SCARCE else RETRY_INTERVAL_S)
         self._capacity = 0
-
-
-class NoJournal:
-    """Takes records and keeps none: telemetry is off, or this platform has no journal."""
-
-    sequence = 0
-
-    def append(self, payload: bytes) -> None:
-        """Forget a record."""
-
-    def open_with(self, payload: bytes) -> None:
-        """Forget a record."""
-
-    def begin_step(self, step: int, unix_ns: int) -> None:
-        """Show nobody anything."""
-
-    def note_pause(self, pause: int) -> int:
-        """Show nobody anything."""
-        del pause
-        return 0
-
-    def note_checkpoint(self, step: int) -> None:
-        """Keep nothing."""
-
-    def ask_for_delivery(self) -> None:
-        """Ask nobody."""
-
-    def look(self) -> None:
-        """Miss nothing."""
-
-    def finish(self, payload: bytes) -> int:
-        """Forget the last record too."""
-        del payload
-        return 0
-
-    def close(self) -> None:
-        """Do nothing more, as before."""
-
-    def go_inert(self) -> None:
-        """Do nothing more, as before."""
-
-
-class _Memory:
-    """Frames that the disk did not take, the oldest dropped first."""
-
-    __slots__ = ("dropped", "frames", "size_bytes")
-
-    def __init__(self) -> None:
-        self.frames: deque[bytes] = deque()
-        self.size_bytes = 0
-        self.dropped = 0
-
-    def keep(self, data: bytes) -> None:
-        self.frames.append(data)
-        self.size_bytes += len(data)
-        while self.size_bytes > MEMORY_BYTES:
-            self.take()
-            self.dropped += 1
-
-    def take(self) -> bytes:
-        data = self.frames.popleft()
-        self.size_bytes -= len(data)
-        return data
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from periflow_otel.journal.cursors import is_delivered
+from periflow_otel.journal.no_journal import NoJournal
 from periflow_otel.journal.stacks import speaker
-from periflow_otel.journal.writer import JournalWriter, NoJournal
+from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.records import RankRun
 from periflow_otel.settings.run import RunSettings
 from periflow_otel.training.startup import Beginning
