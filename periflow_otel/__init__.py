@@ -28,9 +28,9 @@ from periflow_otel.errors import (
     StepAlreadyStartedError,
     StepNotStartedError,
 )
-from periflow_otel.records import Value
 from periflow_otel.training.run import TrainingRun
 from periflow_otel.training.stepping import EndStep, StepContext
+from periflow_otel.values import Value
 
 __all__ = [
     "CheckpointAlreadyUploadedError",

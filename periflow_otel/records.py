@@ -1,30 +1,15 @@
-"""What the training process records, and how it is encoded: MessagePack arrays that begin with a kind.
+"""What the training process records, and how it is encoded: MessagePack arrays that begin with a kind."""
 
-Every value that can be recorded comes back equal. What MessagePack has no word for travels in an extension:
-integers beyond 64 bits, and text that is not valid Unicode.
-"""
-
-import numbers
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import msgspec
 
 from periflow_otel.processes import Process
+from periflow_otel.values import MAX_KEY_CHARS, decode_extension, plain, plain_mapping
 
 _AGENT: Final = -1
 """Stands where a rank has its number."""
-
-
-class Scalar(Protocol):
-    """A number of another library: NumPy's, or a tensor of one element."""
-
-    def item(self) -> Any:
-        """Return it as Python's."""
-
-
-Value = float | int | bool | str | list[Any] | tuple[Any, ...] | dict[str, Any] | Scalar | None
-"""What can be recorded under a key: a JSON value, or a scalar."""
 
 
 class Earlier(msgspec.Struct, frozen=True):
@@ -250,14 +235,9 @@ Record = StepEnded | Metric | Checkpoint | Phase | RunFinished | RankLost | Conf
 Telling = Literal["type", "stack", "message"]
 """What is recorded of the exception that ends a run: its type alone, where it came from too, or also what it says."""
 
-MAX_KEY_CHARS: Final = 256
-"""Longest metric key: it becomes the name of an instrument."""
 MAX_RECORD_BYTES: Final = 4 << 20
 """Largest encoded record; two fit into a segment."""
 
-_BIG_INTEGER: Final = 1
-_BROKEN_TEXT: Final = 2
-_MAX_DEPTH: Final = 32
 _MAX_KNOWN_KEYS: Final = 10_000
 _SCALARS: Final = frozenset({float, int, bool, str, type(None)})
 
@@ -316,122 +296,17 @@ def _are_plain(keys: Iterable[object]) -> bool:
     return are_plain
 
 
-def plain_mapping(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with every scalar of another library converted, and nothing kept by reference.
-
-    Raises:
-        TypeError: A value is not a JSON value or a scalar, a key is not text, or ``values`` is not a mapping.
-        ValueError: A key is longer than ``MAX_KEY_CHARS``, or a value nests deeper than 32.
-    """
-    if not isinstance(values, Mapping):
-        message = f"the metrics are {_short(values)}; give a dict of values by name"
-        raise TypeError(message)
-    return {_plain_key(key): _plain(value, str(key), 0) for key, value in values.items()}
-
-
-def _plain_key(key: object) -> Any:
-    if isinstance(key, str):
-        if len(key) > MAX_KEY_CHARS:
-            message = f"the key {_short(key)} has {len(key)} characters; at most {MAX_KEY_CHARS} make a name"
-            raise ValueError(message)
-        return key.encode("utf-8", "replace").decode()
-    if key is None or isinstance(key, int | float):
-        import json  # noqa: PLC0415  # such keys are rare
-
-        return json.dumps(key)  # they come back as from a JSON file
-    message = f"a key is {_short(key)}; give text"
-    raise TypeError(message)
-
-
-def _plain(value: object, key: str, depth: int) -> Any:  # noqa: PLR0911  # one for each kind of value
-    if depth > _MAX_DEPTH:
-        message = f"the value of {_short(key)} nests deeper than {_MAX_DEPTH}, or contains itself"
-        raise ValueError(message)
-    match value:
-        case None | bool():
-            return value
-        case int():
-            return _plain_integer(int(value))
-        case float():
-            return float(value)
-        case str():
-            return _plain_text(str.__str__(value))
-        case list() | tuple():
-            return [_plain(each, key, depth + 1) for each in value]
-        case dict():
-            inner = {each: _plain_key(each) for each in value}
-            return {inner[each]: _plain(value[each], _dotted(key, inner[each]), depth + 1) for each in value}
-        case _:
-            return _plain(_scalar(value, key), key, depth + 1)
-
-
-def _dotted(key: str, inner: str) -> str:
-    """Return the key that a value in a mapping has as a point."""
-    if len(key) + len(inner) >= MAX_KEY_CHARS:
-        message = f"the key {_short(inner)} below {_short(key)} makes a name of more than {MAX_KEY_CHARS} characters"
-        raise ValueError(message)
-    return f"{key}.{inner}"
-
-
-def _scalar(value: object, key: str) -> object:
-    """Turn a NumPy or tensor scalar into the Python number that it stands for."""
-    item = getattr(value, "item", None)
-    if not callable(item):
-        message = f"the value of {_short(key)} is {_short(value)}; give a number, text, bool, None, list or dict"
-        raise TypeError(message)
-    try:
-        number = item()
-    except Exception as error:
-        message = f"the value of {_short(key)}, a {type(value).__name__}, is not a single number: {error}"
-        raise TypeError(message) from error
-    if isinstance(number, int | float):
-        return number
-    if isinstance(number, numbers.Real):  # NumPy's long double has no Python number that is as exact
-        return float(number)
-    message = f"the value of {_short(key)}, a {type(value).__name__}, holds {_short(number)}, not a number"
-    raise TypeError(message)
-
-
-def _plain_integer(value: int) -> Any:
-    if -(1 << 63) <= value < 1 << 64:
-        return value
-    return msgspec.msgpack.Ext(_BIG_INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-
-
-def _plain_text(value: str) -> Any:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return msgspec.msgpack.Ext(_BROKEN_TEXT, value.encode("utf-8", "surrogatepass"))
-    return value
-
-
-def _short(value: object) -> str:
-    """Show a value in an error message: its type, and its beginning where that is safe to ask for."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= 40 else value[:40] + "…")
-    if value is None or (isinstance(value, int | float) and abs(value) < 1 << 64):
-        return f"{type(value).__name__} {value!r}"
-    return f"an object of type {type(value).__name__}"
-
-
-def _decode_extension(code: int, data: memoryview) -> object:
-    if code == _BIG_INTEGER:
-        return int.from_bytes(data, "big", signed=True)
-    return bytes(data).decode("utf-8", "surrogatepass")
-
-
 decode: Callable[[bytes], Record | Missing] = msgspec.msgpack.Decoder(
-    Record | Missing, ext_hook=_decode_extension
+    Record | Missing, ext_hook=decode_extension
 ).decode
 """Decode one record. Raises ``msgspec.DecodeError`` for bytes that are none."""
-_decode_any = msgspec.msgpack.Decoder(ext_hook=_decode_extension).decode
+_decode_any = msgspec.msgpack.Decoder(ext_hook=decode_extension).decode
 
 
 def encode_run(run: RankRun) -> bytes:
     """Encode the run for the header of a segment. A path in it need not be valid text."""
     fields = msgspec.to_builtins(run)
-    return _encode(_plain({name: fields[name] for name in fields if fields[name] or name not in _LATER}, "run", 0))
+    return _encode(plain({name: fields[name] for name in fields if fields[name] or name not in _LATER}, "run"))
 
 
 _LATER: Final = frozenset({"tracestate", "work"})

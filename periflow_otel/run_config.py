@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.records import Config, encode, plain_mapping
+from periflow_otel.records import Config, encode
+from periflow_otel.values import plain_mapping
 
 MAX_VALUES: Final = 1000
 MAX_BYTES: Final = 32 << 10

@@ -16,7 +16,7 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"__pyinstaller"},
-    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "web"},
+    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "values", "web"},
     {"records", "conventions"},
     {"identities", "run_config"},
     {"journal"},
@@ -37,6 +37,7 @@ LAYERS = [
 FOREIGN = {
     "records": {"msgspec"},
     "processes": {"msgspec"},
+    "values": {"msgspec"},
     "journal": {"msgspec"},
     "agent": {"msgspec"},
     "agent.machine": {"psutil", "pynvml"},

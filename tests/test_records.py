@@ -34,8 +34,8 @@ from periflow_otel.records import (
     encode,
     encode_metric,
     encode_run,
-    plain_mapping,
 )
+from periflow_otel.values import plain_mapping
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=20)
 keys = st.text(max_size=20)

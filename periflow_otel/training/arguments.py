@@ -7,7 +7,8 @@ from math import inf, nan
 from typing import Final, SupportsFloat
 
 from periflow_otel.errors import ConfigurationError, PeriFlowError, shown
-from periflow_otel.records import MAX_KEY_CHARS, Work
+from periflow_otel.records import Work
+from periflow_otel.values import MAX_KEY_CHARS
 
 MAX_KINDS_OF_WORK: Final = 16
 MAX_RUN_ID_CHARS: Final = 256

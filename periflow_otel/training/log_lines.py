@@ -12,9 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from periflow_otel.errors import full_type
-from periflow_otel.records import MAX_KEY_CHARS, LogLine, Raised, Telling, encode, plain_mapping
+from periflow_otel.records import LogLine, Raised, Telling, encode
 from periflow_otel.run_config import MASKED, is_secret
 from periflow_otel.training.context import Whereabouts
+from periflow_otel.values import MAX_KEY_CHARS, plain_mapping
 
 MAX_MESSAGE_CHARS: Final = 16_384
 """Longer messages are cut at their end, and longer stacks at their beginning."""

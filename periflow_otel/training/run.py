@@ -30,11 +30,9 @@ from periflow_otel.records import (
     RankRun,
     RunFinished,
     StepEnded,
-    Value,
     encode,
     encode_end,
     encode_metric,
-    plain_mapping,
 )
 from periflow_otel.run_config import RunConfig
 from periflow_otel.settings.environ import Environ
@@ -49,6 +47,7 @@ from periflow_otel.training.pauses import Pauses
 from periflow_otel.training.saves import EmergencySaves
 from periflow_otel.training.script_logs import ScriptLogs
 from periflow_otel.training.stepping import EndStep, StepContext
+from periflow_otel.values import Value, plain_mapping
 
 LOOK_INTERVAL_NS: Final = 1_000_000_000
 """How often ``end_step`` looks whether the agent is alive, and the journal and the control word where they were."""
