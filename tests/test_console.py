@@ -178,7 +178,7 @@ def test_steps_without_duration_have_no_rate(screen: Screen):
 @pytest.mark.parametrize(
     ("given_s", "shown"),
     [
-        *((0.4, "0s"), (59.4, "59s"), (59.6, "1m 0s"), (3599.4, "59m 59s")),
+        *((0.4, "0 s"), (59.4, "59 s"), (59.6, "1m 0s"), (3599.4, "59m 59s")),
         *((3600, "1h 0m"), (86399, "23h 59m"), (86400, "1d 0h"), (5e6, "57d 20h")),
     ],
 )

@@ -15,6 +15,7 @@ from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.terminal import say
 from periflow_otel.translate.telemetry import Point
+from periflow_otel.view.words import duration_words
 
 MAX_METRICS: Final = 6
 """User metrics in a line."""
@@ -178,7 +179,8 @@ class _Progress:
     def _eta(self) -> Iterator[str]:
         steps, target = self._values[names.STEP_CURRENT].values(), self.run.total_steps
         if steps and target and target > min(steps) and self._recent.wall_s:
-            yield f"ETA {_duration((target - min(steps)) * self._recent.wall_s / self._recent.steps)}"
+            left_s = (target - min(steps)) * self._recent.wall_s / self._recent.steps
+            yield f"ETA {duration_words(round(left_s))}"
 
     def _notes(self) -> Iterator[str]:
         steps = self._values[names.STEP_CURRENT]
@@ -194,15 +196,3 @@ class _Progress:
 def _printable(key: str) -> str:
     """Return a key that can neither end the line nor steer a terminal."""
     return "".join(each if each.isprintable() else "?" for each in key)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in its two largest units."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days}d {h}h"
-    if hours:
-        return f"{hours}h {m}m"
-    return f"{minutes}m {s}s" if minutes else f"{s}s"
