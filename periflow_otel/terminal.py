@@ -1,6 +1,5 @@
 """Where a person may be reading along: written to without ever waiting for that person."""
 
-import fcntl
 import io
 import os
 import select
@@ -9,9 +8,10 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+from periflow_otel.descriptors import copy_descriptor
+
 _PIECE_BYTES: Final = 512
 """What can be written at once wherever anything can: ``_POSIX_PIPE_BUF``."""
-_LAST_STREAM: Final = 2
 _ERASE_LINE: Final = "\r\x1b[K"
 """Where a terminal's line holds a progress bar, which is drawn again below."""
 
@@ -66,7 +66,7 @@ def say(line: str) -> None:
     with suppress(OSError, ValueError):  # ValueError: it is closed, or cannot encode a character
         stream, is_own = sys.stderr, sys.stderr is sys.__stderr__
         if stream is not None and is_own:
-            with Terminal(fcntl.fcntl(stream.fileno(), fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)) as terminal:
+            with Terminal(copy_descriptor(stream.fileno())) as terminal:
                 terminal.write(f"{line}\n")
         elif stream is not None:
             stream.write(f"{line}\n")

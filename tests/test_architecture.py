@@ -16,8 +16,8 @@ PACKAGE = "periflow_otel"
 
 LAYERS = [
     {"__pyinstaller"},
-    {"names", "errors", "logs", "processes", "ids", "clock", "terminal", "values", "web"},
-    {"records", "conventions"},
+    {"names", "errors", "logs", "processes", "ids", "clock", "descriptors", "values", "web"},
+    {"records", "conventions", "terminal"},
     {"identities", "run_config"},
     {"journal"},
     {"settings"},

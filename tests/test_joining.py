@@ -118,7 +118,7 @@ def test_ranks_that_begin_again_in_their_processes_are_another_attempt(joining: 
 def test_ranks_that_go_back_are_in_one_attempt_again(joining: Join):
     """Each takes the next one by itself."""
     places = [joining("job", rank=rank, world_size=2, local_world_size=2) for rank in (0, 1)]
-    one, other = (next_attempt(place, rank, 2) for rank, place in enumerate(places))
+    one, other = (next_attempt(place, rank, 2, is_recording=True) for rank, place in enumerate(places))
     assert one[:3] == other[:3] == ("job", 2, places[0].seed)
     assert (one.journal.name, other.journal.name) == ("a002-r00000", "a002-r00001")
     leave(one)

@@ -19,7 +19,6 @@ An executable that gives no answer is no Python that can do this.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -31,6 +30,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from periflow_otel.descriptors import copy_descriptor
+
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long an interpreter may take to begin: it is the one that runs already, so its files are at hand."""
 MARK: Final = "_PERIFLOW_AGENT"
@@ -39,7 +40,6 @@ MARK: Final = "_PERIFLOW_AGENT"
 _PACKAGE: Final = "periflow_otel"
 _NEEDED: Final = ("msgspec", "opentelemetry")
 """Packages that every starter has loaded."""
-_LAST_STREAM: Final = 2
 _NONE: Final = -1
 """Stands for a descriptor that there is not."""
 _FROM_OUTSIDE: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
@@ -206,7 +206,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _copy(stream: int, opened: ExitStack) -> int:
     """Return a copy of a stream with a number that none has; ``_NONE`` if the stream is closed."""
     try:
-        copy = fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
+        copy = copy_descriptor(stream)
     except OSError as error:
         if error.errno == errno.EBADF:
             return _NONE

@@ -8,8 +8,6 @@ from pathlib import Path
 from periflow_otel.journal.files import is_at, make_own
 from periflow_otel.journal.folders import LOCK_FILE, NEXT_LOCK_FILE
 
-_LAST_STREAM = 2
-
 
 def take_agent_lock(folder: Path) -> int | None:
     """Return a descriptor that holds the lock of a run, or None if an agent has it. Takes about 20 µs.
@@ -68,11 +66,6 @@ def open_lock(folder: Path) -> int:
         OSError: It cannot be opened.
     """
     return _open(folder / LOCK_FILE)
-
-
-def copy_lock(descriptor: int) -> int:
-    """Return another descriptor for the same lock, which is held until both are closed or one is unlocked."""
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
 
 
 def _open(path: Path) -> int:

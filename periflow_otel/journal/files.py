@@ -12,12 +12,14 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from periflow_otel.descriptors import LAST_STREAM, copy_descriptor
+
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that say nothing about a file: there were too many others."""
 _NO_FILE: Final = frozenset({None, errno.ELOOP, errno.EISDIR, errno.ENXIO})
 """Errors by which something else is there: somebody else's, a pipe, a link, a folder, a socket."""
-_LAST_STREAM: Final = 2
-_FLAGS: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) if os.name == "posix" else 0
+_FLAGS: Final = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+"""Those that there are: on Windows, where nothing is recorded, none."""
 _log = logging.getLogger("periflow_otel")
 
 
@@ -181,11 +183,9 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 def _beyond_streams(descriptor: int) -> int:
     """Return a descriptor of the same file that is no standard stream's: those may be closed, and are set anew."""
-    if descriptor > _LAST_STREAM:
+    if descriptor > LAST_STREAM:
         return descriptor
-    import fcntl  # noqa: PLC0415  # Windows, which has no journal, has no such module
-
     try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1)
+        return copy_descriptor(descriptor)
     finally:
         os.close(descriptor)

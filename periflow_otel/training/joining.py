@@ -103,15 +103,20 @@ def join_run(
     return place
 
 
-def next_attempt(place: Place, rank: int, world_size: int) -> Place:
+def next_attempt(place: Place, rank: int, world_size: int, *, is_recording: bool) -> Place:
     """Take the same place in the next attempt, as all ranks do by themselves."""
     place.leave(None)
-    made, attempt = Made(place.seed, world_size, None, None), place.attempt + 1
-    with suppress(OSError, ImportError):
+    attempt = place.attempt + 1
+    following = place._replace(attempt=attempt, journal=journal_folder(place.folder, attempt, rank), membership=None)
+    if not is_recording:
+        return following
+    try:
+        made = Made(place.seed, world_size, None, None)
         membership = attempts.join_agreed(place.folder, Wish(rank, made, attempt))
         journal = claim_journal(place.folder, membership.number, rank)
-        return place._replace(attempt=attempt, journal=journal, membership=membership)
-    return place._replace(attempt=attempt, journal=journal_folder(place.folder, attempt, rank), membership=None)
+    except (OSError, ImportError):  # the journal, which tries again later, says so
+        return following
+    return following._replace(journal=journal, membership=membership)
 
 
 def _hear(modules: Modules) -> _Agreed | None:

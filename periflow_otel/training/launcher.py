@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from msgspec.structs import replace
 
 from periflow_otel.agent.spawn import Inheritance, NotAPythonError, is_agent, start_agent
-from periflow_otel.journal.agent_lock import copy_lock, open_lock, take_agent_lock, take_next_lock
+from periflow_otel.descriptors import copy_descriptor
+from periflow_otel.journal.agent_lock import open_lock, take_agent_lock, take_next_lock
 from periflow_otel.journal.agent_note import AgentNote, log_bytes, read_note, why_failed, write_note
 from periflow_otel.journal.files import open_own
 from periflow_otel.journal.folders import AGENT_LOG
@@ -143,8 +144,9 @@ class AgentLauncher:
 
         settings = ExportSettings.from_environ(self._environ)
         is_first = self._thread is None
-        next_copy = None if next_lock is None else copy_lock(next_lock)
-        self._agent = agent = Agent(self._folder, settings, copy_lock(lock), next_copy, note)
+        # A lock is held until all its descriptors are closed: those here are, when the agent has its own.
+        next_copy = None if next_lock is None else copy_descriptor(next_lock)
+        self._agent = agent = Agent(self._folder, settings, copy_descriptor(lock), next_copy, note)
         self._thread = threading.Thread(target=self._serve, args=(agent,), name="periflow-agent", daemon=True)
         self._thread.start()
         agent.at_work.wait(THREAD_START_TIMEOUT_S)

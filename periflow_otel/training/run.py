@@ -440,10 +440,11 @@ class TrainingRun:
     def _begin_attempt(self, done: int) -> None:
         """Go on as another attempt, in which ``done`` steps are done: ids and sums of the old one stay its own."""
         records = self._end_journal(self._noted_error)
-        self._place = place = next_attempt(self._place, self.info.rank, self.info.world_size)
-        if self._is_recording:
+        rank, is_recording = self.info.rank, self._is_recording
+        self._place = place = next_attempt(self._place, rank, self.info.world_size, is_recording=is_recording)
+        if is_recording:
             self._handover.next_journal(place.journal, records)
-        earlier = find_earlier(self.folder, self.info.rank, place.number)
+        earlier = find_earlier(self.folder, rank, place.number) if is_recording else None
         self.info = self.info.another_attempt(place.attempt, self._time_ns(), done, earlier)
         self._step, self._ended_ns, self._noted_error = done, None, None
         self._checkpoint_steps.clear()

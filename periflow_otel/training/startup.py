@@ -93,7 +93,7 @@ def settle(
         tracestate=settings.tracestate,
         resource=resource(settings, run_name),
         orders=Orders(_consumers(settings, log), settings.destination, settings.sampling_ratio),
-        earlier=find_earlier(place.folder, identity.rank, place.number),
+        earlier=find_earlier(place.folder, identity.rank, place.number) if is_recording else None,
     )
     if identity.local_rank == 0 and (ignored := unread(environ)):
         _log.warning("not read here, see docs/configuration.md: %s", ", ".join(ignored))
