@@ -17,13 +17,13 @@ from periflow_otel.translate import as_is
 from periflow_otel.translate.log_records import LogTranslator
 from periflow_otel.translate.points import PointTranslator
 from periflow_otel.translate.spans import SpanTranslator
+from periflow_otel.view.gpu_peaks import peak_of
 from periflow_otel.view.heat import bins_of, quantile
+from periflow_otel.view.log_entries import MAX_CHARS, MAX_KEPT
 from periflow_otel.view.otlp import OtlpFeed
-from periflow_otel.view.peaks import peak_of
 from periflow_otel.view.rank_view import MAX_MARKS
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
-from periflow_otel.view.said import MAX_CHARS, MAX_KEPT
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
 
 MS = 1_000_000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from periflow_otel.view.said import ERROR
+from periflow_otel.view.log_entries import ERROR
 from periflow_otel.view.words import duration_words
 
 View = Mapping[str, Any]

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from periflow_otel import names
+from periflow_otel.view.log_entries import WARNING, LogEntry
 from periflow_otel.view.rank_view import Member, RankView
 from periflow_otel.view.run_view import RunView
-from periflow_otel.view.said import WARNING, Said
 
 Number = int | float | None
 """OTLP JSON has integers of 64 bits, NaN and infinities as text, which the decoder reads."""
@@ -218,7 +218,7 @@ class OtlpFeed:
                 self._add_event(self._rank(who, rank), record.eventName, record.timeUnixNano, attributes)
             else:
                 self._view(who).logs.add(
-                    Said(
+                    LogEntry(
                         self._rank(who, rank).member.attempt,
                         rank,
                         attributes.get(names.STEP),

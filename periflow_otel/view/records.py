@@ -28,9 +28,9 @@ from periflow_otel.translate.telemetry import Observed, Span
 from periflow_otel.translate.values import flatten, number, text
 from periflow_otel.translate.walltime import CHECKPOINT, RESTART, WallTime
 from periflow_otel.view.lately import NOTE_S
+from periflow_otel.view.log_entries import WARNING, LogEntry
 from periflow_otel.view.rank_view import Member
 from periflow_otel.view.run_view import RunView
-from periflow_otel.view.said import WARNING, Said
 
 Fed = Record | Observed | StepBegan | Span
 """What is known of a rank: its records, and what its agent sees."""
@@ -153,7 +153,7 @@ class RecordFeed:
         if severity(line.level) < WARNING:
             return
         self._view.logs.add(
-            Said(
+            LogEntry(
                 self._run.attempt,
                 self._run.rank,
                 line.step,

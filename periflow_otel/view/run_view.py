@@ -9,11 +9,11 @@ from msgspec.structs import asdict
 from periflow_otel import names
 from periflow_otel.translate.telemetry import ExponentialHistogram, Histogram, Point, Span
 from periflow_otel.view.findings import find
+from periflow_otel.view.gpu_peaks import peaks_of_ranks
 from periflow_otel.view.heat import QUANTILES, merged, quantile, usual
 from periflow_otel.view.lately import Sums
-from periflow_otel.view.peaks import peaks_of_ranks
+from periflow_otel.view.log_entries import LogEntries
 from periflow_otel.view.rank_view import Limits, Marks, Member, RankView
-from periflow_otel.view.said import Sayings
 from periflow_otel.view.slow import SlowSteps
 from periflow_otel.view.stuck import StuckTimes
 
@@ -39,7 +39,7 @@ class RunView:
         self.telemetry: dict[tuple[str, tuple[tuple[str, Any], ...]], float] = {}
         """The latest of what agents say of their own work, by instrument and attributes."""
         self.stuck = StuckTimes()
-        self.logs = Sayings()
+        self.logs = LogEntries()
         self.slow = SlowSteps()
         self._limits = Limits(max_total_rows)
 

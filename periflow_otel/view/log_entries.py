@@ -15,7 +15,7 @@ MAX_CHARS: Final = 500
 """Of a message."""
 
 
-class Said(msgspec.Struct, frozen=True):
+class LogEntry(msgspec.Struct, frozen=True):
     """One log record."""
 
     attempt: int
@@ -33,26 +33,26 @@ class Said(msgspec.Struct, frozen=True):
     """Type of the exception that was logged."""
 
 
-class Sayings:
+class LogEntries:
     """Takes warnings and errors, and keeps the latest."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.warnings, self.errors = _Latest(), _Latest()
 
-    def add(self, said: Said) -> None:
+    def add(self, entry: LogEntry) -> None:
         """Take a log record."""
-        cut = said.message[:MAX_CHARS] + "…" if len(said.message) > MAX_CHARS else said.message
-        (self.errors if said.severity >= ERROR else self.warnings).add(msgspec.structs.replace(said, message=cut))
+        cut = entry.message[:MAX_CHARS] + "…" if len(entry.message) > MAX_CHARS else entry.message
+        (self.errors if entry.severity >= ERROR else self.warnings).add(msgspec.structs.replace(entry, message=cut))
 
-    def add_earlier(self, other: "Sayings") -> None:
+    def add_earlier(self, other: "LogEntries") -> None:
         """Take what was said in the attempts before."""
         self.warnings.add_earlier(other.warnings)
         self.errors.add_earlier(other.errors)
 
     def to_dict(self) -> dict[str, Any]:
         """Return how many there were, and those that are kept by their time."""
-        kept = sorted((*self.warnings.kept, *self.errors.kept), key=lambda said: said.time)
+        kept = sorted((*self.warnings.kept, *self.errors.kept), key=lambda entry: entry.time)
         return {
             "warnings": self.warnings.count,
             "errors": self.errors.count,
@@ -63,11 +63,11 @@ class Sayings:
 class _Latest:
     def __init__(self) -> None:
         self.count = 0
-        self.kept: deque[Said] = deque(maxlen=MAX_KEPT)
+        self.kept: deque[LogEntry] = deque(maxlen=MAX_KEPT)
 
-    def add(self, said: Said) -> None:
+    def add(self, entry: LogEntry) -> None:
         self.count += 1
-        self.kept.append(said)
+        self.kept.append(entry)
 
     def add_earlier(self, other: "_Latest") -> None:
         self.count += other.count
