@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from periflow_otel.agent.consumer import Lane
 from periflow_otel.agent.delivery import Delivery
+from periflow_otel.agent.lanes import Lane
 from periflow_otel.agent.tracks import Track
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Outcome, taken
