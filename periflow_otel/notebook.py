@@ -3,6 +3,7 @@
 import builtins
 import importlib
 import time
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Final
@@ -19,14 +20,16 @@ _LOOK_INTERVAL_S: Final = 0.05
 class Frame:
     """A page in a frame, as a notebook shows it."""
 
-    def __init__(self, source: str, height: int) -> None:
+    def __init__(self, source: str, height: int, caption: str = "") -> None:
         """Frame a page.
 
         Args:
             source: The attribute of the frame that says what is in it.
             height: In pixels.
+            caption: What stands below it, as HTML.
         """
-        self._html = f'<iframe {source} width="100%" height="{height}" style="border:0" title="periflow_otel"></iframe>'
+        frame = f'<iframe {source} width="100%" height="{height}" style="border:0" title="periflow_otel"></iframe>'
+        self._html = f"{frame}<small>{caption}</small>" if caption else frame
 
     def _repr_html_(self) -> str:
         return self._html
@@ -38,7 +41,9 @@ def show(run: TrainingRun, height: int, *, is_live: bool) -> None:
 
     url = _wait_for_page(run) if is_live and run.is_active else None
     if url:
-        _display(Frame(f'src="{escape(url)}"', height), f"watch this run at {url}")
+        link = f'<a href="{escape(url)}" target="_blank">{escape(url)}</a>'
+        caption = f"{link}. Empty where your browser runs on another machine: <code>pf.show(live=False)</code>"
+        _display(Frame(f'src="{escape(url)}"', height, caption), f"watch this run at {url}")
         return
     html, view = _report(run)
     _display(Frame(f'sandbox="allow-scripts" srcdoc="{escape(html)}"', height), describe_run(view))
@@ -60,12 +65,24 @@ def _wait_for_page(run: TrainingRun) -> str | None:
 
 def _report(run: TrainingRun) -> tuple[str, dict[str, object]]:
     from periflow_otel.page.report import report_html  # noqa: PLC0415  # as above
-    from periflow_otel.recordings import find_files, read_views  # noqa: PLC0415  # as above
+    from periflow_otel.recordings import read_views  # noqa: PLC0415  # as above
 
     if run.info.local_log is None:
         message = "there are no files of this run to show: only local mode writes them"
         raise ConfigurationError(message)
     if run.is_active:
         run.flush()
-    view = read_views(find_files([Path(run.info.local_log)]))[run.run_id].to_dict(digits=7)
+    views = read_views(_files_beside(Path(run.info.local_log)))
+    if run.run_id not in views:
+        message = f"no files beside {run.info.local_log} tell of this run yet: try again after its first steps"
+        raise ConfigurationError(message)
+    view = views[run.run_id].to_dict(digits=7)
     return report_html([view]), view
+
+
+def _files_beside(log: Path) -> list[Path]:
+    from periflow_otel.recordings import find_files  # noqa: PLC0415  # as above
+
+    with suppress(ConfigurationError):
+        return find_files([log])
+    return []
