@@ -1,5 +1,6 @@
 """The command ``periflow-otel``: what it does, what it says, and its exit status."""
 
+import _thread
 import os
 import re
 import subprocess
@@ -102,7 +103,27 @@ def test_replay_of_a_file_tells_how_far_it_came(tmp_path: Path, capsys: pytest.C
         receiver.behaviour = ok
         second, third = (Said(capsys, "replay", str(file), "--to", receiver.endpoint) for _ in range(2))
     assert (second.status, second.output) == (0, f"{file}: 1 line sent\n")
-    assert (third.status, third.output) == (0, f"{file}: 0 lines sent; 1 before; --anew sends all again\n")
+    again = "nothing new: all of it was sent before; --anew sends it again"
+    assert (third.status, third.output) == (0, f"{file}: {again}\n")
+
+
+def test_a_replay_shows_how_far_it_is_and_can_be_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In one line of a terminal, which is gone afterwards."""
+    exporter = OtlpSpanFile()
+    exporter.export([(make_run(local_log=str(tmp_path / "train.log")), Span("s", 1, 2, None, 3, 4, {}))])
+    exporter.close()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "46")
+    with FaultyReceiver() as receiver:
+        said = Said(capsys, "replay", "train.log", "--to", receiver.endpoint)
+        assert said.errors == f"\r\x1b[K[{'#' * 30}] 100 %  train\r\x1b[K"
+        receiver.behaviour = lambda _exchange: _thread.interrupt_main()
+        said = Said(capsys, "replay", "train.log", "--anew", "--to", receiver.endpoint)
+    assert "train.traces.jsonl: interrupted; the same command goes on there" in said.errors
+    assert said.status == 130
 
 
 # periflow-otel emergency-save

@@ -11,6 +11,7 @@ from recorder import MS, STARTED_NS, Recorder, S, give, make_run
 
 from periflow_otel import names
 from periflow_otel.records import Earlier, Paused
+from periflow_otel.translate.spans import SAMPLED_OUT
 from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.findings import find
 from periflow_otel.view.records import RecordFeed
@@ -390,6 +391,15 @@ def test_a_receiver_that_takes_nothing_is_said():
     texts = [text for _, _, text in said(view)]
     assert "otlp.traces has taken nothing for 5m 0s; 12 records wait for it." in texts
     assert "5 items for otlp.traces are lost: see periflow-otel doctor." in texts
+
+
+def test_what_is_sampled_out_is_not_lost():
+    """Somebody wished it so."""
+    view = view_of(train(), 1)
+    for reason, count in ((SAMPLED_OUT, 500.0), ("journal", 3.0)):
+        attributes = ((names.CONSUMER, "otlp.traces"), (names.DROP_REASON, reason))
+        view.add_reports([Point(names.TELEMETRY_DROPPED, attributes, 2, count)])
+    assert [text for _, _, text in said(view)] == ["3 items for otlp.traces are lost: see periflow-otel doctor."]
 
 
 MACHINE: dict[str, tuple[str, dict[str, str], bool, Sequence[float], str | None]] = {

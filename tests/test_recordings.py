@@ -328,3 +328,23 @@ def test_of_a_compressed_file_that_is_damaged_the_beginning_is_read(
     path.write_bytes(damage(gzip.compress(OF_NO_RUN * 10)))
     assert read_views([path]) == {}
     assert f"{path} is damaged" in caplog.text
+
+
+def test_steps_whose_spans_are_sampled_out_are_no_trouble(tmp_path: Path):
+    """All are counted, and the time of those that are not there is not taken for a clock that was set."""
+    recorder = Recorder()
+    for _ in range(20):
+        with recorder.step():
+            recorder.work(2 * S)
+    record(tmp_path, recorder)
+    traces = tmp_path / "train.traces.jsonl"
+    lines = list(map(json.loads, traces.read_bytes().splitlines()))
+    for scope in (scope for line in lines for spans in line["resourceSpans"] for scope in spans["scopeSpans"]):
+        scope["spans"] = [
+            span for number, span in enumerate(scope["spans"]) if number == 0 or span["name"] != names.STEP_SPAN
+        ]
+    traces.write_text("\n".join(map(json.dumps, lines)))
+    view = read_views(find_files([tmp_path]))["run"].to_dict()
+    assert 0 < view["ranks"][0]["steps"] < 10
+    assert view["run"]["step"] == 20
+    assert view["findings"] == []

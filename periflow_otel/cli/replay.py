@@ -1,10 +1,13 @@
 """``periflow-otel replay``: deliver what runs have left, in journals or in files."""
 
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from periflow_otel.agent.dead_letters import all_dead_letters
 from periflow_otel.agent.leftovers import deliver_leftover, leftovers
@@ -13,10 +16,13 @@ from periflow_otel.agent.resend_files import Sent, resend_file
 from periflow_otel.cli.sources import find_left, find_source
 from periflow_otel.journal.folders import is_readable, journal_folders
 from periflow_otel.journal.reader import unreadable_journals
+from periflow_otel.page.words import one_line
 from periflow_otel.recordings import files_with, find_files
 from periflow_otel.settings.environ import Environ
 from periflow_otel.settings.export import ExportSettings
 from periflow_otel.settings.paths import find_state_dirs
+
+_BAR_CHARS: Final = 30
 
 
 def replay(sources: Sequence[str], environ: Environ, timeout_s: float, *, anew: bool = False) -> int:
@@ -111,7 +117,11 @@ _OUTCOMES = {
 def _replay_file(path: Path, settings: ExportSettings, state_dir: Path, timeout_s: float, *, anew: bool) -> bool:
     """Send a file; return whether a receiver has all of it."""
     try:
-        sent = resend_file(path, settings, state_dir, timeout_s, _Bar(path), anew=anew)
+        with closing(_Bar(path)) as bar:
+            sent = resend_file(path, settings, state_dir, timeout_s, bar, anew=anew)
+    except KeyboardInterrupt:
+        print(f"{path}: interrupted; the same command goes on there", file=sys.stderr)
+        raise
     except (OSError, EOFError, zlib.error) as error:  # the latter two of a compressed file that is damaged
         print(f"{path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return False
@@ -126,24 +136,29 @@ class _Bar:
     """How far a file is sent, in one line of a terminal."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._is_shown = sys.stderr.isatty()
+        self._name = one_line(path.name)
+        self._is_shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def __call__(self, done_bytes: int, size_bytes: int) -> None:
+        done = "#" * (_BAR_CHARS * done_bytes // size_bytes)
+        self._show(f"[{done:{_BAR_CHARS}}] {100 * done_bytes // size_bytes:3} %  {self._name}")
+
+    def close(self) -> None:
+        """Make room for what is said next."""
+        self._show("")
+
+    def _show(self, text: str) -> None:
         if self._is_shown:
-            end = "\r\x1b[K" if done_bytes >= size_bytes else ""
-            print(
-                f"\r\x1b[K{self._path.name} {100 * done_bytes // size_bytes} %{end}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
 
 
 def _tell(sent: Sent) -> str:
     lines, refused, strange = (
         getattr(sent.now, name) - getattr(sent.before, name) for name in ("lines", "refused", "strange")
     )
+    if sent.is_complete and sent.before.offset >= sent.size_bytes:
+        return "nothing new: all of it was sent before; --anew sends it again"
     texts = [f"{lines} line{'' if lines == 1 else 's'} sent"]
     if sent.before.offset:
         texts.append(f"{sent.before.lines} before; --anew sends all again")

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Final
 
 from periflow_otel import names
+from periflow_otel.translate.spans import SAMPLED_OUT
 from periflow_otel.translate.walltime import CHECKPOINT, GAP, STARTUP, STEP
 from periflow_otel.view.finding import Finding, View
 from periflow_otel.view.heat import quantile
@@ -301,6 +302,8 @@ def _telemetry(view: View, _: Sequence[View]) -> Iterator[Finding]:
     """Find what has not arrived."""
     values: dict[str, dict[str, float]] = {}
     for each in view["telemetry"]:
+        if each["attributes"].get(names.DROP_REASON) == SAMPLED_OUT:
+            continue  # as was wished
         consumer = str(each["attributes"].get(names.CONSUMER, ""))
         of = values.setdefault(each["name"], {})
         of[consumer] = of.get(consumer, 0.0) + each["value"]

@@ -475,8 +475,10 @@ def _add_state(rank: RankView, name: str, attributes: dict[str, Any], value: flo
         rank.peak_flops = value
     elif name == names.STEP_COMPLETED.name and attributes.get(names.STEP_OUTCOME) == "ok":
         rank.well_ended = value
+        rank.note_ended()
     elif name == names.STEP_CURRENT.name:
         rank.begin_step(int(value), 0.0)
+        rank.note_ended()
     elif name == names.STEP_TARGET.name:
         rank.change(target_step=int(value))
     elif name == names.RUN_ENDED.name and value and rank.outcome is None:

@@ -196,6 +196,10 @@ class RankView:
             self.last_step, self.step_started_s = step, started_s or None
             self.seen_s = max(self.seen_s, started_s)
 
+    def note_ended(self) -> None:
+        """Take the number of steps that ended well for how far it is, where spans of some were not exported."""
+        self.ended_step = max(self.ended_step, min(self.last_step, self.member.initial_step + int(self.well_ended)))
+
     def end_steps(
         self, steps: Sequence[int], starts_s: Sequence[float], durations_s: Sequence[float], gaps: Sequence[float]
     ) -> None:
@@ -220,12 +224,13 @@ class RankView:
     def _look_at_clock(
         self, steps: Sequence[int], starts_s: Sequence[float], ends_s: Sequence[float], gaps: Sequence[float]
     ) -> None:
-        """Compare the clock with the time between steps, which is measured without it."""
+        """Compare the clock with the time between steps, which is measured without it, where both are known."""
         stops_s, self._stopped_s = [self._stopped_s, *ends_s[:-1]], ends_s[-1]
         set_by_s = [start - stop - gap for start, stop, gap in zip(starts_s, stops_s, gaps, strict=True)]
         # NaN is neither: of the first step it is not known what was before
         for i in [i for i, by_s in enumerate(set_by_s) if by_s > CLOCK_SET_S or by_s < -CLOCK_SET_S]:
-            self.clock_sets.add(step=steps[i], time=round(starts_s[i], 3), seconds=round(set_by_s[i], 3))
+            if steps[i] == (steps[i - 1] if i else self.ended_step) + 1:  # else the one before was not exported
+                self.clock_sets.add(step=steps[i], time=round(starts_s[i], 3), seconds=round(set_by_s[i], 3))
 
     def add_values(
         self, key: str, steps: Sequence[int], times_s: Sequence[float], values: Sequence[float],
