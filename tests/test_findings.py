@@ -316,6 +316,47 @@ def test_the_first_value_that_is_not_finite_is_named():
     assert text == "loss was NaN at step 7 on rank 1, the first of 66 times."
 
 
+def test_what_was_not_finite_in_an_earlier_attempt_accuses_nobody():
+    """It is told as past: the ranks of now did the step again, and well, and others may have their numbers."""
+
+    def make(rank: int) -> Recorder:
+        recorder = Recorder()
+        for step in range(1, 11):
+            with recorder.step():
+                recorder.work(100 * MS)
+                recorder.metric({"loss": math.nan if (rank, step) == (1, 7) else 1.0})
+        return recorder
+
+    earlier = Earlier(1, last_step=10, last_checkpoint=5, last_seen_unix_ns=STARTED_NS + 2 * S)
+    view = view_of(train(steps=lambda _: 20, initial_step=5), 2, view_of(make, 2), attempt=2, earlier=earlier)
+    (found,) = [each for each in view.to_dict()["findings"] if each["kind"] == "not_finite"]
+    assert found["text"] == "In attempt 1, loss was NaN at step 7 on rank 1."
+    assert (found["ranks"], found["is_fault"]) == ([], False)
+
+
+def test_who_has_left_is_neither_behind_nor_waited_for():
+    """The run is where those are who are still at work."""
+
+    def make(rank: int) -> Recorder:
+        recorder = train(steps=lambda rank: 40 if rank == 1 else 300)(rank)
+        if rank == 1:
+            recorder.finish()
+        return recorder
+
+    view = view_of(make)
+    assert view.summary()["step"] == 300
+    assert said(view) == []
+
+
+def test_who_ended_before_its_first_step_is_not_said_to_have_been_in_one():
+    """There is no step 0."""
+    recorder = Recorder()
+    recorder.finish("KeyError")
+    assert [text for *_, text in said(view_of(lambda _: recorder, 1))] == [
+        "Rank 0 was ended by an exception before the first step."
+    ]
+
+
 def test_a_rank_that_was_killed_is_a_fault_and_comes_first():
     """Before what is merely worth a look."""
 

@@ -85,19 +85,34 @@ def _stuck(view: View) -> Iterator[Finding]:
 
 
 def _not_finite(view: View) -> Iterator[Finding]:
-    """Name the first step in which a metric was not finite, and who had it there."""
+    """Name the first step in which a metric was not finite, and who had it there; of an earlier attempt as past."""
+    told: set[str] = set()
+    for attempt in reversed(view["attempts"]):
+        number, is_last = attempt["attempt"], attempt["attempt"] == view["run"]["attempt"]
+        firsts = _firsts_not_finite(_ranks_of(view, number))
+        for key in [key for key in firsts if key not in told][: MAX_OF_A_KIND - len(told)]:
+            told.add(key)
+            text, who, step = firsts[key]
+            said = text if is_last else f"In attempt {number}, {text}"
+            yield Finding("not_finite", said, who if is_last else [], step, is_fault=is_last)
+
+
+def _firsts_not_finite(ranks: Sequence[View]) -> dict[str, tuple[str, list[int], int]]:
+    """Return of each metric of an attempt that was not finite what is to be said, who and when; the first one first."""
     marks: dict[str, list[tuple[int, int, str]]] = {}
     counts: Counter[str] = Counter()
-    for rank in view["ranks"]:
+    for rank in ranks:
         counts.update(rank["nonfinite"]["by_key"])
         for mark in rank["nonfinite"]["kept"]:
             marks.setdefault(mark["key"], []).append((mark["step"], rank["rank"], mark["value"]))
-    for key in sorted(marks, key=lambda key: min(marks[key]))[:MAX_OF_A_KIND]:
+    firsts = {}
+    for key in sorted(marks, key=lambda key: min(marks[key])):
         step, _, value = min(marks[key])
         who = sorted({rank for at, rank, _ in marks[key] if at == step})
-        where = f" on {ranks_words(who).lower()}" if len(view["ranks"]) > 1 else ""
+        where = f" on {ranks_words(who).lower()}" if len(ranks) > 1 else ""
         more = f", the first of {counts[key]} times" if counts[key] > len(who) else ""
-        yield Finding("not_finite", f"{key} was {value} at step {step}{where}{more}.", who, step, is_fault=True)
+        firsts[key] = (f"{key} was {value} at step {step}{where}{more}.", who, step)
+    return firsts
 
 
 def _ended(ranks: Sequence[View]) -> Iterator[Finding]:
@@ -107,7 +122,8 @@ def _ended(ranks: Sequence[View]) -> Iterator[Finding]:
         if those:
             step = min(each["step"] for each in those)
             who = [each["rank"] for each in those]
-            text = f"{ranks_words(who)} {'was' if len(who) == 1 else 'were'} {words} in step {step}{_error(those)}."
+            where = f"in step {step}" if step else "before the first step"
+            text = f"{ranks_words(who)} {'was' if len(who) == 1 else 'were'} {words} {where}{_error(those)}."
             yield Finding(outcome, text, who, step, is_fault=outcome != "interrupted")
 
 
@@ -271,6 +287,7 @@ def _restarts(view: View, _: Sequence[View]) -> Iterator[Finding]:
 def _behind(view: View, ranks: Sequence[View]) -> Iterator[Finding]:
     """Find who has done less than the others: ranks that do not wait for each other, with uneven data."""
     pace = view["run"]["pace"]
+    ranks = [each for each in ranks if each["outcome"] is None] or ranks  # who has left is not behind
     done = [each["ended_step"] for each in ranks]
     if len(done) < 2 or not pace:
         return

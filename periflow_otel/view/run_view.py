@@ -114,10 +114,11 @@ class RunView:
     def summary(self) -> dict[str, Any]:
         """Return what fits into a line of a list of runs."""
         ranks = self.last_attempt()
-        step = min((each.ended_step for each in ranks), default=0)
+        at_work = [each for each in ranks if each.outcome is None] or ranks  # who has left is no longer waited for
+        step = min((each.ended_step for each in at_work), default=0)
         target = next((each.member.target_step for each in ranks if each.member.target_step), None)
         # A rank that is only slower to tell does not slow the others down: the slowest pace is that of the run.
-        pace = min((pace for each in ranks if (pace := each.pace())), default=None)
+        pace = min((pace for each in at_work if (pace := each.pace())), default=None)
         is_left = pace and target and target > step and self.is_going_on
         work = _work(ranks, pace) if pace else {}
         return {
