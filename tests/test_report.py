@@ -1,6 +1,7 @@
 """A report is one file that shows runs anywhere, and nothing in it can do harm."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -90,6 +91,30 @@ def test_a_gap_is_a_gap_in_a_picture():
     page = report_html([view_of(recorder)])
     (curve,) = re.findall(r'class="curve" d="([^"]*)"', page)
     assert curve.count("M") == 2
+
+
+@pytest.mark.parametrize("values", [[1.7e308, 1.7e308], [-1.7e308, 1.7e308], [5e-324, 0.0], [0.0, 0.0], [1.0]], ids=str)
+def test_a_picture_of_any_values_has_places(values: list[float]):
+    """Neither the largest numbers nor the smallest, nor one alone, make a path that no browser can draw."""
+    recorder = Recorder()
+    for value in values:
+        with recorder.step():
+            recorder.work(S)
+            recorder.metric({"loss": value})
+    (svg,) = re.findall(r"<svg.*?</svg>", report_html([view_of(recorder)]))
+    places = [float(each) for d in re.findall(r' d="([^"]*)"', svg) for each in re.findall(r"[^MLHVZ ]+", d)]
+    assert len(places) > 2 * len(values)
+    assert all(0 <= each <= 600 for each in places)
+
+
+def test_of_many_metrics_the_terminal_shows_some():
+    """Losses first, and how many more there are."""
+    recorder = Recorder()
+    with recorder.step():
+        recorder.metric({**{f"layer{i}": 0.5 for i in range(20)}, "train/loss": 2.0, "nan": math.nan})
+    said = describe_run(view_of(recorder)).splitlines()
+    assert said[1] == "  train/loss 2"
+    assert said[13] == "  and 10 more metrics"
 
 
 def test_the_command_writes_a_report_and_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

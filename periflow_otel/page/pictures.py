@@ -26,7 +26,7 @@ def _of_run(view: View) -> str:
     cards = "\n".join(map(_card, curves[:MAX_CURVES]))
     return (
         f"<main><section><h2>{escape(str(run['name'] or run['id']))}</h2>{_table('Run', facts)}</section>"
-        f'<section><h2>Metrics</h2><div class="grid">{cards}</div>{_table("Last values", run["last"])}</section></div>'
+        f'<section><h2>Metrics</h2><div class="grid">{cards}</div>{_table("Last values", run["last"])}</section></main>'
     )
 
 
@@ -55,11 +55,10 @@ def curve_svg(series: View) -> str:
         return f"<p>{title}: no finite values</p>"
     x0, x1 = known[0][0], max(known[-1][0], known[0][0] + 1)
     y0, y1 = min(row[2] for row in known), max(row[3] for row in known)
-    y1 = y1 if y1 > y0 else y0 + (abs(y0) or 1)
 
     def place(step: float, value: float) -> str:
         x = _LEFT + (step - x0) / (x1 - x0) * (_WIDTH - _LEFT - 10)
-        y = 8 + (y1 - value) / (y1 - y0) * (_HEIGHT - _BOTTOM - 16)
+        y = 8 + (1 - _share(value, y0, y1)) * (_HEIGHT - _BOTTOM - 16)
         return f"{x:.1f} {y:.1f}"
 
     area = [place(step, high) for step, _, _, high in known] + [place(step, low) for step, _, low, _ in reversed(known)]
@@ -72,6 +71,12 @@ def curve_svg(series: View) -> str:
         f'<text x="{_LEFT}" y="{_HEIGHT - 4}">{x0:.0f}</text>'
         f'<text x="{_WIDTH - 60}" y="{_HEIGHT - 4}">{x1:.0f}</text></svg>'
     )
+
+
+def _share(value: float, low: float, high: float) -> float:
+    """Return where a value lies between two, from 0 to 1; the difference of their halves is never too large."""
+    span = high / 2 - low / 2
+    return (value / 2 - low / 2) / span if span else 0.5
 
 
 def _parts(rows: Sequence[tuple[Any, ...]]) -> Iterable[list[tuple[Any, ...]]]:

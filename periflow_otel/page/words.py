@@ -1,6 +1,7 @@
 """A run in a few words, for a terminal."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Final
 
 from periflow_otel.view.log_entries import ERROR
@@ -10,6 +11,7 @@ View = Mapping[str, Any]
 """What ``RunView.to_dict`` returns."""
 MAX_LINE_CHARS: Final = 200
 """Of what was logged."""
+MAX_VALUES: Final = 12
 
 
 def describe_run(view: View) -> str:
@@ -21,7 +23,7 @@ def describe_run(view: View) -> str:
     lines = [
         f"{one_line(run['name'] or run['id'])}: {run['state']} at step {run['step']}{target}, {duration}{attempts}"
     ]
-    lines += [f"  {one_line(key)} {value:.6g}" for key, value in run["last"].items() if value is not None]
+    lines += _values(run["last"])
     steps = [rank for rank in view["ranks"] if rank["attempt"] == run["attempt"] and rank["duration"]["p50"]]
     if steps:
         slowest = max(steps, key=lambda rank: rank["duration"]["p50"])
@@ -33,6 +35,18 @@ def describe_run(view: View) -> str:
     lines += [f"  {'!' if each['is_fault'] else '-'} {one_line(each['text'])}" for each in view["findings"]]
     lines += [f"  last error: {said_words(each, view)}" for each in _errors(view)[-1:]]
     return "\n".join(lines)
+
+
+def _values(last: Mapping[str, float | None]) -> list[str]:
+    """Return the last values of metrics, losses first, and how many more there are."""
+    known = sorted(last, key=lambda key: "loss" not in key.lower())
+    left = len(known) - MAX_VALUES
+    lines = [f"  {one_line(key)} {_shown(last[key])}" for key in known[:MAX_VALUES]]
+    return [*lines, f"  and {left} more {'metric' if left == 1 else 'metrics'}"] if left > 0 else lines
+
+
+def _shown(value: float | None) -> str:
+    return "is not finite" if value is None or not isfinite(value) else f"{value:.6g}"
 
 
 def said_words(said: Mapping[str, Any], view: View) -> str:
