@@ -39,7 +39,8 @@ class Tab:
                 const chart = [...periflow.charts].find((each) => each.title === title), curve = chart.curve;
                 return { x: [...curve.data[0]], ys: curve.data.slice(1).map((each) => [...each]),
                          from: curve.scales.x.min, to: curve.scales.x.max, isLog: curve.scales.y.distr === 3,
-                         labels: chart.shown.map((line) => line.label), said: chart.said.textContent };
+                         labels: chart.shown.map((line) => line.label),
+                         value: chart.value.textContent, said: chart.said.textContent };
             }""",
             title,
         )

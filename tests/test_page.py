@@ -231,6 +231,60 @@ def test_a_slow_rank_a_nan_and_a_restart_are_said(tmp_path: Path, opened: Tab):
     assert f"{killed} Attempt 2 went on from step 20 after 1m 0s and did 20 steps again." in said
 
 
+def test_of_a_resumed_run_the_present_is_shown(tmp_path: Path, opened: Tab):
+    """Though the ranks of this node have other numbers now, and others of them had trouble in the attempt before."""
+    before, now = make_run(world_size=2), make_run(rank=2, world_size=4, attempt=2, initial_step=20)
+    ranks = [(replace(before, rank=rank), trained(rank, nan_at=7)) for rank in range(2)]
+    ranks += [(replace(now, rank=rank), trained(rank, first=21)) for rank in (2, 3)]
+    for run, recorder in ranks:
+        recorder.metric({"note": f"of attempt {run.attempt}"})
+    opened.open(saved(tmp_path, view_of(*ranks)))
+    drawn = opened.chart("loss")
+    assert drawn["labels"] == ["rank 0, attempt 1", "rank 2, attempt 2"]
+    assert drawn["value"] == "0.025"
+    assert opened.page.locator("#config tbody tr").all_inner_texts() == ["note\tof attempt 2"]
+    assert opened.page.locator(".alert:not(.note)").count() == 0
+    assert opened.page.locator("#ranks-section tr.worst").count() == 0
+
+
+def test_the_value_of_a_chart_is_the_last_one(tmp_path: Path, opened: Tab):
+    """Not the mean of the steps that share a point of the curve."""
+    view = view_of((make_run(), trained()))
+    steps, values = range(1, 4000), [float(step) for step in range(1, 4000)]
+    view.ranks[1, 0].add_values("rising", steps, values, values)
+    opened.open(saved(tmp_path, view))
+    assert opened.chart("rising")["value"] == "3,999"
+
+
+def test_any_value_can_be_looked_at_by_its_magnitude(tmp_path: Path, opened: Tab):
+    """What is below zero, or beyond what an axis can tell, is a gap, and holds up nothing else."""
+    recorder = Recorder()
+    for step in range(1, 51):
+        with recorder.step():
+            recorder.work(S)
+            values = {"wide": 10.0 ** (step - 30), "tiny": 1e-320 * step, "huge": 3e306 * step, "most": 1.7e308}
+            values |= {"zero": 0.0, "below": -float(step), "same": 0.1, "near": 1e12 + step, "infinite": math.inf}
+            recorder.metric(values)
+    opened.open(saved(tmp_path, view_of((make_run(), recorder))))
+    opened.page.get_by_role("button", name="log", exact=True).click()
+    for title in ("tiny", "huge", "most", "zero", "below", "infinite"):
+        assert opened.chart(title)["isLog"], title
+    assert opened.ink("wide", 25, 1e-5) > 100
+    assert opened.ink("wide", 50, 1e20) > 100
+    assert opened.ink("same", 25, 0.1) > 100
+    assert opened.ink("near", 25, 1e12) > 100
+
+
+def test_no_name_makes_the_page_wider_than_a_phone(tmp_path: Path, browser: Any):
+    """Of a run, a metric, a group or a setting."""
+    recorder = trained()
+    recorder.inputs.insert(0, Config({"c" * 200: "v" * 200}))
+    recorder.metric({"k" * 200: 1.0, f"{'g' * 100}/{'m' * 100}": 1.0, "损失" * 40: 1.0, "text": "t" * 200})
+    with tab(browser, "file://", viewport={"width": 390, "height": 800}) as opened:
+        opened.open(saved(tmp_path, view_of((make_run(run_id="r" * 100), recorder))))
+        assert opened.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
 def in_step(rank: int) -> Recorder:
     """Return what a rank records that waits for the others within each step: all of them take the same time."""
     recorder, data_s = Recorder(), 0.06 if rank == 2 else 0.01

@@ -43,7 +43,7 @@ function drawWaiting() {
   const began = performance.now();
   for (const each of waiting) {
     waiting.delete(each);
-    each.draw();
+    try { each.draw(); } catch (error) { reportError(error); } // one that fails must not hold up all others
     if (performance.now() - began > FRAME_MS) break;
   }
   if (waiting.size) requestAnimationFrame(drawWaiting);
@@ -105,8 +105,8 @@ class Chart {
     if (!this.isDirty || !this.isSeen) return;
     this.isDirty = false;
     this.shown = this.lines().filter((line) => line.xs.length);
-    const latest = this.shown.length === 1 ? this.shown[0].raw[this.shown[0].raw.length - 1] : null;
-    this.value.textContent = this.shown.length === 1 ? this.show(latest) : "";
+    const present = this.shown.filter((line) => !line.dash);
+    this.value.textContent = present.length === 1 ? this.show(present[0].latest) : "";
     this.plot.setAttribute("aria-label", `${this.title}: ${this.summary()}`);
     const data = uPlot.join(this.shown.map((line) => [line.xs, ...curvesOf(line).map((curve) => positive(curve.values))]).concat(this.shown.length ? [] : [[[]]]));
     const shape = JSON.stringify([settings.x, settings.y, ...this.shown.map((line) => [line.label, line.color, curvesOf(line).length])]);
@@ -142,11 +142,11 @@ class Chart {
       series: [{}, ...series],
       scales: {
         x: { time: false, range: (_, min, max) => settings.zoom || (min === null ? [0, 1] : min === max ? [min - 0.5, max + 0.5] : [min, max]) },
-        y: { distr: settings.y === "log" ? 3 : 1, range: settings.y === "log" ? undefined : (_, min, max) => padded(min, max) },
+        y: settings.y === "log" ? { distr: 3, range: (_, min, max) => magnitudes(min, max) } : { distr: 1, range: (_, min, max) => padded(min, max) },
       },
       axes: [
         { stroke: muted, font, grid, ticks, size: 30, space: 70, values: (_, splits) => splits.map((x) => (settings.x === "time" ? shownSeconds(x) : shortNumber(x))) },
-        { stroke: muted, font, grid, ticks, size: (_, values) => 16 + 6.4 * Math.max(2, ...(values || []).map((value) => String(value || "").length)), values: (_, splits) => splits.map((y) => (y === null ? "" : show(y))) },
+        { stroke: muted, font, grid, ticks, ...(settings.y === "log" ? { splits: (_, axis, min, max) => powers(min, max), filter: (_, splits) => named(splits) } : {}), size: (_, values) => 16 + 6.4 * Math.max(2, ...(values || []).map((value) => String(value || "").length)), values: (_, splits) => splits.map((y) => (y === null ? "" : show(y))) },
       ],
       legend: { show: false },
       cursor: {
@@ -227,8 +227,31 @@ function curvesOf(line) {
   return curves;
 }
 
+/** Return values that a logarithmic axis can show: it needs powers of ten below and above them. */
 function positive(values) {
-  return settings.y === "log" ? values.map((value) => (value > 0 ? value : null)) : values;
+  return settings.y === "log" ? values.map((value) => (value > 1e-300 && value < 1e300 ? value : null)) : values;
+}
+
+/** Return the ends of a logarithmic axis: a digit times a power of ten each, and never the same. */
+function magnitudes(min, max) {
+  if (min === null || max === null) return [1, 10];
+  const digit = (value, round) => { const power = 10 ** Math.floor(Math.log10(value)); return round(Number((value / power).toPrecision(12))) * power; };
+  const low = digit(min, Math.floor), high = digit(max, Math.ceil);
+  return high > low ? [low, high] : [low / 2, high * 2];
+}
+
+/** Return where a logarithmic axis has lines: at each digit of few powers of ten, of many at some powers alone. */
+function powers(min, max) {
+  const from = Math.floor(Math.log10(min)), to = Math.ceil(Math.log10(max)), every = Math.ceil((to - from) / 8);
+  const found = [];
+  for (let power = from; power <= to; power += every) for (const digit of every > 1 ? [1] : [1, 2, 3, 4, 5, 6, 7, 8, 9]) found.push(Number(`${digit}e${power}`));
+  return found.filter((value) => value >= min * (1 - 1e-9) && value <= max * (1 + 1e-9));
+}
+
+/** Return those lines of a logarithmic axis that have room for their value, and null for the others. */
+function named(splits) {
+  const digits = splits.map((value) => Number(value.toExponential()[0])), wanted = splits.length < 5 ? [] : splits.length < 12 ? [1, 2, 5] : [1];
+  return splits.map((value, i) => (!wanted.length || wanted.includes(digits[i]) ? value : null));
 }
 
 function padded(min, max) {

@@ -65,8 +65,9 @@ function metricKeys(runs, kind = "metric") {
 function shownSeries(run, kind, key, ranks) {
   const all = run.named.get(nameOfSeries(kind, key)) || [];
   if (ranks === "all") return all;
-  const wanted = ranks === "lowest" ? Math.min(...all.map((each) => each.rank)) : Number(ranks);
-  return all.filter((each) => each.rank === wanted);
+  if (ranks !== "lowest") return all.filter((each) => each.rank === Number(ranks));
+  // of each attempt: a resumed run may have other ranks here
+  return all.filter((each) => all.every((other) => other.attempt !== each.attempt || other.rank >= each.rank));
 }
 
 /** Return how the seconds of a run were spent, by kind, over all ranks and attempts; the most first. */
@@ -139,7 +140,7 @@ function rankGrid(run, kind) {
       return cell ? { value: cell[0] / cell[1], count: cell[1] } : null;
     });
   });
-  return { width, first: first * width, ranks: all.map((each) => each.rank), cells };
+  return { width, first: Math.max(first * width, 1), last, ranks: all.map((each) => each.rank), cells };
 }
 
 /** Return a grid of how much later than the first each rank began its steps, on the average of a stretch. */

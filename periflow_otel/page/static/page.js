@@ -32,7 +32,7 @@ function lineOf(run, series, look) {
   const start = run.run.started || 0, times = series.time.map((time) => time - start);
   const order = settings.x === "step" ? null : times.map((_, i) => i).sort((a, b) => times[a] - times[b]);
   const column = (values) => (order ? order.map((i) => values[i]) : values);
-  const line = { ...look, steps: column(series.step), times: column(times), raw: column(series.mean), low: column(series.min), high: column(series.max), nonfinite: column(series.nonfinite) };
+  const line = { ...look, latest: series.last[series.last.length - 1], steps: column(series.step), times: column(times), raw: column(series.mean), low: column(series.min), high: column(series.max), nonfinite: column(series.nonfinite) };
   line.xs = settings.x === "step" ? line.steps : line.times;
   line.hasRange = series.count.some((count) => count > 1) && settings.ranks !== "all";
   return line;
@@ -90,7 +90,7 @@ function tilesOf(run) {
     tile("Duration", shownSeconds(of.started ? until - of.started : null)),
     ...(key ? [tile(key, shownNumber(of.last[key]))] : []),
     tile("In steps", share === null ? "–" : `${(100 * share).toFixed(share > 0.995 ? 1 : 0)} %`, "of the time"),
-    tile("Checkpoint", last ? shownNumber(last.step) : "none", last ? (isRunning ? `${shownSeconds(until - last.time)} ago` : last.step >= of.step ? "of the last step" : `${shownNumber(of.step - last.step)} before the end`) : ""),
+    tile("Checkpoint", last ? shownNumber(last.step) : "none", last ? (isRunning ? `${shownSeconds(until - last.time)} ago` : last.attempt < of.attempt ? `of attempt ${last.attempt}` : last.step >= of.step ? "of the last step" : `${shownNumber(of.step - last.step)} before the end`) : ""),
     tile("Ranks", shownNumber(lastAttempt(run).length), of.world_size > lastAttempt(run).length ? `of ${of.world_size}` : ""),
     tile("Attempt", shownNumber(of.attempt)));
 }
@@ -132,14 +132,14 @@ function card(name, makeIt) {
 }
 
 /** Return a section; the one that is there is kept, and of its cards those that are the same: a chart is not moved. */
-function section(id, title, cards) {
+function section(id, title, cards, look = "grid") {
   const shown = cards.filter(Boolean), old = byId(id);
   if (!shown.length) return null;
   if (old && old.lastChild.children.length === shown.length) {
     shown.forEach((each, i) => { if (old.lastChild.children[i] !== each) replaceCard(old.lastChild.children[i], each); });
     return old;
   }
-  return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), make("div", { class: "grid" }, ...shown));
+  return make("section", { id, "aria-labelledby": `${id}-title` }, make("h2", { id: `${id}-title` }, title), make("div", { class: look }, ...shown));
 }
 
 function replaceCard(old, card) {
@@ -161,7 +161,7 @@ function metricSections() {
     groups.set(group, [...(groups.get(group) || []), key]);
   }
   const title = (group) => (group ? `Metrics: ${group}` : "Metrics");
-  return [...groups].map(([group, members], number) => section(`metrics-${number}`, title(group), members.map((key) => metricCard(key))));
+  return [...groups].map(([group, members], number) => section(`metrics-${number}`, title(group), members.map((key) => metricCard(key)), "grid few"));
 }
 
 function stepTimeLines() {
@@ -206,12 +206,18 @@ class HeatCard {
 }
 
 function drawStepHeat(heatCard) {
-  const heat = page.runs[0].step_time[page.runs[0].step_time.length - 1], used = heat.bins.flatMap((row) => row.map(([bin]) => bin));
+  const heat = latestHeat(page.runs[0]), used = heat.bins.flatMap((row) => row.map(([bin]) => bin));
   const low = Math.min(...used), rows = Math.max(...used) - low + 1;
   const shares = heat.bins.map((row) => { const total = row.reduce((sum, [, count]) => sum + count, 0); return new Map(row.map(([bin, count]) => [bin, Math.sqrt(count / total)])); });
   const [r, g, b] = rgb(color("accent")), seconds = (bin) => shownSeconds(2 ** (bin / heat.bins_per_octave));
   drawHeat(heatCard.canvas, shares.length, rows, (i, j) => shares[i].get(low + rows - 1 - j) ?? null, 200, (share) => `rgba(${r},${g},${b},${0.12 + 0.88 * share})`);
-  heatCard.note.textContent = `From step ${shownNumber(heat.step[0])} on the left to ${shownNumber(heat.step[heat.step.length - 1] + heat.width)}; from ${seconds(low)} at the bottom to ${seconds(low + rows)}. Darker: more steps.`;
+  const { initial_step, ended_step } = page.runs[0].attempts.find((each) => each.attempt === heat.attempt);
+  heatCard.note.textContent = `From step ${shownNumber(Math.max(heat.step[0], initial_step + 1))} on the left to ${shownNumber(ended_step)}; from ${seconds(low)} at the bottom to ${seconds(low + rows)}. Darker: more steps.`;
+}
+
+/** Return how long the steps of the last attempt took that has any. */
+function latestHeat(run) {
+  return run.step_time.filter((heat) => heat.step.length).pop();
 }
 
 function rgb(hex) {
@@ -226,7 +232,7 @@ function drawRankHeat(heatCard) {
   const height = Math.max(60, Math.min(420, grid.ranks.length * 22)), cold = rgb(color("accent")), hot = rgb(color("c1"));
   drawHeat(heatCard.canvas, grid.cells[0].length, grid.ranks.length, (i, j) => (grid.cells[j][i] ? Math.max(0, Math.min(1, (grid.cells[j][i].value - low) / (high - low))) : null), height,
     (share) => { const mixed = cold.map((each, k) => Math.round(each + (hot[k] - each) * share)); return `rgba(${mixed.join(",")},${0.25 + 0.75 * share})`; });
-  heatCard.note.textContent = `Ranks ${grid.ranks[0]} at the top to ${grid.ranks[grid.ranks.length - 1]}; steps ${shownNumber(grid.first)} to ${shownNumber(grid.first + grid.width * grid.cells[0].length)}. Blue: ${shownSeconds(low)}, orange: ${shownSeconds(high)}.`;
+  heatCard.note.textContent = `Ranks ${grid.ranks[0]} at the top to ${grid.ranks[grid.ranks.length - 1]}; steps ${shownNumber(grid.first)} to ${shownNumber(grid.last)}. Blue: ${shownSeconds(low)}, orange: ${shownSeconds(high)}.`;
 }
 
 function rankHeatCard() {
@@ -244,12 +250,14 @@ function choice(options, current, pick) {
 function speedSection() {
   const hasSteps = page.runs.some((run) => run.step_time.some((heat) => heat.step.length));
   if (!hasSteps) return null;
-  const cards = [card("step time", () => new Chart("Step time", stepTimeLines, { unit: "s", marks: () => marksOf() })).card,
-    card("gap", () => new Chart("Between steps: data wait, evaluation, saving", () => linesOf("gap", ""), { unit: "s", marks: () => marksOf() })).card];
+  const cards = [card("step time", () => new Chart("Step time", stepTimeLines, { unit: "s", marks: () => marksOf() })).card];
+  if (page.runs.some((run) => run.named.has(nameOfSeries("gap", "")))) {
+    cards.push(card("gap", () => new Chart("Between steps: data wait, evaluation, saving", () => linesOf("gap", ""), { unit: "s", marks: () => marksOf() })).card);
+  }
   if (page.runs.some((run) => run.ranks.some((rank) => Object.keys(rank.pauses).length))) {
     cards.push(card("pause", () => new Chart("Garbage collections in steps", () => linesOf("pause", ""), { unit: "s", marks: () => marksOf() })).card);
   }
-  if (page.runs.length === 1 && page.runs[0].step_time.length) {
+  if (page.runs.length === 1) {
     const heat = card("step heat", () => new HeatCard("How long steps take", drawStepHeat));
     cards.push(heat.card);
     heat.invalidate();
@@ -319,14 +327,19 @@ function isShown(said, run) {
 }
 
 function configSection() {
-  const texts = page.runs.map((run) => new Map([...run.ranks.flatMap((rank) => Object.entries(rank.text)).reverse(), ...flat(run.run.config)]));
+  const texts = page.runs.map((run) => new Map([...textsOf(run), ...flat(run.run.config)]));
   const keys = [...new Set(texts.flatMap((each) => [...each.keys()]))].sort();
   if (!keys.length) return null;
   const rows = keys.map((key) => {
     const values = texts.map((each) => each.get(key)), differs = new Set(values.map(String)).size > 1;
-    return make("tr", {}, make("td", { class: "left" }, key), ...values.map((value) => make("td", { class: differs ? "text differs" : "text" }, value === undefined ? "–" : String(value))));
+    return make("tr", {}, make("td", { class: "key" }, key), ...values.map((value) => make("td", { class: differs ? "text differs" : "text" }, value === undefined ? "–" : String(value))));
   });
   return section("config", "Configuration", [make("div", { class: "card wide scroll", tabindex: 0, role: "region", "aria-label": "Configuration" }, table(["", ...page.runs.map((run) => (page.runs.length > 1 ? nameOf(run) : "value"))], rows, "", true))]);
+}
+
+/** Return text values by key; the last of a key is that of the lowest rank of the last attempt. */
+function textsOf(run) {
+  return [...run.ranks].sort((a, b) => a.attempt - b.attempt || b.rank - a.rank).flatMap((rank) => Object.entries(rank.text));
 }
 
 /** Return the scalars in a mapping as pairs, those of inner mappings by keys with dots between. */
