@@ -4,7 +4,7 @@ import pytest
 from recorder import make_run
 
 from periflow_otel import conventions, names
-from periflow_otel.agent.deltas import Deltas, deltas_for
+from periflow_otel.agent.deltas import Deltas
 from periflow_otel.agent.destinations import DESTINATIONS
 from periflow_otel.names import Instrument
 from periflow_otel.records import StepEnded
@@ -70,8 +70,8 @@ def test_histograms_are_subtracted_too():
 def test_what_is_counted_and_what_is_read_is_told_as_is_preferred(preference: str, counted: int, read: int):
     """Low memory wants no reading remembered, be it of a rank, of the machine or of the agent itself."""
     variables = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": preference}
-    make = DESTINATIONS["otlp.metrics"].translator(ExportSettings.from_environ(variables), None)
-    translator = make(make_run(), b"")
+    settings, destination = ExportSettings.from_environ(variables), DESTINATIONS["otlp.metrics"]
+    translator = destination.translator(settings, None)(make_run(), b"")
     cpu = conventions.PROCESS_CPU_TIME
     translator.feed(iter([StepEnded(1, 10, 5)]))
     for value in (1.0, 3.0):
@@ -79,4 +79,4 @@ def test_what_is_counted_and_what_is_read_is_told_as_is_preferred(preference: st
         translator.settle(20)
     is_delta = {point.instrument: point.is_delta for point in translator.take()}
     assert is_delta[names.STEP_COMPLETED] == is_delta[names.STEP_DURATION] == bool(counted)
-    assert (is_delta[cpu], deltas_for(make) is not None) == (bool(read), bool(read))
+    assert (is_delta[cpu], destination.adds_up(settings, None)) == (bool(read), bool(read))

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from periflow_otel.agent.delivery import Delivery, SetAside
-from periflow_otel.agent.deltas import deltas_for
+from periflow_otel.agent.deltas import Deltas
 from periflow_otel.agent.lanes import Lane
 from periflow_otel.agent.pace import MAX_BACKOFF_S, interval_for, until_beat_s
 from periflow_otel.agent.tracks import Track
@@ -45,6 +45,7 @@ class Consumer:
         takes_reports: bool = False,
         takes_news: bool = False,
         is_per_rank: bool = False,
+        adds_up: bool = False,
     ) -> None:
         """Prepare a consumer; ``start`` sets it going.
 
@@ -58,6 +59,7 @@ class Consumer:
             takes_reports: It wants items on the agent itself too, and on the machine.
             takes_news: It wants spans of what the agent has found out.
             is_per_rank: Ranks have destinations of their own, and one that fails does not hold up the others.
+            adds_up: It wants of sums on the agent and the machine what has come since the last time.
         """
         self.name = name
         self.takes_reports = takes_reports
@@ -71,7 +73,7 @@ class Consumer:
         self._refresh_s = refresh_s
         self._report_s = min(refresh_s, REPORT_EVERY * interval_s)
         self._is_per_rank = is_per_rank
-        self._deltas = deltas_for(translator)
+        self._deltas = Deltas() if adds_up else None
         self._journals: list[RankJournal] = []
         self._tracks: dict[RankJournal, Track] = {}
         self._lanes: dict[RankJournal | None, Lane] = {}

@@ -1,14 +1,12 @@
 """Reports for receivers that add up: what has come since the last delivery, instead of since the beginning."""
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Final
 
 import msgspec
 
 from periflow_otel.exporters import Item
 from periflow_otel.records import RankRun
-from periflow_otel.translate import MakeTranslator
 from periflow_otel.translate.telemetry import Histogram, Point
 
 _AS_THEY_ARE: Final = ("gauge", "updowncounter")
@@ -46,11 +44,6 @@ class Deltas:
         if not (value.count if isinstance(value, Histogram) else value):
             return None
         return msgspec.structs.replace(point, value=value, start_unix_ns=before.time_unix_ns, is_delta=True)
-
-
-def deltas_for(translator: MakeTranslator) -> Deltas | None:
-    """Return what makes reports like the readings of a translator, if those count since the time before."""
-    return Deltas() if isinstance(translator, partial) and translator.keywords.get("observes_deltas") else None
 
 
 def _stream(run: RankRun, point: Point) -> _Stream:

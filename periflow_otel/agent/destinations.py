@@ -44,6 +44,9 @@ class Destination(NamedTuple):
     interval_s: float
     is_per_rank: bool = False
     """Ranks have destinations of their own, and one that fails does not hold up the others."""
+    adds_up: Callable[[ExportSettings, Any], bool] = lambda *_: False
+    """Tells whether of sums that are read it wants what has come since the last time, from the settings and the
+    exporter."""
 
 
 def durable_consumer(name: str, settings: ExportSettings, folder: Path) -> Consumer | None:
@@ -74,6 +77,7 @@ def durable_consumer(name: str, settings: ExportSettings, folder: Path) -> Consu
         takes_reports=name.endswith(".metrics"),
         takes_news=name.endswith(".traces"),
         is_per_rank=destination.is_per_rank,
+        adds_up=destination.adds_up(settings, exporter),
     )
 
 
@@ -143,11 +147,20 @@ def _log_records(settings: ExportSettings, _: object) -> MakeTranslator:
     return partial(LogTranslator, has_events=settings.events != "span")
 
 
-def _points_as_set(settings: ExportSettings, _: object, *, shows_steps: bool = False) -> MakeTranslator:
+def _adds_up_as_set(settings: ExportSettings, _: object) -> bool:
+    return settings.temporality == "delta"  # "lowmemory" remembers no reading
+
+
+def _adds_up_as_preferred(_: ExportSettings, exporter: Any) -> bool:
+    adds_up: bool = exporter.observes_deltas
+    return adds_up
+
+
+def _points_as_set(settings: ExportSettings, exporter: object, *, shows_steps: bool = False) -> MakeTranslator:
     return partial(
         PointTranslator,
         is_delta=settings.temporality != "cumulative",
-        observes_deltas=settings.temporality == "delta",  # "lowmemory" remembers no reading
+        observes_deltas=_adds_up_as_set(settings, exporter),
         is_exponential=settings.histogram != "explicit_bucket_histogram",
         shows_steps=shows_steps,
     )
@@ -172,16 +185,20 @@ DESTINATIONS: Final[dict[str, Destination]] = {
         partial(_points_as_set, shows_steps=True),
         FILE_INTERVAL_S,
         is_per_rank=True,
+        adds_up=_adds_up_as_set,
     ),
     "otlp_file.logs": Destination(
         lambda *_: load("otlp_file.OtlpLogFile"), _log_records, FILE_INTERVAL_S, is_per_rank=True
     ),
     "otlp.traces": Destination(partial(_otlp, "traces"), _spans, NETWORK_INTERVAL_S),
-    "otlp.metrics": Destination(partial(_otlp, "metrics"), _points_as_set, NETWORK_INTERVAL_S),
+    "otlp.metrics": Destination(partial(_otlp, "metrics"), _points_as_set, NETWORK_INTERVAL_S, adds_up=_adds_up_as_set),
     "otlp.logs": Destination(partial(_otlp, "logs"), _log_records, NETWORK_INTERVAL_S),
     "sdk.traces": Destination(lambda _, name: load("sdk.SdkSpanExporter", name), _spans, NETWORK_INTERVAL_S),
     "sdk.metrics": Destination(
-        lambda _, name: load("sdk.SdkPointExporter", name), _points_as_preferred, NETWORK_INTERVAL_S
+        lambda _, name: load("sdk.SdkPointExporter", name),
+        _points_as_preferred,
+        NETWORK_INTERVAL_S,
+        adds_up=_adds_up_as_preferred,
     ),
 }
 """By the name of the consumer, which its cursors bear."""

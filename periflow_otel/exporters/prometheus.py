@@ -49,7 +49,7 @@ _UNITS: Final = {"s": "seconds", "By": "bytes", "W": "watts", "J": "joules", "Ce
 
 _LOG2_BOUNDS: Final = tuple(map(log2, names.SECONDS_BOUNDS))
 
-logger = logging.getLogger("periflow_otel")
+_log = logging.getLogger("periflow_otel")
 
 _Series = tuple[str, tuple[tuple[str, str | int], ...]]
 
@@ -111,7 +111,7 @@ class PrometheusExporter:
         try:
             replace_file(self._discovery_file, json.dumps(groups).encode() + b"\n")
         except OSError as error:
-            logger.warning("Cannot write %s for Prometheus: %s", self._discovery_file, error.strerror)
+            _log.warning("%s, which tells Prometheus where to scrape, cannot be written: %s", self._discovery_file, error.strerror)
 
 
 class LatestPoints(Collector):
