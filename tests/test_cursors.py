@@ -10,14 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from periflow_otel.journal.cursors import (
-    SUFFIX,
-    Cursor,
-    CursorFile,
-    is_delivered,
-    load_cursor,
-    replace_file,
-)
+from periflow_otel.journal.cursors import SUFFIX, Cursor, CursorFile, is_delivered, load_cursor
+from periflow_otel.journal.files import replace_file
 from periflow_otel.journal.folders import LEDGER
 from periflow_otel.journal.reader import Position
 

@@ -14,7 +14,7 @@ import msgspec
 
 from periflow_otel.exporters import Item
 from periflow_otel.exporters.lines import append_line, open_lines
-from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.files import replace_file
 from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.translate.telemetry import LogRecord, Point, Span
 

@@ -16,8 +16,7 @@ from periflow_otel import names
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
-from periflow_otel.journal.cursors import replace_file
-from periflow_otel.journal.files import read_own
+from periflow_otel.journal.files import read_own, replace_file
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.translate.telemetry import Point

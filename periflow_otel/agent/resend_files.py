@@ -20,7 +20,7 @@ from periflow_otel.agent.tracks import Account
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Item
 from periflow_otel.exporters.otlp import OtlpExporter
-from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.files import replace_file
 from periflow_otel.otlp import FIELDS
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.processes import Process

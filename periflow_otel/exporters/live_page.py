@@ -21,7 +21,7 @@ import msgspec
 from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, taken
-from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.files import replace_file
 from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
 from periflow_otel.journal.pages import announce_page, forget_page, page_url
 from periflow_otel.page.assets import asset

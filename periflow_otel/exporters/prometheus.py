@@ -26,7 +26,7 @@ from prometheus_client.utils import floatToGoString
 
 from periflow_otel import names
 from periflow_otel.exporters import Outcome, taken
-from periflow_otel.journal.cursors import replace_file
+from periflow_otel.journal.files import replace_file
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
 from periflow_otel.translate.resource import resource_of
@@ -111,7 +111,8 @@ class PrometheusExporter:
         try:
             replace_file(self._discovery_file, json.dumps(groups).encode() + b"\n")
         except OSError as error:
-            _log.warning("%s, which tells Prometheus where to scrape, cannot be written: %s", self._discovery_file, error.strerror)
+            why = self._discovery_file, error.strerror or error
+            _log.warning("%s, which tells Prometheus where to look, cannot be written: %s", *why)
 
 
 class LatestPoints(Collector):

@@ -6,7 +6,6 @@ rename one takes twenty times as long as to write into it.
 """
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -14,7 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from periflow_otel.journal.files import open_own, read_own
+from periflow_otel.journal.files import open_own, read_own, replace_file
 from periflow_otel.journal.folders import LEDGER
 from periflow_otel.journal.reader import Position
 from periflow_otel.journal.segment import frame, unframe
@@ -154,19 +153,3 @@ def is_delivered(folder: Path, consumers: Iterable[str], sequence: int) -> bool:
         return all(each.is_declined or each.position.sequence >= sequence for each in cursors)
     except OSError:  # nobody can tell now
         return False
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file, mode 0600, so that a reader sees the old content or the new, never a part.
-
-    Raises:
-        OSError: The disk takes nothing; the old file is still there.
-    """
-    descriptor, draft = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

@@ -1,4 +1,4 @@
-"""Opening files that are certainly this user's own: no link, no pipe, and nothing of somebody else's.
+"""Opening and replacing files that are certainly this user's own: no link, no pipe, and nothing of somebody else's.
 
 What a journal's header, a cursor or a lock says is obeyed: files are named in it that the agent then writes to. So
 nothing is read that another user may have written, at whatever level it stands.
@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import stat
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +114,22 @@ def read_end(path: Path, max_bytes: int) -> bytes:
         return b""
     finally:
         os.close(descriptor)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, mode 0600, so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        OSError: The disk takes nothing; the old file is still there.
+    """
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
 
 
 def list_own(folder: Path) -> list[Path]:

@@ -7,8 +7,7 @@ from typing import Final
 import msgspec
 
 from periflow_otel.journal.attempts import earlier_parts
-from periflow_otel.journal.cursors import replace_file
-from periflow_otel.journal.files import read_own
+from periflow_otel.journal.files import read_own, replace_file
 from periflow_otel.journal.folders import (
     LEDGER,
     journal_folder,

@@ -4,8 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.journal.cursors import replace_file
-from periflow_otel.journal.files import read_end
+from periflow_otel.journal.files import read_end, replace_file
 from periflow_otel.journal.folders import PAGE_FILE
 
 _MAX_URL_BYTES: Final = 300
