@@ -356,7 +356,8 @@ def test_a_phase_of_one_run_is_no_parent_in_another(run: pf.TrainingRun):
     with run.span("mine"), other.span("other's"):
         pass
     other.shutdown()
-    assert exported(other)["other's"].parent_span_id == SpanTranslator(other.info)._run_span_id
+    spans = exported(other)
+    assert spans["other's"].parent_span_id == spans["periflow.run"].span_id
 
 
 def test_the_current_span_can_be_shown(run: pf.TrainingRun):

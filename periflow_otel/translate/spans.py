@@ -5,7 +5,6 @@ step is held until the next one begins.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final
@@ -27,32 +26,14 @@ from periflow_otel.records import (
     RunFinished,
     StepEnded,
 )
-from periflow_otel.run_config import without_user_info
-from periflow_otel.translate.facts import KILLED, outcome_of, restart_gap_ns, save_type
+from periflow_otel.translate.facts import KILLED
+from periflow_otel.translate.rank_spans import RankSpans, StepDraft
 from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.telemetry import AttributeValue, Event, Link, Observed, Span
-from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute, whole
+from periflow_otel.translate.telemetry import AttributeValue, Observed, Span
+from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, text, to_attribute
 
 SAMPLED_OUT: Final = "sampled_out"
 """Why a step or a phase in it has no span: a ratio was asked for, and nothing is remarkable about the step."""
-
-
-class StepDraft(msgspec.Struct, array_like=True):
-    """What is known of a step that is not exported yet."""
-
-    step: int
-    ended: StepEnded | None = None
-    values: dict[str, Any] = {}
-    """Span attributes from the user's metrics."""
-    nonfinite: dict[str, None] = {}
-    """Keys, in the order in which they were so for the first time."""
-    dropped: int = 0
-    """How many attributes were too many."""
-    pause_ns: int = 0
-    """Time of garbage collections."""
-    has_checkpoint: bool = False
-    phases: list[Phase] = []
-    """Those that must not leave before it is known whether the sampler keeps the step."""
 
 
 class SpanState(msgspec.Struct, array_like=True):
@@ -87,19 +68,7 @@ class SpanTranslator:
         """
         self._run = run
         self._has_events = has_events
-        self._who: dict[str, AttributeValue] = {
-            names.RANK: run.rank,
-            names.LOCAL_RANK: run.local_rank,
-            names.NODE_RANK: run.node_rank,
-        }
-        self._target: dict[str, AttributeValue] = {}
-        if run.total_steps is not None:
-            self._target[names.TARGET_STEP] = run.total_steps
-        launcher_trace_id, self._launcher_span_id = ids.parse_traceparent(run.traceparent)
-        self._trace_state = run.tracestate if launcher_trace_id else ""
-        self._run_trace_id = launcher_trace_id or ids.run_trace_id(run.seed, run.attempt)
-        self._run_span_id = ids.run_span_id(run.seed, run.attempt, run.rank)
-        self._links = (Link(self._run_trace_id, self._run_span_id),)
+        self._make = RankSpans(run)
         self._spans: list[Span] = []
         if state:
             self.state = msgspec.msgpack.decode(state, type=SpanState)
@@ -116,7 +85,7 @@ class SpanTranslator:
         spans, self._spans = self._spans, []
         if not self.state.has_started:  # not before: the first record may tell what goes with it
             self.state.has_started = True
-            spans.insert(0, self._run_start_span())
+            spans.insert(0, self._make.run_start(self._config))
         return spans if self._has_events else [msgspec.structs.replace(span, events=()) for span in spans]
 
     def step_began(self, step: int, started_unix_ns: int) -> None:
@@ -177,10 +146,10 @@ class SpanTranslator:
     def _add_told_values(self, record: Metric, during: int) -> None:
         self._draft(during)
         self.state.told += 1
-        if ids.is_sampled(self._step_trace_id(record.step), self._run.orders.sampling_ratio):
+        if ids.is_sampled(self._make.step_trace_id(record.step), self._run.orders.sampling_ratio):
             draft = StepDraft(record.step)
             self._put(record.values, draft)
-            self._spans.append(self._metrics_span(draft, record.time_unix_ns))
+            self._spans.append(self._make.metrics(draft, record.time_unix_ns, self.state.told))
         else:
             self._drop(SAMPLED_OUT, 1)
 
@@ -212,14 +181,14 @@ class SpanTranslator:
         self.state.last_checkpoint = max(record.step, self.state.last_checkpoint or 0)
         draft = self._draft(record.step if record.during is None else record.during)
         if record.during is not None:
-            self._spans.append(self._checkpoint_span(record))
+            self._spans.append(self._make.checkpoint(record))
             return
         if draft and draft.ended:
             self._release(draft, record)  # at once: the upload waits for this event
             return
         if draft:
             draft.has_checkpoint = True
-        self._spans.append(self._checkpoint_span(record))
+        self._spans.append(self._make.checkpoint(record))
 
     def _add_phase(self, record: Phase) -> None:
         attributes = {key: to_attribute(value) for key, value in record.attributes.items() if value is not None}
@@ -228,27 +197,27 @@ class SpanTranslator:
         if draft and self._run.orders.sampling_ratio < 1:
             draft.phases.append(phase)
         elif self._is_sampled(record.step):
-            self._spans.append(self._phase_span(phase))
+            self._spans.append(self._make.phase(phase))
         else:
             self._drop(SAMPLED_OUT, 1)
 
     def _release(self, draft: StepDraft, checkpoint: Checkpoint | None = None) -> None:
         """Emit a step with its phases, or neither."""
         self.state.draft = None
-        trace_id = self._step_trace_id(draft.step)
+        trace_id = self._make.step_trace_id(draft.step)
         if self._is_kept(draft, trace_id, has_checkpoint=draft.has_checkpoint or checkpoint is not None):
-            self._spans += map(self._phase_span, draft.phases)
+            self._spans += map(self._make.phase, draft.phases)
             if draft.ended:
-                self._spans.append(self._step_span(draft, draft.ended, trace_id, checkpoint))
+                self._spans.append(self._make.step(draft, draft.ended, trace_id, checkpoint))
         else:
             self._drop(SAMPLED_OUT, len(draft.phases) + (draft.ended is not None))
             if checkpoint:
-                self._spans.append(self._checkpoint_span(checkpoint))
+                self._spans.append(self._make.checkpoint(checkpoint))
 
     def _is_sampled(self, step: int | None) -> bool:
         """Tell whether a step is in the share that is kept; what is outside of steps is, if anything is."""
         ratio = self._run.orders.sampling_ratio
-        return ratio >= 0 if step is None else ids.is_sampled(self._step_trace_id(step), ratio)
+        return ratio >= 0 if step is None else ids.is_sampled(self._make.step_trace_id(step), ratio)
 
     def _is_kept(self, draft: StepDraft, trace_id: ids.TraceId, *, has_checkpoint: bool) -> bool:
         ratio = self._run.orders.sampling_ratio
@@ -273,187 +242,16 @@ class SpanTranslator:
     def _finish(self, record: RunFinished | RankLost) -> None:
         if self.state.draft:
             self._release(self.state.draft)
-        error = KILLED if isinstance(record, RankLost) else record.error
-        events = _end_of(record, self.state.raised)
-        self._spans.append(self._run_span(outcome_of(record), record.time_unix_ns, error, events))
-
-    def _step_trace_id(self, step: int) -> ids.TraceId:
-        return ids.step_trace_id(self._run.seed, self._run.attempt, step)
-
-    def _step_span(
-        self, draft: StepDraft, ended: StepEnded, trace_id: ids.TraceId, checkpoint: Checkpoint | None
-    ) -> Span:
-        run = self._run
-        attributes = self._attributes_of(draft)
-        if ended.gap_ns is not None:
-            attributes[names.GAP] = ended.gap_ns / 1e9
-        if ended.error is not None:
-            attributes[names.ERROR_TYPE] = ended.error
-        end_unix_ns = ended.start_unix_ns + ended.duration_ns
-        return Span(
-            name=names.STEP_SPAN,
-            trace_id=trace_id,
-            span_id=ids.step_span_id(run.seed, run.attempt, draft.step, run.rank),
-            parent_span_id=ids.step_parent_id(run.seed, run.attempt, draft.step) if run.rank else None,
-            start_unix_ns=ended.start_unix_ns,
-            end_unix_ns=end_unix_ns,
-            attributes=attributes,
-            events=_exceptions(ended.error, end_unix_ns)
-            + ((self._checkpoint_event(checkpoint),) if checkpoint else ()),
-            links=self._links,
-            error=ended.error,
-            is_parent_remote=run.rank != 0,
-            dropped_attributes=draft.dropped,
-        )
-
-    def _attributes_of(self, draft: StepDraft) -> dict[str, AttributeValue]:
-        attributes: dict[str, AttributeValue] = {**draft.values, names.STEP: draft.step, **self._who}
-        if draft.pause_ns:
-            attributes[names.PAUSE] = draft.pause_ns / 1e9
-        if draft.nonfinite:
-            attributes[names.NONFINITE] = list(draft.nonfinite)
-        return attributes
-
-    def _metrics_span(self, draft: StepDraft, time_unix_ns: int) -> Span:
-        """Carry values of a step whose own span may have left, or is yet to come."""
-        run = self._run
-        trace_id, parent = self._owner(draft.step if draft.step > run.initial_step else None)
-        return Span(
-            name=names.METRICS_SPAN,
-            trace_id=trace_id,
-            span_id=ids.metrics_span_id(run.seed, run.attempt, run.rank, self.state.told),
-            parent_span_id=parent,
-            start_unix_ns=time_unix_ns,
-            end_unix_ns=time_unix_ns,
-            attributes=self._attributes_of(draft),
-            dropped_attributes=draft.dropped,
-        )
-
-    def _phase_span(self, record: Phase) -> Span:
-        run = self._run
-        attributes: dict[str, AttributeValue] = {**record.attributes, **self._who}
-        if record.step is not None:
-            attributes[names.STEP] = record.step
-        if record.error is not None:
-            attributes[names.ERROR_TYPE] = record.error
-        trace_id, parent = self._owner(record.step)
-        if record.parent:
-            parent = ids.phase_span_id(run.seed, run.attempt, run.rank, record.parent)
-        end_unix_ns = record.start_unix_ns + record.duration_ns
-        return Span(
-            name=record.name,
-            trace_id=trace_id,
-            span_id=ids.phase_span_id(run.seed, run.attempt, run.rank, record.number),
-            parent_span_id=parent,
-            start_unix_ns=record.start_unix_ns,
-            end_unix_ns=end_unix_ns,
-            attributes=attributes,
-            events=_exceptions(record.error, end_unix_ns),
-            error=record.error,
-            trace_state="" if record.step else self._trace_state,
-        )
-
-    def _checkpoint_span(self, record: Checkpoint) -> Span:
-        """Carry the event of a checkpoint that was announced in an open step, before the first, or for another."""
-        run = self._run
-        trace_id, parent = self._owner(record.step if record.step > run.initial_step else None)
-        return Span(
-            name=names.CHECKPOINT_SPAN,
-            trace_id=trace_id,
-            span_id=ids.checkpoint_span_id(run.seed, run.attempt, run.rank, record.step, save_type(record)),
-            parent_span_id=parent,
-            start_unix_ns=record.time_unix_ns,
-            end_unix_ns=record.time_unix_ns,
-            attributes={names.STEP: record.step, **self._who},
-            events=(self._checkpoint_event(record),),
-            trace_state=self._trace_state if trace_id == self._run_trace_id else "",
-        )
-
-    def _owner(self, step: int | None) -> tuple[ids.TraceId, ids.SpanId]:
-        """Return trace and span id of a step, or of the run."""
-        if step is None:
-            return self._run_trace_id, self._run_span_id
-        run = self._run
-        return self._step_trace_id(step), ids.step_span_id(run.seed, run.attempt, step, run.rank)
-
-    def _checkpoint_event(self, record: Checkpoint) -> Event:
-        run = self._run
-        attributes: dict[str, AttributeValue] = {
-            names.STEP: record.step,
-            names.SAVE_TYPE: save_type(record),
-            names.TRIGGER_TIME: datetime.fromtimestamp(record.time_unix_ns / 1e9, timezone.utc).isoformat(),
-            names.CHECKPOINT_ID: f"{run.run_id}/{run.attempt}/{record.step}/{run.rank}",
-            **self._who,
-        }
-        if run.mode == "local":
-            attributes[names.MODE] = run.mode
-        if record.request_delay_ns is not None:
-            attributes[names.REQUEST_DELAY] = record.request_delay_ns / 1e9
-        return Event(names.CHECKPOINT_UPLOAD, record.time_unix_ns, attributes)
-
-    def _run_start_span(self) -> Span:
-        run = self._run
-        return Span(
-            name=names.RUN_START_SPAN,
-            trace_id=self._run_trace_id,
-            span_id=ids.run_start_span_id(run.seed, run.attempt, run.rank),
-            parent_span_id=self._run_span_id,
-            start_unix_ns=run.started_unix_ns,
-            end_unix_ns=run.started_unix_ns,
-            attributes=self._config | self._who | self._target,
-            events=self._restarts(),
-            trace_state=self._trace_state,
-        )
+        state = self.state
+        done: dict[str, AttributeValue] = {names.RUN_STEPS: state.steps, names.LAST_STEP: state.ended_step}
+        if state.last_checkpoint is not None:
+            done[names.LAST_CHECKPOINT] = state.last_checkpoint
+        self._spans.append(self._make.run(record, self._config | done, state.raised))
 
     @property
     def _config(self) -> dict[str, AttributeValue]:
         attributes: dict[str, AttributeValue] = msgspec.msgpack.decode(self.state.config) if self.state.config else {}
         return attributes
-
-    def _restarts(self) -> tuple[Event, ...]:
-        """Tell of the attempt before this one, if it is known."""
-        run, earlier = self._run, self._run.earlier
-        if earlier is None:
-            return ()
-        attributes: dict[str, AttributeValue] = {
-            names.ATTEMPT: earlier.attempt,
-            names.LAST_STEP: earlier.last_step,
-            names.LAST_CHECKPOINT: earlier.last_checkpoint,
-            names.RESTART_GAP: restart_gap_ns(run) / 1e9,
-            names.REDONE_STEPS: max(0, earlier.last_step - run.initial_step),
-            **self._who,
-        }
-        return (Event(names.RUN_RESTART, run.started_unix_ns, attributes),)
-
-    def _run_span(self, outcome: str, time_unix_ns: int, error: str | None, events: tuple[Event, ...]) -> Span:
-        run, state = self._run, self.state
-        parent = ids.run_span_id(run.seed, run.attempt, 0) if run.rank else self._launcher_span_id
-        end_unix_ns = max(time_unix_ns, run.started_unix_ns)
-        attributes: dict[str, AttributeValue] = {
-            **self._config,
-            **self._who,
-            **self._target,
-            names.OUTCOME: outcome,
-            names.RUN_STEPS: state.steps,
-            names.LAST_STEP: state.ended_step,
-        }
-        if state.last_checkpoint is not None:
-            attributes[names.LAST_CHECKPOINT] = state.last_checkpoint
-        if error is not None:
-            attributes[names.ERROR_TYPE] = error
-        return Span(
-            name=names.RUN_SPAN,
-            trace_id=self._run_trace_id,
-            span_id=self._run_span_id,
-            parent_span_id=parent,
-            start_unix_ns=run.started_unix_ns,
-            end_unix_ns=end_unix_ns,
-            attributes=attributes,
-            events=events,
-            error=error,
-            is_parent_remote=parent is not None,
-            trace_state=self._trace_state,
-        )
 
     _TRANSLATE: Final[Mapping[type[Record], Callable[[Any, Any], None]]] = {
         StepEnded: _end_step,
@@ -476,22 +274,3 @@ def _attribute_name(key: str) -> str:
 
 def _config_attributes(record: Config) -> dict[str, AttributeValue]:
     return {names.CONFIG_PREFIX + key: to_attribute(value) for key, value in record.values.items()}
-
-
-def _end_of(record: RunFinished | RankLost, raised: Raised | None) -> tuple[Event, ...]:
-    """Return the event that tells of what ended a run: of an exception, or the last words of a fatal signal."""
-    if isinstance(record, RunFinished):
-        told = {names.EXCEPTION_MESSAGE: raised.message, names.EXCEPTION_STACKTRACE: raised.stack} if raised else {}
-        return _exceptions(record.error, record.time_unix_ns, **told)
-    if record.fatal is None:
-        return ()
-    attributes = {names.FATAL: text(record.fatal), **({names.CODE_STACKTRACE: record.stack} if record.stack else {})}
-    return (Event(names.RUN_FATAL, record.time_unix_ns, attributes),)
-
-
-def _exceptions(error: str | None, time_unix_ns: int, **told: str) -> tuple[Event, ...]:
-    """Return the event that tells of an exception. To be killed is an error, but none."""
-    if error is None or error == KILLED:
-        return ()
-    more = {name: whole(without_user_info(said)) for name, said in told.items() if said}
-    return (Event(names.EXCEPTION, time_unix_ns, {names.EXCEPTION_TYPE: error, **more}),)
