@@ -249,6 +249,18 @@ def test_requests_that_are_too_large_are_halved(count: int, limit: int):
     assert len(these.exporter.calls) - before <= count // max(1, limit // 2) + 2
 
 
+def test_a_receiver_that_takes_more_again_is_given_more():
+    """Somebody has raised its limit: each batch tries twice as much as the one before."""
+    these = Given(in_turn(*[too_large(10)] * 20, take), list(range(100)))
+    for _ in range(5):
+        these.run()
+        before = len(these.exporter.calls)
+        these.give(list(range(100)))
+    assert before
+    these.run()
+    assert len(these.exporter.calls) - before == 1
+
+
 def test_an_item_that_is_too_large_alone_is_set_aside():
     """As nothing makes it smaller."""
     these = Given(unless({7}, too_large(0)), list(range(10)))
@@ -331,6 +343,28 @@ def test_what_is_declined_is_dropped_only_when_it_is_given_up():
     these.delivery.give_up()
     assert these.delivery.is_done()
     assert [dict(each.dropped) for each in these.accounts] == [{"declined": 1}, {"declined": 2}]
+
+
+def test_a_receiver_that_is_away_proves_nothing_against_a_suspect():
+    """Others have passed before; it is tried again when the receiver is back."""
+    these = Given(unless({0}, fail), [0, 1])
+    while these.taken != [1]:
+        these.run(1)
+    these.exporter.answer = down
+    these.run(10)
+    these.exporter.answer = take
+    these.run()
+    assert (these.set_aside, these.taken) == ([], [1, 0])
+
+
+def test_a_suspect_is_given_up_like_all_others():
+    """It is counted once, and nothing of it is left."""
+    these = Given(unless({0}, fail), [0, 1])
+    while these.taken != [1]:
+        these.run(1)
+    these.delivery.give_up()
+    assert (dict(these.accounts[0].dropped), these.accounts[0].delivered) == ({"declined": 1}, 1)
+    assert these.delivery.is_done()
 
 
 def test_a_signal_that_is_taken_again_is_declined_no_more():

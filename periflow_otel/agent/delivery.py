@@ -109,14 +109,14 @@ class Delivery:
         return not self._rest and not any(map(self._is_tried_again, self._suspects))
 
     def give(self, batches: Iterable[Batch]) -> None:
-        """Take what is to be delivered next, in this order."""
+        """Take what is to be delivered next, in this order, once more is wanted."""
         batches = list(batches)
         if self.is_done():
             self._accounts = {}
             self._window.begin_batch()
             self._mixes_ranks, self._was_rejected = not self._was_rejected, False
         self._accounts |= {id(batch.run): batch.account for batch in batches}
-        self._rest = [*self._rest, *((batch.run, item) for batch in batches for item in batch.items)]
+        self._rest = [(batch.run, item) for batch in batches for item in batch.items]
 
     def give_up(self) -> None:
         """Drop all that is left, and count it: the receiver takes nothing of the kind."""
