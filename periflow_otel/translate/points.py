@@ -28,57 +28,12 @@ from periflow_otel.records import (
     RunFinished,
     StepEnded,
 )
-from periflow_otel.translate.facts import outcome_of, pauses_of, restart_gap_ns, save_type
-from periflow_otel.translate.histograms import ExplicitBuckets, ExponentialBuckets
-from periflow_otel.translate.sampling import SamplerState, StepSampler
-from periflow_otel.translate.telemetry import Exemplar, Observation, Observed, Point
+from periflow_otel.translate.facts import outcome_of, pauses_of, save_type
+from periflow_otel.translate.point_state import MS, PointState, beginning
+from periflow_otel.translate.sampling import StepSampler
+from periflow_otel.translate.snapshots import Snapshots, exemplar
+from periflow_otel.translate.telemetry import Observation, Observed, Point
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS, flatten, label, number
-from periflow_otel.translate.walltime import RESTART, WallTime
-
-CONFIG_INTERVAL_NS: Final = 240_000_000_000
-"""How often it is shown what tells the run from others: Prometheus forgets after five minutes."""
-_MS: Final = 1_000_000
-
-
-class PointState(msgspec.Struct, array_like=True):
-    """Everything that the translation of the next record depends on."""
-
-    last_ms: dict[str, int] = {}
-    """Time of the last point of each user metric."""
-    latest_ms: int = 0
-    """Time of the last point of all."""
-    values_step: int | None = None
-    """The step of the last values."""
-    values_from_ms: int = 0
-    """Before this no value has its time any more."""
-    dropped_values: int = 0
-    is_changed: bool = True
-    """The built-in instruments have not been shown as they are."""
-    snapshot_ms: int = 0
-    delta_start_unix_ns: int = 0
-    last_unix_ns: int = 0
-    """Time of the last record."""
-    step: int = 0
-    step_started_unix_ns: int = 0
-    completed: dict[str, int] = {}
-    redone: int = 0
-    paused_ns: dict[str, int] = {}
-    """Time of garbage collections in steps, by kind."""
-    uploads: dict[str, int] = {}
-    ended: dict[str, int] = {}
-    """By outcome; empty while the run goes on."""
-    last_checkpoint: int | None = None
-    nonfinite: dict[str, int] = {}
-    duration: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
-    gap: ExplicitBuckets | ExponentialBuckets = msgspec.field(default_factory=ExplicitBuckets)
-    examples: dict[int, tuple[int, int, float]] = {}
-    """For each bucket of the step duration: step, end time and duration of the last one in it that has a span."""
-    sampler: SamplerState = msgspec.field(default_factory=SamplerState)
-    wall_time: WallTime = msgspec.field(default_factory=WallTime)
-    config: bytes = b""
-    """What tells the run from others, as text by key, encoded: it is written down each time, and rarely looked at."""
-    replaced: dict[str, str] = {}
-    """What was in it before, until that is shown."""
 
 
 class PointTranslator:
@@ -105,32 +60,16 @@ class PointTranslator:
             shows_steps: Whenever the step of the values is another one, a point says which.
         """
         self._run = run
-        self._is_delta = is_delta
-        self._observes_deltas = observes_deltas
         self._shows_steps = shows_steps
         self._rank = ((names.RANK, run.rank),)
         self._points: list[Point] = []
         self._streams: dict[str, tuple[Instrument, tuple[tuple[str, str | int], ...]]] = {}
-        self.state = msgspec.msgpack.decode(state, type=PointState) if state else self._fresh(is_exponential)
-        self._sampler = StepSampler(self.state.sampler)
-        self._config_due_unix_ns = 0
-        self._observed: Sequence[Observation] = ()
-        self._observed_before: dict[tuple[object, ...], tuple[float, int]] = {}
-
-    def _fresh(self, is_exponential: bool) -> PointState:  # noqa: FBT001  # private, and there is only one
-        started = self._run.started_unix_ns
-        state = PointState(
-            step=self._run.initial_step,
-            snapshot_ms=started // _MS,
-            delta_start_unix_ns=started,
-            last_unix_ns=started,
-            wall_time=WallTime(accounted_unix_ns=started, ended_step=self._run.initial_step),
+        self.state = (
+            msgspec.msgpack.decode(state, type=PointState) if state else beginning(run, is_exponential=is_exponential)
         )
-        if self._run.earlier:
-            state.wall_time.spent_ns[RESTART] = restart_gap_ns(self._run)
-        if is_exponential:
-            state.duration, state.gap = ExponentialBuckets(), ExponentialBuckets()
-        return state
+        self._sampler = StepSampler(self.state.sampler)
+        self._snapshots = Snapshots(run, is_delta=is_delta, observes_deltas=observes_deltas)
+        self._observed: Sequence[Observation] = ()
 
     def encode_state(self) -> bytes:
         """Return what a translator needs to go on from here."""
@@ -175,15 +114,10 @@ class PointTranslator:
         """
         state = self.state
         state.is_changed = False
-        time_ms = -(-(now_unix_ns or state.last_unix_ns) // _MS)  # rounded up: what it shows has happened by then
+        time_ms = -(-(now_unix_ns or state.last_unix_ns) // MS)  # rounded up: what it shows has happened by then
         state.latest_ms = state.snapshot_ms = max(time_ms, state.snapshot_ms + 1, state.latest_ms)
-        self._snapshot_gauges()
-        self._snapshot_config()
-        self._snapshot_sums()
-        self._snapshot_histograms()
-        self._snapshot_observed()
-        if self._is_delta:
-            self._start_over()
+        self._points += self._snapshots.take(state, self._observed)
+        self._observed = ()
 
     def _pass_over(self, record: LogLine | Raised) -> None:
         """Do nothing: what was said makes no point."""
@@ -191,8 +125,8 @@ class PointTranslator:
     def _add_values(self, record: Metric) -> None:
         state = self.state
         if record.step != state.values_step:
-            self._begin_values(record.step, record.time_unix_ns // _MS)
-        time_ms = max(record.time_unix_ns // _MS, state.values_from_ms)
+            self._begin_values(record.step, record.time_unix_ns // MS)
+        time_ms = max(record.time_unix_ns // MS, state.values_from_ms)
         state.latest_ms = max(state.latest_ms, time_ms)
         told_step = None if record.during is None else record.step
         for key, value in record.values.items():
@@ -212,7 +146,7 @@ class PointTranslator:
         state.values_step, state.values_from_ms = step, max(time_ms, state.latest_ms + 1)
         state.latest_ms = state.values_from_ms
         if self._shows_steps:
-            self._points.append(Point(names.METRICS_STEP, self._rank, state.values_from_ms * _MS, step))
+            self._points.append(Point(names.METRICS_STEP, self._rank, state.values_from_ms * MS, step))
 
     def _add_number(self, key: str, value: object, time_ms: int, told_step: int | None) -> None:
         if isinstance(value, float | int):
@@ -232,8 +166,8 @@ class PointTranslator:
             self._count_nonfinite(key)
         instrument, attributes = self._streams.get(key) or self._stream(key)
         # The time places a value on the step that was going on; where it is of another one, an exemplar leads there.
-        exemplars = () if told_step is None else (self._exemplar(told_step, time_ms * _MS, value),)
-        self._points.append(Point(instrument, attributes, time_ms * _MS, value, 0, exemplars))
+        exemplars = () if told_step is None else (exemplar(self._run, told_step, time_ms * MS, value),)
+        self._points.append(Point(instrument, attributes, time_ms * MS, value, 0, exemplars))
 
     def _count_nonfinite(self, key: str) -> None:
         self.state.nonfinite[key] = self.state.nonfinite.get(key, 0) + 1
@@ -284,10 +218,11 @@ class PointTranslator:
     def _set_config(self, record: Config) -> None:
         """Take what tells the run from others; that of rank 0, as others say the same."""
         config = {key: label(value) for key, value in record.values.items()}
-        before = self._config
+        before = self.state.config_values()
         if self._run.rank == 0 and config != before:
             self.state.replaced.update((key, before[key]) for key in before if before[key] != config.get(key))
-            self.state.config, self._config_due_unix_ns = msgspec.msgpack.encode(config), 0
+            self.state.config = msgspec.msgpack.encode(config)
+            self._snapshots.show_config()
             self.state.is_changed = True
 
     def _add_phase(self, record: Phase) -> None:
@@ -312,135 +247,6 @@ class PointTranslator:
     def _seen(self, unix_ns: int) -> None:
         self.state.is_changed = True
         self.state.last_unix_ns = max(self.state.last_unix_ns, unix_ns)
-
-    def _snapshot_gauges(self) -> None:
-        state = self.state
-        self._gauge(names.RUN_UP, 0 if state.ended else 1)
-        self._gauge(names.STEP_CURRENT, state.step)
-        self._gauge(names.STEP_LAST_ENDED, state.wall_time.ended_step)
-        if self._run.total_steps is not None:
-            self._gauge(names.STEP_TARGET, self._run.total_steps)
-        if self._run.work and self._run.work.peak_flops is not None:
-            self._gauge(names.WORK_PEAK, self._run.work.peak_flops)
-        if state.step_started_unix_ns:
-            self._gauge(names.STEP_STARTED_AT, state.step_started_unix_ns / 1e9)
-        if state.last_checkpoint is not None:
-            self._gauge(names.CHECKPOINT_LAST_STEP, state.last_checkpoint)
-
-    def _snapshot_config(self) -> None:
-        """Show what tells the run from others, now and then: it changes hardly ever."""
-        if not self.state.config or self._snapshot_unix_ns < self._config_due_unix_ns:
-            return
-        self._config_due_unix_ns = self._snapshot_unix_ns + CONFIG_INTERVAL_NS
-        for values, is_valid in ((self.state.replaced, 0), (self._config, 1)):
-            for key, value in values.items():
-                attributes = (names.METRIC_KEY, key), (names.CONFIG_VALUE, value), *self._rank
-                self._points.append(Point(names.RUN_CONFIG, attributes, self._snapshot_unix_ns, is_valid))
-        self.state.replaced.clear()
-
-    @property
-    def _config(self) -> dict[str, str]:
-        return msgspec.msgpack.decode(self.state.config, type=dict[str, str]) if self.state.config else {}
-
-    def _snapshot_sums(self) -> None:
-        state = self.state
-        for attribute, instrument, sums in (
-            (names.STEP_OUTCOME, names.STEP_COMPLETED, state.completed),
-            (names.OUTCOME, names.RUN_ENDED, state.ended),
-            (names.SAVE_TYPE, names.CHECKPOINT_UPLOADS, state.uploads),
-            (names.METRIC_KEY, names.METRIC_NONFINITE, state.nonfinite),
-        ):
-            for key, count in sums.items():
-                self._sum(instrument, count, (attribute, key))
-        for kind, spent_ns in state.wall_time.spent_ns.items():
-            self._sum(names.TIME, spent_ns / 1e9, (names.TIME_KIND, kind))
-        for kind, paused_ns in state.paused_ns.items():
-            self._sum(names.STEP_PAUSE, paused_ns / 1e9, (names.TIME_KIND, kind))
-        self._sum(names.STEP_REDONE, state.redone)
-        for kind, amount in self._run.work.kinds if self._run.work else ():
-            self._sum(names.WORK_DONE, amount * state.completed.get("ok", 0), (names.WORK_KIND, kind))
-
-    def _snapshot_histograms(self) -> None:
-        state = self.state
-        for instrument, buckets in ((names.STEP_DURATION, state.duration), (names.STEP_GAP, state.gap)):
-            if buckets.count:
-                is_duration = instrument is names.STEP_DURATION
-                self._points.append(
-                    Point(
-                        instrument,
-                        self._rank,
-                        self._snapshot_unix_ns,
-                        buckets.snapshot(),
-                        self._start_unix_ns,
-                        tuple(self._exemplars()) if is_duration else (),
-                        self._is_delta,
-                    )
-                )
-
-    def _snapshot_observed(self) -> None:
-        observed, self._observed = self._observed, ()
-        for each in observed:
-            if self._observes_deltas and each.instrument.kind == "counter":
-                self._add_growth(each)
-            else:
-                self._add_observed(each, each.value, each.start_unix_ns)
-
-    def _add_growth(self, seen: Observation) -> None:
-        """Show by how much a sum has grown since it was seen last; what was before, nobody knows who has it."""
-        stream = seen.instrument.name, seen.attributes, seen.start_unix_ns
-        before, self._observed_before[stream] = self._observed_before.get(stream), (seen.value, self._snapshot_unix_ns)
-        if before is not None and seen.value > before[0]:
-            self._add_observed(seen, seen.value - before[0], before[1], is_delta=True)
-
-    def _add_observed(self, seen: Observation, value: float, start_unix_ns: int, *, is_delta: bool = False) -> None:
-        attributes = (*seen.attributes, *self._rank)
-        point = Point(seen.instrument, attributes, self._snapshot_unix_ns, value, start_unix_ns, is_delta=is_delta)
-        self._points.append(point)
-
-    def _exemplars(self) -> list[Exemplar]:
-        return [self._exemplar(*example) for example in self.state.examples.values()]
-
-    def _exemplar(self, step: int, time_unix_ns: int, value: float) -> Exemplar:
-        run = self._run
-        trace_id = ids.step_trace_id(run.seed, run.attempt, step)
-        return Exemplar(time_unix_ns, value, trace_id, ids.step_span_id(run.seed, run.attempt, step, run.rank))
-
-    @property
-    def _snapshot_unix_ns(self) -> int:
-        return self.state.snapshot_ms * _MS
-
-    @property
-    def _start_unix_ns(self) -> int:
-        return self.state.delta_start_unix_ns if self._is_delta else self._run.started_unix_ns
-
-    def _gauge(self, instrument: Instrument, value: float) -> None:
-        self._points.append(Point(instrument, self._rank, self._snapshot_unix_ns, value))
-
-    def _sum(self, instrument: Instrument, value: float, *attributes: tuple[str, str]) -> None:
-        if not value:  # nothing new since the last snapshot
-            return
-        self._points.append(
-            Point(
-                instrument,
-                (*attributes, *self._rank),
-                self._snapshot_unix_ns,
-                value,
-                self._start_unix_ns,
-                is_delta=self._is_delta,
-            )
-        )
-
-    def _start_over(self) -> None:
-        state = self.state
-        state.delta_start_unix_ns = self._snapshot_unix_ns
-        counts = state.completed, state.ended, state.uploads, state.nonfinite
-        times = state.wall_time.spent_ns, state.paused_ns
-        for sums in (*counts, *times):
-            sums.update(dict.fromkeys(sums, 0))
-        state.redone = 0
-        state.examples.clear()
-        state.duration.reset()
-        state.gap.reset()
 
     _TRANSLATE: Final[Mapping[type[Record], Callable[[Any, Any], None]]] = {
         Metric: _add_values,
