@@ -7,8 +7,6 @@ later time shows; where there are none, as of what came over the network, the ti
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -17,111 +15,34 @@ import msgspec
 
 from periflow_otel import names
 from periflow_otel.view.log_entries import WARNING, LogEntry
+from periflow_otel.view.otlp_lines import (
+    NOTHING,
+    Attributes,
+    LogRecord,
+    Metric,
+    Number,
+    Point,
+    Span,
+    Value,
+    decode,
+    decode_attributes,
+    elapsed_s,
+    integer_of,
+    number_of,
+    numbers_of,
+    point_attributes,
+    scalar,
+    scalars,
+    seconds,
+    times_of,
+    to_float,
+    to_integer,
+)
 from periflow_otel.view.rank_view import Member, RankView
 from periflow_otel.view.run_view import RunView
 
-Number = int | float | None
-"""OTLP JSON has integers of 64 bits, NaN and infinities as text, which the decoder reads."""
-_Attributes = tuple[tuple[str, Any], ...]
-_NO_ATTRIBUTES: Final = msgspec.Raw(b"[]")
 _Row = tuple[int, float, float, float]
 """A step: its number, its start and its duration in seconds, and the gap before it."""
-
-
-class _Value(msgspec.Struct, frozen=True, gc=False):
-    stringValue: str | None = None  # noqa: N815  # as OTLP spells it, here and below
-    intValue: Number = None  # noqa: N815
-    doubleValue: Number = None  # noqa: N815
-    boolValue: bool | None = None  # noqa: N815
-
-
-class _Attribute(msgspec.Struct, frozen=True, gc=False):
-    key: str
-    value: _Value = _Value()
-
-
-class _Event(msgspec.Struct, frozen=True):
-    name: str = ""
-    timeUnixNano: Number = 0  # noqa: N815
-    attributes: list[_Attribute] = []
-
-
-class _LogRecord(msgspec.Struct, frozen=True):
-    eventName: str = ""  # noqa: N815
-    timeUnixNano: Number = 0  # noqa: N815
-    severityNumber: int = 0  # noqa: N815
-    severityText: str = ""  # noqa: N815
-    body: _Value = _Value()
-    attributes: list[_Attribute] = []
-
-
-class _Status(msgspec.Struct, frozen=True, gc=False):
-    code: Any = 0
-    message: str = ""
-
-
-class _Span(msgspec.Struct, frozen=True):
-    name: str
-    startTimeUnixNano: Number = 0  # noqa: N815
-    endTimeUnixNano: Number = 0  # noqa: N815
-    attributes: msgspec.Raw = _NO_ATTRIBUTES
-    events: list[_Event] = []
-    status: _Status = _Status()
-
-
-class _Point(msgspec.Struct, frozen=True, gc=False):
-    attributes: msgspec.Raw = _NO_ATTRIBUTES
-    timeUnixNano: Number = 0  # noqa: N815
-    asDouble: Number = None  # noqa: N815
-    asInt: Number = None  # noqa: N815
-    count: Number = None
-    sum: Number = None
-    max: Number = None
-
-
-class _Data(msgspec.Struct, frozen=True):
-    dataPoints: list[_Point] = []  # noqa: N815
-    aggregationTemporality: int = 0  # noqa: N815
-    isMonotonic: bool = False  # noqa: N815
-
-
-class _Metric(msgspec.Struct, frozen=True):
-    name: str
-    gauge: _Data = _Data()
-    sum: _Data = _Data()
-    histogram: _Data = _Data()
-
-
-class _Name(msgspec.Struct, frozen=True):
-    name: str = ""
-
-
-class _Scope(msgspec.Struct, frozen=True):
-    scope: _Name = _Name()
-    spans: list[_Span] = []
-    metrics: list[_Metric] = []
-    logRecords: list[_LogRecord] = []  # noqa: N815
-
-
-class _Resource(msgspec.Struct, frozen=True):
-    attributes: list[_Attribute] = []
-
-
-class _Group(msgspec.Struct, frozen=True):
-    resource: _Resource = _Resource()
-    scopeSpans: list[_Scope] = []  # noqa: N815
-    scopeMetrics: list[_Scope] = []  # noqa: N815
-    scopeLogs: list[_Scope] = []  # noqa: N815
-
-
-class _Line(msgspec.Struct, frozen=True):
-    resourceSpans: list[_Group] = []  # noqa: N815
-    resourceMetrics: list[_Group] = []  # noqa: N815
-    resourceLogs: list[_Group] = []  # noqa: N815
-
-
-_decode = msgspec.json.Decoder(_Line, strict=False).decode
-_decode_attributes = msgspec.json.Decoder(list[_Attribute], strict=False).decode
 _STEP_KEY: Final = b'{"key":"%s",' % names.STEP.encode()
 _TEXT: Final = b'"stringValue"'
 _USUAL_END: Final = re.compile(
@@ -131,7 +52,6 @@ _USUAL_END: Final = re.compile(
 )
 """How the attributes of most steps end where local mode writes them. No text in them can look so: its quotes are
 escaped."""
-_NOTHING: Final = _Value()
 _NAN: Final = float("nan")
 
 
@@ -150,7 +70,7 @@ class OtlpFeed:
         """By the id of the run."""
         self._takes_span_metrics = takes_span_metrics
         self._places: dict[RankView, _Places] = {}
-        self._totals: dict[tuple[Any, ...], _Point] = {}
+        self._totals: dict[tuple[Any, ...], Point] = {}
         """By stream, of those that tell of the time since their last point."""
         self._checkpoints: set[tuple[RankView, int, str]] = set()
         """Step and kind of those that are known: an event may be one of a span, and a log record too."""
@@ -161,15 +81,15 @@ class OtlpFeed:
         Raises:
             msgspec.DecodeError: It is no OTLP JSON.
         """
-        decoded = _decode(line)
+        decoded = decode(line)
         for group in decoded.resourceSpans:
-            if (who := _Who(_read(group.resource.attributes))).run_id:
+            if (who := _Who(scalars(group.resource.attributes))).run_id:
                 self._add_spans(who, [span for scope in group.scopeSpans for span in scope.spans])
         for group in decoded.resourceMetrics:
-            if (who := _Who(_read(group.resource.attributes))).run_id:
+            if (who := _Who(scalars(group.resource.attributes))).run_id:
                 self._add_points(who, [metric for scope in group.scopeMetrics for metric in scope.metrics])
         for group in decoded.resourceLogs:
-            if (who := _Who(_read(group.resource.attributes))).run_id:
+            if (who := _Who(scalars(group.resource.attributes))).run_id:
                 for scope in group.scopeLogs:
                     self._add_log_records(who, scope.scope.name, scope.logRecords)
 
@@ -186,33 +106,33 @@ class OtlpFeed:
         attempt = who.attempt or max((each for each, _ in view.ranks), default=1)  # an agent is there for all of them
         return view.rank(Member(attempt, rank, node_rank=who.node_rank, host=who.host))
 
-    def _add_spans(self, who: "_Who", spans: Sequence[_Span]) -> None:
+    def _add_spans(self, who: "_Who", spans: Sequence[Span]) -> None:
         rows: dict[int, list[_Row]] = {}
         steps: dict[int, list[_Step]] = {}
         for span in spans:
             if not self._takes_span_metrics and (usual := _usual_step(span)):
                 rows.setdefault(usual[0], []).append(usual[1])
                 continue
-            known = _decode_attributes(span.attributes)
+            known = decode_attributes(span.attributes)
             attributes = {each.key: each.value for each in known}
-            rank = _as_integer(attributes.get(names.RANK, _NOTHING), -1)
+            rank = integer_of(attributes.get(names.RANK, NOTHING), -1)
             if rank < 0:
                 continue
             if span.name == names.STEP_SPAN:
                 steps.setdefault(rank, []).append(_step(span, attributes))
             else:
-                self._add_span(who, self._rank(who, rank), span, _read(known))
+                self._add_span(who, self._rank(who, rank), span, scalars(known))
             for event in span.events:
-                self._add_event(self._rank(who, rank), event.name, event.timeUnixNano, _read(event.attributes))
+                self._add_event(self._rank(who, rank), event.name, event.timeUnixNano, scalars(event.attributes))
         for rank in sorted(rows.keys() | steps.keys()):
             self._add_steps(self._rank(who, rank), rows.get(rank, []), steps.get(rank, []))
 
-    def _add_log_records(self, who: "_Who", logger: str, records: Sequence[_LogRecord]) -> None:
+    def _add_log_records(self, who: "_Who", logger: str, records: Sequence[LogRecord]) -> None:
         """Take events, and what somebody should read of what was said."""
         for record in records:
             is_told = record.eventName or record.severityNumber >= WARNING
-            attributes = _read(record.attributes) if is_told else {}
-            if (rank := _integer(attributes.get(names.RANK), -1)) < 0:
+            attributes = scalars(record.attributes) if is_told else {}
+            if (rank := to_integer(attributes.get(names.RANK), -1)) < 0:
                 continue
             if record.eventName:
                 self._add_event(self._rank(who, rank), record.eventName, record.timeUnixNano, attributes)
@@ -222,23 +142,23 @@ class OtlpFeed:
                         self._rank(who, rank).member.attempt,
                         rank,
                         attributes.get(names.STEP),
-                        _seconds(record.timeUnixNano),
+                        seconds(record.timeUnixNano),
                         record.severityNumber,
                         record.severityText,
                         logger,
-                        str(_plain(record.body)),
+                        str(scalar(record.body)),
                         attributes.get(names.EXCEPTION_TYPE),
                     )
                 )
 
     def _add_event(self, rank: RankView, name: str, time: Number, attributes: dict[str, Any]) -> None:
         if name == names.CHECKPOINT_UPLOAD:
-            checkpoint = rank, _integer(attributes.get(names.STEP), 0), str(attributes.get(names.SAVE_TYPE, "NORMAL"))
+            checkpoint = rank, to_integer(attributes.get(names.STEP), 0), str(attributes.get(names.SAVE_TYPE, "NORMAL"))
             if checkpoint not in self._checkpoints:
                 self._checkpoints.add(checkpoint)
-                rank.add_checkpoint(checkpoint[1], _seconds(time), checkpoint[2])
+                rank.add_checkpoint(checkpoint[1], seconds(time), checkpoint[2])
         elif name == names.RUN_RESTART:
-            rank.restart_gap_s = _float(attributes.get(names.RESTART_GAP))
+            rank.restart_gap_s = to_float(attributes.get(names.RESTART_GAP))
         elif name == names.RUN_FATAL:
             rank.last_words = str(attributes.get(names.FATAL, ""))
             rank.set_stack(str(attributes.get(names.CODE_STACKTRACE, "")))
@@ -266,8 +186,8 @@ class OtlpFeed:
         if self._takes_span_metrics:
             _add_values(rank, step)
 
-    def _add_span(self, who: "_Who", rank: RankView, span: _Span, attributes: dict[str, Any]) -> None:
-        start_s, end_s = _seconds(span.startTimeUnixNano), _seconds(span.endTimeUnixNano)
+    def _add_span(self, who: "_Who", rank: RankView, span: Span, attributes: dict[str, Any]) -> None:
+        start_s, end_s = seconds(span.startTimeUnixNano), seconds(span.endTimeUnixNano)
         if span.name in (names.RUN_START_SPAN, names.RUN_SPAN):
             self._view(who).config.update(
                 (name.removeprefix(names.CONFIG_PREFIX), value)
@@ -281,66 +201,66 @@ class OtlpFeed:
                 target_step=attributes.get(names.TARGET_STEP),
             )
         elif span.name == names.STUCK_SPAN:
-            events = [_read(event.attributes) for event in span.events]
+            events = [scalars(event.attributes) for event in span.events]
             self._view(who).stuck.add(rank.member.attempt, attributes, start_s, end_s, events)
         elif span.name == names.SLOW_SPAN:
-            events = [_read(event.attributes) for event in span.events]
+            events = [scalars(event.attributes) for event in span.events]
             self._view(who).slow.add(rank.member.attempt, attributes, end_s, events)
         elif span.name == names.RUN_SPAN:
             rank.end(str(attributes.get(names.OUTCOME, "finished")), end_s)
         elif span.name not in (names.CHECKPOINT_SPAN, names.METRICS_SPAN):
-            rank.add_phase(span.name, _elapsed_s(span))
+            rank.add_phase(span.name, elapsed_s(span))
 
-    def _add_points(self, who: "_Who", metrics: Sequence[_Metric]) -> None:
+    def _add_points(self, who: "_Who", metrics: Sequence[Metric]) -> None:
         for metric in sorted(metrics, key=lambda metric: metric.name != names.METRICS_STEP.name):
             points = [*metric.gauge.dataPoints, *metric.sum.dataPoints, *metric.histogram.dataPoints]
             for raw, group in groupby(points, key=attrgetter("attributes")):
-                attributes = _point_attributes(bytes(raw))
+                attributes = point_attributes(bytes(raw))
                 key = who.run_id, who.attempt, metric.name, attributes
                 is_delta = _DELTA in (metric.sum.aggregationTemporality, metric.histogram.aggregationTemporality)
                 taken = list(group)
                 self._add_stream(who, metric, attributes, self._since_start(key, taken) if is_delta else taken)
 
-    def _since_start(self, key: tuple[Any, ...], points: Iterable[_Point]) -> list[_Point]:
+    def _since_start(self, key: tuple[Any, ...], points: Iterable[Point]) -> list[Point]:
         """Return the last of points that each tell of the time since the one before, as one that tells of all."""
         for each in points:
             self._totals[key] = _plus(self._totals.get(key), each)
         return [self._totals[key]]
 
     def _add_stream(
-        self, who: "_Who", metric: _Metric, attributes: tuple[tuple[str, Any], ...], points: list[_Point]
+        self, who: "_Who", metric: Metric, attributes: tuple[tuple[str, Any], ...], points: list[Point]
     ) -> None:
         name, given = metric.name, dict(attributes)
         rank = given.get(names.RANK)
         if name in _TELEMETRY:
-            self._view(who).telemetry[name, attributes] = _number(points[-1])
+            self._view(who).telemetry[name, attributes] = number_of(points[-1])
         elif name == names.STEP_SKEW.name:
             self._rank(who, given.get(names.LAST_RANK, 0)).set_late(
-                int(_float(points[-1].count)), _float(points[-1].sum), _float(points[-1].max)
+                int(to_float(points[-1].count)), to_float(points[-1].sum), to_float(points[-1].max)
             )
         elif isinstance(rank, int):
             self._add_of_rank(self._rank(who, rank), metric, attributes, points)
         else:
-            rank_view = self._view(who).first_rank(_integer(given.get(names.NODE_RANK), who.node_rank))
+            rank_view = self._view(who).first_rank(to_integer(given.get(names.NODE_RANK), who.node_rank))
             self._add_machine(rank_view or self._rank(who, 0), metric, attributes, points)
 
-    def _add_of_rank(self, rank: RankView, metric: _Metric, stream: _Attributes, points: list[_Point]) -> None:
-        name, attributes, times_s = metric.name, dict(stream), _times_s(points)
+    def _add_of_rank(self, rank: RankView, metric: Metric, stream: Attributes, points: list[Point]) -> None:
+        name, attributes, times_s = metric.name, dict(stream), times_of(points)
         if name == names.METRICS_STEP.name:
-            self._places_of(rank).add(times_s, list(map(int, _numbers(points))))
+            self._places_of(rank).add(times_s, list(map(int, numbers_of(points))))
         elif name.startswith(names.METRIC_PREFIX) and name != names.METRIC_NONFINITE.name:
             steps = self._places_of(rank).steps(times_s)
             key = str(attributes.get(names.METRIC_KEY, name.removeprefix(names.METRIC_PREFIX)))
-            rank.add_values(key, steps, times_s, _numbers(points))
+            rank.add_values(key, steps, times_s, numbers_of(points))
         elif name in _KNOWN:
-            _add_state(rank, name, attributes, _number(points[-1]))
+            _add_state(rank, name, attributes, number_of(points[-1]))
         else:
             self._add_machine(rank, metric, stream, points)
 
-    def _add_machine(self, rank: RankView, metric: _Metric, attributes: _Attributes, points: list[_Point]) -> None:
-        times_s = _times_s(points)
+    def _add_machine(self, rank: RankView, metric: Metric, attributes: Attributes, points: list[Point]) -> None:
+        times_s = times_of(points)
         steps = self._places_of(rank).steps(times_s)
-        for step, time_s, value in zip(steps, times_s, _numbers(points), strict=True):
+        for step, time_s, value in zip(steps, times_s, numbers_of(points), strict=True):
             rank.add_of_machine(metric.name, attributes, time_s, value, is_sum=metric.sum.isMonotonic, step=step)
 
     def _places_of(self, rank: RankView) -> "_Places":
@@ -375,9 +295,9 @@ class _Who:
 
     def __init__(self, attributes: dict[str, Any]) -> None:
         self.run_id = str(attributes.get(names.RUN_ID, attributes.get("service.name", "")))
-        self.attempt = _integer(attributes.get(names.ATTEMPT), 0)
-        self.node_rank = _integer(attributes.get(names.NODE_RANK), 0)
-        self.world_size = _integer(attributes.get(names.WORLD_SIZE), 0)
+        self.attempt = to_integer(attributes.get(names.ATTEMPT), 0)
+        self.node_rank = to_integer(attributes.get(names.NODE_RANK), 0)
+        self.world_size = to_integer(attributes.get(names.WORLD_SIZE), 0)
         self.mode = str(attributes.get(names.MODE, ""))
         self.name = str(attributes.get(names.RUN_NAME, ""))
         self.host = str(attributes.get("host.name", ""))
@@ -390,7 +310,7 @@ class _Step(NamedTuple):
     pause_s: float
     error: str
     texts: Sequence[tuple[str, str]]
-    attributes: Mapping[str, _Value]
+    attributes: Mapping[str, Value]
 
     @property
     def number(self) -> int:
@@ -405,7 +325,7 @@ class _Step(NamedTuple):
         return self.row[1] + self.row[2]
 
 
-def _usual_step(span: _Span) -> tuple[int, _Row] | None:
+def _usual_step(span: Span) -> tuple[int, _Row] | None:
     """Return the rank of a step and when it began, of which nothing else is to be known; None: look at all of it.
 
     Of a million steps nearly all are so, and this takes a fraction of the time.
@@ -422,13 +342,13 @@ def _usual_step(span: _Span) -> tuple[int, _Row] | None:
     return int(rank), (int(number), start_ns / 1e9, (end_ns - start_ns) / 1e9, _NAN if gap_s is None else float(gap_s))
 
 
-def _step(span: _Span, attributes: dict[str, _Value]) -> _Step:
-    gap_s = attributes.get(names.GAP, _NOTHING).doubleValue
-    kind = attributes.get(names.ERROR_TYPE, _NOTHING).stringValue
-    number = _as_integer(attributes.get(names.STEP, _NOTHING), 0)
+def _step(span: Span, attributes: dict[str, Value]) -> _Step:
+    gap_s = attributes.get(names.GAP, NOTHING).doubleValue
+    kind = attributes.get(names.ERROR_TYPE, NOTHING).stringValue
+    number = integer_of(attributes.get(names.STEP, NOTHING), 0)
     return _Step(
-        (number, _seconds(span.startTimeUnixNano), _elapsed_s(span), _NAN if gap_s is None else float(gap_s)),
-        float(attributes.get(names.PAUSE, _NOTHING).doubleValue or 0.0),
+        (number, seconds(span.startTimeUnixNano), elapsed_s(span), _NAN if gap_s is None else float(gap_s)),
+        float(attributes.get(names.PAUSE, NOTHING).doubleValue or 0.0),
         (kind or "error") if span.status.code in _ERRORS else "",
         [
             (key.removeprefix(names.METRIC_PREFIX), value.stringValue)
@@ -444,22 +364,22 @@ def _step(span: _Span, attributes: dict[str, _Value]) -> _Step:
 def _add_values(rank: RankView, step: _Step) -> None:
     """Take values from the span of their step."""
     for name, value in step.attributes.items():
-        plain = _plain(value)
+        plain = scalar(value)
         if name.startswith(names.METRIC_PREFIX) and (not isinstance(plain, str) or plain in _NOT_FINITE):
             key = name.removeprefix(names.METRIC_PREFIX)
-            rank.add_values(key, [step.number], [step.end_s], [_float(plain)])
+            rank.add_values(key, [step.number], [step.end_s], [to_float(plain)])
 
 
-def _plus(before: _Point | None, point: _Point) -> _Point:
+def _plus(before: Point | None, point: Point) -> Point:
     if before is None:
         return point
     return msgspec.structs.replace(
         point,
-        asDouble=_number(before) + _number(point),
+        asDouble=number_of(before) + number_of(point),
         asInt=None,
-        count=_float(before.count) + _float(point.count),
-        sum=_float(before.sum) + _float(point.sum),
-        max=max(_float(before.max), _float(point.max)),
+        count=to_float(before.count) + to_float(point.count),
+        sum=to_float(before.sum) + to_float(point.sum),
+        max=max(to_float(before.max), to_float(point.max)),
     )
 
 
@@ -490,56 +410,3 @@ _KNOWN: Final = frozenset(each.name for each in names.INSTRUMENTS if each not in
 _DELTA: Final = 1
 _ERRORS: Final = (2, "STATUS_CODE_ERROR")
 _NOT_FINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})
-
-
-def _read(attributes: Iterable[_Attribute]) -> dict[str, Any]:
-    """Return the scalars among attributes by their key."""
-    return {each.key: _plain(each.value) for each in attributes}
-
-
-def _plain(value: _Value) -> Any:
-    if value.stringValue is not None:
-        return value.stringValue
-    if value.intValue is not None:
-        return int(value.intValue)
-    return value.boolValue if value.doubleValue is None else _float(value.doubleValue)
-
-
-@lru_cache(maxsize=16384)
-def _point_attributes(raw: bytes) -> _Attributes:
-    return tuple(sorted(_read(_decode_attributes(raw)).items()))
-
-
-def _times_s(points: Sequence[_Point]) -> list[float]:
-    return [(point.timeUnixNano or 0) / 1e9 for point in points]
-
-
-def _numbers(points: Sequence[_Point]) -> list[float]:
-    values = [point.asInt if point.asDouble is None else point.asDouble for point in points]
-    return [_NAN if value is None else float(value) for value in values]
-
-
-def _number(point: _Point) -> float:
-    return _float(point.asInt if point.asDouble is None else point.asDouble)
-
-
-def _float(value: Any) -> float:
-    with suppress(ValueError, TypeError):
-        return float(value)
-    return _NAN
-
-
-def _as_integer(value: _Value, default: int) -> int:
-    return default if value.intValue is None else int(value.intValue)
-
-
-def _integer(value: Any, default: int) -> int:
-    return value if isinstance(value, int) else default
-
-
-def _elapsed_s(span: _Span) -> float:
-    return ((span.endTimeUnixNano or 0) - (span.startTimeUnixNano or 0)) / 1e9
-
-
-def _seconds(unix_ns: Number) -> float:
-    return (unix_ns or 0) / 1e9
