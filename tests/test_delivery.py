@@ -357,6 +357,32 @@ def test_a_receiver_that_is_away_proves_nothing_against_a_suspect():
     assert (these.set_aside, these.taken) == ([], [1, 0])
 
 
+def test_a_suspect_that_is_refused_is_set_aside_at_once():
+    """Then it is known."""
+    these = Given(unless({0}, fail), [0, 1])
+    while these.taken != [1]:
+        these.run(1)
+    these.exporter.answer = unless({0}, refuse)
+    these.run(1)
+    assert (these.set_aside, these.accounts[0].set_aside) == ([0], {"refused": 1})
+
+
+def test_failures_that_pass_by_themselves_make_no_request_smaller():
+    """A few at a time, with successes between them."""
+    these = Given(in_turn(fail, fail, take, fail, fail, take), list(range(10)))
+    these.run()
+    these.give(list(range(10)))
+    these.run()
+    assert {len(call) for call in these.exporter.calls} == {10}
+
+
+def test_what_is_declined_is_said_once(caplog: pytest.LogCaptureFixture):
+    """It is asked again each minute, and the answer is no news."""
+    caplog.set_level(logging.WARNING, "periflow_otel")
+    Given(lambda _: Outcome(Verdict.DECLINED, "no metrics", retry_after_s=60.0), [1]).run(5)
+    assert len(caplog.messages) == 1
+
+
 def test_a_suspect_is_given_up_like_all_others():
     """It is counted once, and nothing of it is left."""
     these = Given(unless({0}, fail), [0, 1])

@@ -91,6 +91,12 @@ def test_a_receiver_that_has_enough_is_no_request_that_is_too_large(
     assert judge_code("RESOURCE_EXHAUSTED", "host", details, retry_after_s).verdict is verdict
 
 
+@pytest.mark.parametrize(("code", "verdict"), [("UNAVAILABLE", Verdict.LATER), ("UNAUTHENTICATED", Verdict.WRONG)])
+def test_a_code_that_is_clear_is_believed(code: str, verdict: Verdict):
+    """Whatever words come with it."""
+    assert judge_code(code, "host", "the request body is too large", None).verdict is verdict
+
+
 @pytest.mark.parametrize("code", [400, 401, 404, 413, 429, 500, 502, 503])
 def test_an_http_status_means_the_same_over_grpc(code: int):
     """Where a proxy answers that speaks HTTP/2 and no gRPC."""
@@ -159,6 +165,12 @@ def test_who_is_not_let_in_is_told_what_to_set(code: int):
     """With the receiver's own reason."""
     outcome = answer(status(code, message="the token has expired"))
     assert "OTEL_EXPORTER_OTLP_HEADERS" in outcome.cause
+    assert outcome.said == "the token has expired"
+
+
+def test_only_a_redirect_leads_elsewhere():
+    """Any other answer is told in the words of the receiver, whatever headers it has."""
+    outcome = answer(status(401, {"location": "https://login.example"}, message="the token has expired"))
     assert outcome.said == "the token has expired"
 
 
