@@ -73,6 +73,11 @@ def say(line: str) -> None:
             stream.flush()
 
 
+def one_line(text: str) -> str:
+    """Return text that can neither end the line nor steer a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _opened_again(descriptor: int) -> int:
     """Return a descriptor for the same place that never waits, if there is a way; it replaces the one given."""
     mode = os.fstat(descriptor).st_mode

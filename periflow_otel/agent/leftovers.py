@@ -25,6 +25,7 @@ from periflow_otel.journal.folders import (
     journal_folders,
     node_folders,
     other_node_folders,
+    state_dir_of,
 )
 from periflow_otel.journal.ledger import note_end
 from periflow_otel.journal.life import is_written
@@ -157,7 +158,7 @@ def _moved_s(journal: Path) -> float:
 
 def _is_older(run: Path, changed_s: float, age_s: float) -> bool:
     """Tell whether something in the folder of a run on a node changed so long ago, by both clocks that there may be."""
-    return time.time() - changed_s > age_s and _now_s(run.parents[1]) - changed_s > age_s
+    return time.time() - changed_s > age_s and _now_s(state_dir_of(run)) - changed_s > age_s
 
 
 def _now_s(state_dir: Path) -> float:

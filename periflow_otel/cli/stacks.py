@@ -9,7 +9,7 @@ import msgspec
 from periflow_otel.agent.stragglers.inquiry import Inquiry
 from periflow_otel.agent.watch import RankJournal, find_journals
 from periflow_otel.cli.known_runs import find_run
-from periflow_otel.page.words import one_line
+from periflow_otel.terminal import one_line
 from periflow_otel.translate.stragglers.stacks import traceback_text
 from periflow_otel.translate.stragglers.stuck import Finding
 

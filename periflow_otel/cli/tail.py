@@ -12,9 +12,9 @@ import msgspec
 
 from periflow_otel.cli.known_runs import find_run, ranks_at_work
 from periflow_otel.journal.reader import JournalReader, Position, Written, written_journals
-from periflow_otel.page.words import one_line
 from periflow_otel.records import LogLine, Metric, RankRun
 from periflow_otel.run_config import without_user_info
+from periflow_otel.terminal import one_line
 
 INTERVAL_S: Final = 0.2
 _CHUNK: Final = 1000

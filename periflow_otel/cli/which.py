@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.page.words import one_line
 from periflow_otel.recordings import recording_of
+from periflow_otel.terminal import one_line
 
 _SHOWN: Final = 5
 """Of the runs that a part of an id may mean."""

@@ -13,7 +13,7 @@ from periflow_otel import names
 from periflow_otel.exporters import Outcome, taken
 from periflow_otel.names import Instrument
 from periflow_otel.records import RankRun
-from periflow_otel.terminal import say
+from periflow_otel.terminal import one_line, say
 from periflow_otel.translate.telemetry import Point
 from periflow_otel.view.words import duration_words
 
@@ -172,7 +172,7 @@ class _Progress:
     def _user_metrics(self) -> Iterator[str]:
         """Show the keys with the newest values, in the order in which they first came."""
         newest = sorted(self._metrics, key=lambda key: -self._metrics[key][1].time_unix_ns)[:MAX_METRICS]
-        shown = (f"{_printable(key)}={self._metrics[key][1].value:.4g}" for key in self._metrics if key in newest)
+        shown = (f"{one_line(key)}={self._metrics[key][1].value:.4g}" for key in self._metrics if key in newest)
         if newest:
             yield " ".join(shown)
 
@@ -191,8 +191,3 @@ class _Progress:
         if checkpoint != self._checkpoint_shown:
             self._checkpoint_shown = checkpoint
             yield f"checkpoint at step {checkpoint}"
-
-
-def _printable(key: str) -> str:
-    """Return a key that can neither end the line nor steer a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in key)

@@ -22,7 +22,7 @@ from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, taken
 from periflow_otel.journal.files import replace_file
-from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
+from periflow_otel.journal.folders import SUMMARY_FILE, node_folders, state_dir_of
 from periflow_otel.journal.pages import announce_page, forget_page, page_url
 from periflow_otel.page.assets import asset
 from periflow_otel.page.live import index_html, live_html
@@ -156,7 +156,7 @@ class LivePage:
         return {**view.to_dict(since, now_s=time.time()), "page": self._name}
 
     def _index(self, _: Request) -> Response:
-        state_dir = self._folder.parent.parent
+        state_dir = state_dir_of(self._folder)
         pages = [(folder.parent.name, page_url(folder)) for folder in reversed(node_folders(state_dir))]
         own = self._folder.parent.name
         return Response(index_html([(name, url, name == own) for name, url in pages if url]).encode(), _HTML)

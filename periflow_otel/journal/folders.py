@@ -69,6 +69,11 @@ def node_folder(run_folder: Path) -> Path:
     return run_folder / (quote(socket.gethostname(), safe="") or "localhost")
 
 
+def state_dir_of(node_folder: Path) -> Path:
+    """Return the state folder that holds the folder of a run on a node."""
+    return node_folder.parents[1]
+
+
 def node_folders(state_dir: Path) -> list[Path]:
     """Return the folders of all runs on this node, the one that has been left alone longest first.
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 
+from periflow_otel.terminal import one_line
 from periflow_otel.view.log_entries import ERROR
 from periflow_otel.view.words import duration_words
 
@@ -61,8 +62,3 @@ def _errors(view: View) -> list[Any]:
     """Return what the ranks of the last attempt have logged as errors."""
     kept = view["logs"]["kept"]
     return [each for each in kept if each["severity"] >= ERROR and each["attempt"] == view["run"]["attempt"]]
-
-
-def one_line(text: str) -> str:
-    """Return text that can neither end the line nor steer a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)

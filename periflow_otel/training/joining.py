@@ -27,10 +27,12 @@ from periflow_otel.journal.folders import (
     node_folder,
     own_attempts,
     run_folder,
+    state_dir_of,
 )
 from periflow_otel.ranks import Identity, Modules, agree
 from periflow_otel.settings.paths import fallback_state_dir
 from periflow_otel.settings.run import RunSettings
+from periflow_otel.terminal import one_line
 from periflow_otel.training import arguments
 
 _MAX_PLACE_CHARS: Final = 240
@@ -159,7 +161,7 @@ def _join_alone(name: str | None, identity: Identity, settings: RunSettings, *, 
             return _lonely(run_id, node_folder(run_folder(settings.state_dir, run_id)), identity, settings)
         if folder is None:
             folder = usable_folder(settings.state_dir, run_id)
-        folder = node_folder(run_folder(folder.parent.parent, run_id))
+        folder = node_folder(run_folder(state_dir_of(folder), run_id))
         try:
             place = _try_to_join(run_id, following, folder, identity, settings)
         except (OSError, ImportError):  # the journal, which tries again later, says so
@@ -179,7 +181,7 @@ def _try_to_join(
         folder,
         Wish(identity.rank, made, settings.attempt, is_named=following is None),
         known=max(own_attempts(folder, identity.rank), default=0),
-        has_successor=following is not None and attempts.has_attempts(run_folder(folder.parent.parent, following)),
+        has_successor=following is not None and attempts.has_attempts(run_folder(state_dir_of(folder), following)),
     )
     if membership is None:
         return None
@@ -240,7 +242,7 @@ def _run_ids(identity: Identity, state_dir: Path) -> Iterator[tuple[str, str | N
     if identity.run_id is None:
         yield f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}", None
         return
-    run_id = base = "".join(char if char.isprintable() else "?" for char in identity.run_id)[:_MAX_PLACE_CHARS]
+    run_id = base = one_line(identity.run_id)[:_MAX_PLACE_CHARS]
     for number in count(2):
         following = f"{base}-{number}"
         if identity.world_size > 1 or (state_dir, run_id) not in _begun:

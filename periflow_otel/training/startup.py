@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from periflow_otel import names
 from periflow_otel.errors import ConfigurationError
+from periflow_otel.journal.folders import state_dir_of
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.processes import Process
 from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
@@ -106,7 +107,7 @@ def _find_log(
 ) -> str | None:
     rank = None if identity.world_size == 1 else identity.rank
     try:
-        return find_log(name, rank, place.folder.parents[1], is_written=settings.agent != "off")
+        return find_log(name, rank, state_dir_of(place.folder), is_written=settings.agent != "off")
     except ConfigurationError:
         place.give_up()
         raise
