@@ -317,7 +317,7 @@ def test_the_first_value_that_is_not_finite_is_named():
 
 
 def test_what_was_not_finite_in_an_earlier_attempt_accuses_nobody():
-    """It is told as past: the ranks of now did the step again, and well, and others may have their numbers."""
+    """It is why another began: the ranks of now did the step again, and well, and others may have their numbers."""
 
     def make(rank: int) -> Recorder:
         recorder = Recorder()
@@ -328,10 +328,12 @@ def test_what_was_not_finite_in_an_earlier_attempt_accuses_nobody():
         return recorder
 
     earlier = Earlier(1, last_step=10, last_checkpoint=5, last_seen_unix_ns=STARTED_NS + 2 * S)
-    view = view_of(train(steps=lambda _: 20, initial_step=5), 2, view_of(make, 2), attempt=2, earlier=earlier)
-    (found,) = [each for each in view.to_dict()["findings"] if each["kind"] == "not_finite"]
-    assert found["text"] == "In attempt 1, loss was NaN at step 7 on rank 1."
-    assert (found["ranks"], found["is_fault"]) == ([], False)
+    view = view_of(
+        train(steps=lambda _: 20, initial_step=5), 2, view_of(make, 2), attempt=2, initial_step=5, earlier=earlier
+    )
+    ((kind, ranks, text),) = said(view)
+    assert (kind, ranks) == ("restart", [])
+    assert text.startswith("loss was NaN at step 7 on rank 1. Attempt 2 went on from step 5")
 
 
 def test_who_has_left_is_neither_behind_nor_waited_for():

@@ -227,8 +227,8 @@ def test_a_slow_rank_a_nan_and_a_restart_are_said(tmp_path: Path, opened: Tab):
     assert re.fullmatch(r"Rank 2 is slow: half of its steps take 1[45].* ms or more, .*", said[2])
     opened.open(saved(tmp_path, view_of(*ranks, (again, trained(first=21)))))
     said = opened.page.locator(".alert").all_inner_texts()
-    killed = "Ranks 0-2 were killed in step 40."
-    assert f"{killed} Attempt 2 went on from step 20 after 1m 0s and did 20 steps again." in said
+    ended = "loss was NaN at step 7 on rank 1. Ranks 0-2 were killed in step 40."
+    assert f"{ended} Attempt 2 went on from step 20 after 1m 0s and did 20 steps again." in said
 
 
 def test_of_a_resumed_run_the_present_is_shown(tmp_path: Path, opened: Tab):

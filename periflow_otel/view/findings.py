@@ -54,7 +54,7 @@ def find(view: View, now_s: float | None) -> list[Finding]:
     """
     ranks = _ranks_of(view, view["run"]["attempt"])
     lately = [{**each, **(each["lately"] or {})} for each in ranks]
-    found = [*_stuck(view), *_not_finite(view), *_ended(ranks)]
+    found = [*_stuck(view), *_not_finite(ranks), *_ended(ranks)]
     found += _open_steps(ranks, None if view["run"]["stuck"] else now_s)
     found += (late := list(laggards(lately)))
     found += list(holding_up(view, ranks))[:MAX_OF_A_KIND]
@@ -84,35 +84,20 @@ def _stuck(view: View) -> Iterator[Finding]:
         yield Finding(kind, text, each["ranks"], each["step"], is_fault=not each["is_over"])
 
 
-def _not_finite(view: View) -> Iterator[Finding]:
-    """Name the first step in which a metric was not finite, and who had it there; of an earlier attempt as past."""
-    told: set[str] = set()
-    for attempt in reversed(view["attempts"]):
-        number, is_last = attempt["attempt"], attempt["attempt"] == view["run"]["attempt"]
-        firsts = _firsts_not_finite(_ranks_of(view, number))
-        for key in [key for key in firsts if key not in told][: MAX_OF_A_KIND - len(told)]:
-            told.add(key)
-            text, who, step = firsts[key]
-            said = text if is_last else f"In attempt {number}, {text}"
-            yield Finding("not_finite", said, who if is_last else [], step, is_fault=is_last)
-
-
-def _firsts_not_finite(ranks: Sequence[View]) -> dict[str, tuple[str, list[int], int]]:
-    """Return of each metric of an attempt that was not finite what is to be said, who and when; the first one first."""
+def _not_finite(ranks: Sequence[View]) -> Iterator[Finding]:
+    """Name the first step of an attempt in which a metric was not finite, and who had it there."""
     marks: dict[str, list[tuple[int, int, str]]] = {}
     counts: Counter[str] = Counter()
     for rank in ranks:
         counts.update(rank["nonfinite"]["by_key"])
         for mark in rank["nonfinite"]["kept"]:
             marks.setdefault(mark["key"], []).append((mark["step"], rank["rank"], mark["value"]))
-    firsts = {}
-    for key in sorted(marks, key=lambda key: min(marks[key])):
+    for key in sorted(marks, key=lambda key: min(marks[key]))[:MAX_OF_A_KIND]:
         step, _, value = min(marks[key])
         who = sorted({rank for at, rank, _ in marks[key] if at == step})
         where = f" on {ranks_words(who).lower()}" if len(ranks) > 1 else ""
         more = f", the first of {counts[key]} times" if counts[key] > len(who) else ""
-        firsts[key] = (f"{key} was {value} at step {step}{where}{more}.", who, step)
-    return firsts
+        yield Finding("not_finite", f"{key} was {value} at step {step}{where}{more}.", who, step, is_fault=True)
 
 
 def _ended(ranks: Sequence[View]) -> Iterator[Finding]:
@@ -273,7 +258,8 @@ def _pauses(ranks: Sequence[View]) -> Iterator[Finding]:
 def _restarts(view: View, _: Sequence[View]) -> Iterator[Finding]:
     attempts = view["attempts"]
     for before, each in list(pairwise(attempts))[-MAX_OF_A_KIND:]:
-        why = [found.text for found in _ended(_ranks_of(view, before["attempt"]))]
+        those = _ranks_of(view, before["attempt"])
+        why = [found.text for found in (*list(_not_finite(those))[:1], *_ended(those))]
         pause = f" after {duration_words(each['restart_gap'])}" if each["restart_gap"] else ""
         redone = f" and did {each['redone_steps']} steps again" if each["redone_steps"] else ""
         went_on = f"Attempt {each['attempt']} went on from step {each['initial_step']}{pause}{redone}."

@@ -140,7 +140,8 @@ function rankGrid(run, kind) {
       return cell ? { value: cell[0] / cell[1], count: cell[1] } : null;
     });
   });
-  return { width, first: Math.max(first * width, 1), last, ranks: all.map((each) => each.rank), cells };
+  const began = run.attempts.find((each) => each.attempt === run.run.attempt).initial_step + 1;
+  return { width, first: Math.max(first * width, began), last, ranks: all.map((each) => each.rank), cells };
 }
 
 /** Return a grid of how much later than the first each rank began its steps, on the average of a stretch. */
