@@ -1,10 +1,11 @@
 """The command ``periflow-otel``: what it does, what it says, and its exit status."""
 
-import _thread
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_a_replay_shows_how_far_it_is_and_can_be_interrupted(
     with FaultyReceiver() as receiver:
         said = Said(capsys, "replay", "train.log", "--to", receiver.endpoint)
         assert said.errors == f"\r\x1b[K[{'#' * 30}] 100 %  train\r\x1b[K"
-        receiver.behaviour = lambda _exchange: _thread.interrupt_main()
+        receiver.behaviour = lambda _exchange: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         said = Said(capsys, "replay", "train.log", "--anew", "--to", receiver.endpoint)
     assert "train.traces.jsonl: interrupted; the same command goes on there" in said.errors
     assert said.status == 130
