@@ -2,9 +2,9 @@
 
 from typing import Final
 
-SHARE: Final = 0.005
-"""Of the time of a processor."""
-BURST_S: Final = 0.2
+SHARE: Final = 0.0025
+"""Of the time of a processor, for questions of one kind."""
+BURST_S: Final = 0.1
 """What may be spent at once after a long time without questions."""
 _DEARER: Final = 1.5
 _DEAREST: Final = 32.0

@@ -37,7 +37,8 @@ class SlowWatch:
         """
         self._longest_s = longest_s
         self._tell = tell
-        self._allowance = Allowance()
+        self._for_steps, self._for_random_looks = Allowance(), Allowance()
+        """Apart, so that steps which are looked at in vain leave something for looks at random moments."""
         self._follow([])
 
     def follow(self, journals: Iterable[RankJournal]) -> None:
@@ -67,7 +68,7 @@ class SlowWatch:
         left_s = self._rhythm.left_s(now_unix_ns)
         if left_s is None:
             return IDLE_S
-        if left_s > 0 or not self._allowance.allows(time.monotonic()):
+        if left_s > 0 or not self._for_steps.allows(time.monotonic()):
             return max(_LEAST_PAUSE_S, min(left_s if left_s > 0 else IDLE_S, self._look_at_random(head)))
         self._random_looks.give_up()
         self._step = _Step(head, self._rhythm.usual_s or 0.0, Sampling(self._journals))
@@ -77,11 +78,11 @@ class SlowWatch:
         """Look at the ranks if it is time for that; return after how many seconds to do so again."""
         now_s = time.monotonic()
         left_s = self._random_looks.left_s(now_s)
-        if not self._random_looks.is_looking() and (left_s > 0 or not self._allowance.allows(now_s)):
+        if not self._random_looks.is_looking() and (left_s > 0 or not self._for_random_looks.allows(now_s)):
             return left_s if left_s > 0 else IDLE_S
         if pause_s := self._random_looks.look(now_s):
             return pause_s
-        self._allowance.pay(self._random_looks.cost_s)
+        self._for_random_looks.pay(self._random_looks.cost_s)
         usual_s, culprit = self._rhythm.usual_s, self._random_looks.culprit()
         if culprit and usual_s:
             since_unix_ns, excess_s = self._random_looks.since_unix_ns, culprit.share * usual_s
@@ -96,7 +97,7 @@ class SlowWatch:
             start_unix_ns = step.head.step_started_unix_ns
             end_unix_ns = start_unix_ns + int((step.usual_s + excess_s) * 1e9)
             self._say(Slowness(step.head.step, start_unix_ns, end_unix_ns, excess_s, culprit))
-        self._allowance.pay(step.sampling.cost_s, was_worth_it=culprit is not None)
+        self._for_steps.pay(step.sampling.cost_s, was_worth_it=culprit is not None)
 
     def _say(self, slow: Slowness) -> None:
         run = next(each.run for each in self._journals if each.run.rank == slow.culprit.ranks[0])
