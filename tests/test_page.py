@@ -285,6 +285,18 @@ def test_no_name_makes_the_page_wider_than_a_phone(tmp_path: Path, browser: Any)
         assert opened.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+def test_what_is_chosen_is_seen_in_high_contrast(tmp_path: Path, browser: Any):
+    """Where the system picks the colors: on a ground of its own, with letters that can be told from it."""
+    with tab(browser, "file://", forced_colors="active") as opened:
+        opened.open(report_of_one(tmp_path))
+        look = "(each) => { const { color, backgroundColor, forcedColorAdjust } = getComputedStyle(each);"
+        look += " return [color, backgroundColor, forcedColorAdjust]; }"
+        letters, ground, adjusted = opened.page.locator("#xs [aria-pressed=true]").evaluate(look)
+        _, other, _ = opened.page.locator("#xs [aria-pressed=false]").evaluate(look)
+        assert ground not in (letters, other)
+        assert adjusted == "none"  # else the browser paints over it
+
+
 def in_step(rank: int) -> Recorder:
     """Return what a rank records that waits for the others within each step: all of them take the same time."""
     recorder, data_s = Recorder(), 0.06 if rank == 2 else 0.01
