@@ -9,7 +9,7 @@ from journals import SMALL, numbered, read_all
 from recorder import make_run
 
 from periflow_otel.journal.reader import Chunk, JournalReader, Position
-from periflow_otel.journal.recent import MAX_RECORDS, RecentChunks, Shelf
+from periflow_otel.journal.recent import CHUNK_RECORDS, MAX_RECORDS, RecentChunks, Shelf
 from periflow_otel.journal.writer import TAIL_BYTES, JournalWriter
 from periflow_otel.records import Metric
 
@@ -48,6 +48,17 @@ def test_who_reads_second_gets_what_the_first_has_read(writer: JournalWriter, re
     assert numbers_of(recent.read(first.position, 1000)) == list(range(10, 15))
 
 
+def test_who_has_stopped_elsewhere_gets_the_rest_of_it(writer: JournalWriter, recent: RecentChunks, tmp_path: Path):
+    """The very same records from there on, and all else as if the journal were read there."""
+    alone = JournalReader(tmp_path)
+    write(writer, 0, 20)
+    first, stopped = recent.read(Position(), 10), alone.read(Position(), 15).position
+    second = recent.read(first.position, 20)
+    rest = recent.read(stopped, 20)
+    assert rest == alone.read(stopped, 1000)
+    assert [id(each) for each in rest.records] == [id(each) for each in second.records[5:]]
+
+
 def test_that_there_was_nothing_is_not_remembered(writer: JournalWriter, recent: RecentChunks):
     """Who reads at the end of the journal gets what comes later."""
     assert recent.read(Position(), 1000).records == []
@@ -58,23 +69,28 @@ def test_that_there_was_nothing_is_not_remembered(writer: JournalWriter, recent:
     assert numbers_of(recent.read(chunk.position, 1000)) == [3, 4, 5]
 
 
-def test_nobody_gets_more_than_asked_for(writer: JournalWriter, recent: RecentChunks):
-    """However much another consumer has read at once."""
+def test_nobody_reads_further_than_asked_for(writer: JournalWriter, recent: RecentChunks):
+    """Nor very much at once."""
     write(writer, 0, 10)
-    recent.read(Position(), 1000)
-    assert numbers_of(recent.read(Position(), 4)) == [0, 1, 2, 3]
+    chunk = recent.read(Position(), 4)
+    assert numbers_of(chunk) == [0, 1, 2, 3]
+    assert numbers_of(recent.read(chunk.position, 6)) == [4, 5]
+    write(writer, 10, 2 * CHUNK_RECORDS)
+    assert len(recent.read(chunk.position, 10).records) == 2
+    assert len(recent.read(recent.read(chunk.position, 10).position, 10_000).records) == CHUNK_RECORDS
 
 
 def test_few_records_are_kept_however_many_ranks_there_are(tmp_path: Path):
     """The oldest are let go of, whosever they are, and read again for whoever comes late."""
-    shelf, half = Shelf(), MAX_RECORDS // 2
-    ranks = [written(tmp_path / str(rank), half) for rank in range(3)]
+    shelf, places = Shelf(), MAX_RECORDS // CHUNK_RECORDS
+    ranks = [written(tmp_path / str(rank), CHUNK_RECORDS) for rank in range(places + 1)]
     recent = [RecentChunks(rank, shelf) for rank in ranks]
-    chunks = [each.read(Position(), half) for each in recent]
-    assert [numbers_of(chunk) for chunk in chunks] == [list(range(half))] * 3
-    again = [each.read(Position(), half) for each in reversed(recent)]
-    assert [one is other for one, other in zip(again, reversed(chunks), strict=True)] == [True, True, False]
-    assert again[2] == chunks[0]
+    chunks = [each.read(Position(), CHUNK_RECORDS) for each in recent]
+    assert [numbers_of(chunk) for chunk in chunks] == [list(range(CHUNK_RECORDS))] * len(ranks)
+    again = [each.read(Position(), CHUNK_RECORDS) for each in reversed(recent)]
+    is_same = [one is other for one, other in zip(again, reversed(chunks), strict=True)]
+    assert is_same == [True] * places + [False]
+    assert again[-1] == chunks[0]
 
 
 def written(folder: Path, count: int) -> JournalReader:
@@ -96,7 +112,7 @@ def test_each_consumer_gets_each_record_once(seed: int, writer: JournalWriter, r
             write(writer, written, count)
             written += count
         who = chance.randrange(3)
-        chunk = recent.read(positions[who], chance.choice([3, 100, 1000]))
+        chunk = recent.read(positions[who], positions[who].sequence + chance.choice([3, 100, 1000]))
         numbers = numbers_of(chunk)
         assert numbers == sorted(numbers)
         seen[who] += len(numbers)
@@ -113,7 +129,7 @@ def test_consumers_in_threads_get_each_record_once(writer: JournalWriter, recent
     def consume(numbers: list[int]) -> None:
         position = Position()
         while len(numbers) < 1000:
-            chunk = recent.read(position, 50)
+            chunk = recent.read(position, position.sequence + 50)
             numbers += numbers_of(chunk)
             position = chunk.position
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from periflow_otel.agent.delivery import Delivery, SetAside
 from periflow_otel.agent.deltas import Deltas
 from periflow_otel.agent.lanes import Lane
-from periflow_otel.agent.pace import MAX_BACKOFF_S, interval_for, until_beat_s
+from periflow_otel.agent.pace import MAX_BACKOFF_S, Turns, until_beat_s
 from periflow_otel.agent.tracks import Track
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Exporter, IsWatched, Item, ShowsState
@@ -54,7 +54,7 @@ class Consumer:
             exporter: Where items go.
             translator: Makes a translator for a rank.
             set_aside: Keeps what is not taken; None drops it.
-            interval_s: How often it delivers what is there; less often where there are very many ranks.
+            interval_s: How often it delivers what is there; where there are many ranks, of a part of them.
             refresh_s: How often it delivers the state of the instruments even if nothing is new.
             takes_reports: It wants items on the agent itself too, and on the machine.
             takes_news: It wants spans of what the agent has found out.
@@ -77,6 +77,7 @@ class Consumer:
         self._journals: list[RankJournal] = []
         self._tracks: dict[RankJournal, Track] = {}
         self._lanes: dict[RankJournal | None, Lane] = {}
+        self._turns: Turns[Track] = Turns(interval_s)
         self._offered: dict[str, Sequence[Item]] = {}
         self._reported_at_s = time.monotonic()
         self._news: deque[Item] = deque(maxlen=MAX_NEWS)
@@ -144,27 +145,32 @@ class Consumer:
         return track.cursor if track else Cursor()
 
     def _serve(self) -> None:
+        is_hurried = False
         while not self._stopping.is_set():
             try:
-                has_more = self._round()
+                has_more = self._round(is_hurried=is_hurried)
             except Exception:  # noqa: BLE001  # whatever it is, the next round may succeed
                 _log.exception("%s failed unexpectedly; trying again", self.name)
                 self._tracks, self._lanes = {}, {}  # back to the committed state
                 has_more = False
                 self._stopping.wait(MAX_BACKOFF_S)
-            if not has_more:
-                self._wake.wait(self._wait_s())
-                self._wake.clear()
+            is_hurried = self._wake.wait(0 if has_more else self._wait_s())
+            self._wake.clear()
         if all(lane.delivery.is_done() for lane in self._lanes.values()):
             self._report()
         self._exporter.close()
 
-    def _round(self) -> bool:
-        """Deliver some records; return whether there are more."""
+    def _round(self, *, is_hurried: bool) -> bool:
+        """Deliver some records, of those ranks whose turn it is, or of all; return whether there are more."""
         self._open_tracks()
+        tracks = self._tracks.values()
+        due = set(tracks if is_hurried else self._turns.take(tracks, time.monotonic()))
         if self._gives_up.is_set():
             self._give_up()
-        has_more = [lane.advance(tracks) for lane, tracks in self._lanes_with_tracks()]  # a list, as each has its turn
+        has_more = [  # a list, as each has its turn
+            lane.advance(tracks, [track for track in tracks if track in due])
+            for lane, tracks in self._lanes_with_tracks()
+        ]
         is_done = [lane.delivery.is_done() for lane in self._lanes.values()]
         if any(is_done) or not is_done:
             self.last_success_s = time.monotonic()
@@ -182,8 +188,7 @@ class Consumer:
         """Return how long to wait for the next round."""
         now_s = time.monotonic()
         due_s = [lane.delivery.due_s for lane in self._lanes.values() if not lane.delivery.is_done()]
-        interval_s = interval_for(len(self._tracks), self._interval_s)
-        return max(0.0, min([until_beat_s(interval_s, now_s), *(each - now_s for each in due_s)]))
+        return max(0.0, min([until_beat_s(self._interval_s, now_s), *(each - now_s for each in due_s)]))
 
     def _open_tracks(self) -> None:
         tracks = {journal: self._track(journal) for journal in self._journals}

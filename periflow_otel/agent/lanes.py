@@ -1,5 +1,6 @@
 """Tracks and their delivery, together: what is read of journals is delivered, and only then committed."""
 
+from collections import deque
 from collections.abc import Sequence
 
 from periflow_otel.agent.delivery import Batch, Delivery
@@ -18,15 +19,22 @@ class Lane:
         """
         self.delivery = delivery
         self._refresh_s = refresh_s
+        self._waiting: list[Track] = []
+        """Whose turn it is, and who is not read to the end of the journal."""
         self._moved: set[Track] = set()
-        self._turn = 0
 
-    def advance(self, tracks: Sequence[Track]) -> bool:
+    def advance(self, tracks: Sequence[Track], due: Sequence[Track]) -> bool:
         """Read some records, deliver and commit them; return whether there are more that can be delivered now.
 
         Where the exporter does not take them, they are what the next calls go on with.
+
+        Args:
+            tracks: All that there are.
+            due: Of these, whose turn it is.
         """
-        is_spent = self.delivery.wants_more() and self._read(tracks)
+        self._waiting = [each for each in dict.fromkeys((*self._waiting, *due)) if not each.cursor.is_complete]
+        if self.delivery.wants_more():
+            self._read()
         while self.delivery.is_due():  # also when told to stop: what was delivered in part would come twice
             self.delivery.attempt()
         for track in tracks:
@@ -34,14 +42,14 @@ class Lane:
         if not self.delivery.is_done():
             return False
         self._commit()
-        return is_spent
+        return bool(self._waiting)
 
     def give_up(self, tracks: Sequence[Track]) -> None:
         """Drop and count everything that is left, to the end of the journals."""
-        is_spent = True
-        while is_spent:
+        self._waiting = [track for track in tracks if not track.cursor.is_complete]
+        while self._waiting:
             self.delivery.give_up()
-            is_spent = self._read(tracks)
+            self._read()
         self.delivery.give_up()
         self._commit()
 
@@ -50,15 +58,16 @@ class Lane:
             track.commit()
         self._moved = set()
 
-    def _read(self, tracks: Sequence[Track]) -> bool:
-        waiting = [track for track in tracks if not track.cursor.is_complete]
-        start = self._turn % len(waiting) if waiting else 0  # whose turn it was not last time comes first
-        budget, batches = Budget(len(waiting)), []
-        for track in waiting[start:] + waiting[:start]:
-            if budget.is_spent():
-                break
-            self._turn += 1
+    def _read(self) -> None:
+        """Read as much as is delivered together."""
+        budget, batches = Budget(), []
+        waiting = deque(self._waiting)
+        while waiting and not budget.is_spent():
+            track = waiting.popleft()
             batches.append(Batch(track.run, track.account, track.read(budget, self._refresh_s)))
-        self._moved |= {track for track in waiting if track.has_moved()}
+            if track.has_moved():
+                self._moved.add(track)
+            if budget.is_spent() and track.is_behind():
+                waiting.append(track)  # after all others
+        self._waiting = list(waiting)
         self.delivery.give(batches)
-        return budget.is_spent()

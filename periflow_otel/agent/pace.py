@@ -1,7 +1,8 @@
 """How much is given to an exporter at once, and how soon after the last attempt. Pure, with the time as an argument."""
 
 import random
-from typing import Final
+from collections.abc import Hashable, Iterable
+from typing import Final, Generic, TypeVar
 
 MIN_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 8.0
@@ -13,6 +14,7 @@ RANKS_PER_INTERVAL: Final = 64
 """Where there are so many ranks, what costs something for each of them is done half as often; a third for twice as
 many: the processors are there for training."""
 _GROWTH: Final = 4
+_Rank = TypeVar("_Rank", bound=Hashable)
 
 
 def interval_for(ranks: int, interval_s: float) -> float:
@@ -23,6 +25,33 @@ def interval_for(ranks: int, interval_s: float) -> float:
 def until_beat_s(interval_s: float, now_s: float) -> float:
     """Return how long it is until the next beat: all with one interval meet there, and read a journal once for all."""
     return interval_s - now_s % interval_s
+
+
+class Turns(Generic[_Rank]):
+    """Whose turn it is. Where there are many ranks, each beat serves a part of them, and all who ask then the same."""
+
+    def __init__(self, interval_s: float) -> None:
+        """Begin before the first turn of all.
+
+        Args:
+            interval_s: From beat to beat.
+        """
+        self._interval_s = interval_s
+        self._served: dict[_Rank, tuple[int, int]] = {}
+
+    def take(self, ranks: Iterable[_Rank], now_s: float) -> list[_Rank]:
+        """Return those whose turn has come since the last call; a new one's has at once.
+
+        Args:
+            ranks: All that there are, in the same order for all who ask.
+            now_s: On the monotonic clock.
+        """
+        ranks = list(ranks)
+        beat, parts = int(now_s // self._interval_s), 1 + len(ranks) // RANKS_PER_INTERVAL
+        turns = {rank: (parts, (beat + place) // parts) for place, rank in enumerate(ranks)}
+        due = [rank for rank, turn in turns.items() if turn != self._served.get(rank)]
+        self._served = turns
+        return due
 
 
 class Window:

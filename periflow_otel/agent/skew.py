@@ -13,8 +13,7 @@ from typing import Final
 import msgspec
 
 from periflow_otel import names
-from periflow_otel.agent.pace import interval_for, until_beat_s
-from periflow_otel.agent.tracks import RECORDS_PER_ROUND
+from periflow_otel.agent.pace import Turns
 from periflow_otel.agent.watch import RankJournal
 from periflow_otel.exporters import Item
 from periflow_otel.journal.cursors import Cursor, CursorFile
@@ -86,19 +85,20 @@ class SkewReader:
         self._file = CursorFile(folder, "skew")
         self._found = _decode_places(self._file.cursor.state)
         self._cursors: dict[RankJournal, Cursor] = {}
-        self._due_s = 0.0
+        self._turns: Turns[RankJournal] = Turns(INTERVAL_S)
+        self._behind: list[RankJournal] = []
+        """Those of which a part is read."""
 
     def read(self, journals: Iterable[RankJournal], *, is_urgent: bool) -> None:
         """Take the steps that were not taken yet, when it is time or urgent; of very many only a part."""
         now_s = time.monotonic()
-        if is_urgent or now_s >= self._due_s:
-            before = self._cursors
-            self._cursors = {each: before.get(each) or self._find(each) for each in journals}
-            is_behind = [self._read_until(now_s + READ_S, each) for each in self._cursors]
-            interval_s = interval_for(len(is_behind), INTERVAL_S)
-            self._due_s = now_s if any(is_behind) else now_s + until_beat_s(interval_s, now_s)
-            if self._cursors != before:
-                self._save()
+        before = self._cursors
+        self._cursors = {each: before.get(each) or self._find(each) for each in journals}
+        due = self._cursors if is_urgent else (*self._behind, *self._turns.take(self._cursors, now_s))
+        wanted = [each for each in dict.fromkeys(due) if each in self._cursors]
+        self._behind = [each for each in wanted if self._read_until(now_s + READ_S, each)]
+        if self._cursors != before:
+            self._save()
 
     def cursor(self, journal: RankJournal) -> Cursor:
         """Return how far it has got in a journal."""
@@ -115,7 +115,7 @@ class SkewReader:
     def _read(self, journal: RankJournal) -> bool:
         """Take some steps of a rank that is not done; return whether there are more."""
         before = self._cursors[journal].position
-        chunk = journal.recent.read(before, RECORDS_PER_ROUND)
+        chunk = journal.recent.read(before, journal.head.sequence)
         self._skew.add(journal.run, [each for each in chunk.records if isinstance(each, StepEnded)])
         is_at_end = chunk.position.sequence >= journal.head.sequence
         is_over = (is_at_end and journal.lost is not None) or RunFinished in map(type, chunk.records)

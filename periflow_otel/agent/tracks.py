@@ -17,9 +17,7 @@ from periflow_otel.translate import MakeTranslator, Translator
 from periflow_otel.translate.values import MAX_KEYS, TOO_MANY_KEYS
 
 RECORDS_PER_ROUND: Final = 2048
-"""Records that are read, delivered and committed together: what a dead agent may deliver twice."""
-RECORDS_PER_RANK: Final = 32
-"""Where there are many ranks it is this for each, as every round costs something for each rank that it moves."""
+"""Records that are read, delivered and committed together, or one chunk more: what a dead agent may deliver twice."""
 ITEMS_PER_ROUND: Final = 4096
 BYTES_PER_ROUND: Final = 1 << 20
 """No more records are read in a round that has made this many items, or whose records take this much."""
@@ -31,23 +29,23 @@ _log = logging.getLogger("periflow_otel")
 class Budget:
     """How much one round may still take in."""
 
-    __slots__ = ("_items", "_size_bytes", "records")
+    __slots__ = ("_items", "_records", "_size_bytes")
 
-    def __init__(self, ranks: int) -> None:
-        """Begin a round in which this many ranks are read."""
-        self.records = max(RECORDS_PER_ROUND, RECORDS_PER_RANK * ranks)
+    def __init__(self) -> None:
+        """Begin a round."""
+        self._records = RECORDS_PER_ROUND
         self._size_bytes = BYTES_PER_ROUND
         self._items = ITEMS_PER_ROUND
 
     def spend(self, chunk: Chunk, items: int) -> None:
         """Take note of what was read, and of how many items it made."""
-        self.records -= len(chunk.records)
+        self._records -= len(chunk.records)
         self._size_bytes -= chunk.size_bytes
         self._items -= items
 
     def is_spent(self) -> bool:
         """Tell whether the round is over."""
-        return self.records <= 0 or self._size_bytes <= 0 or self._items <= 0
+        return self._records <= 0 or self._size_bytes <= 0 or self._items <= 0
 
 
 @dataclass(slots=True)
@@ -87,6 +85,10 @@ class Track:
         """Tell whether there is something to commit."""
         return self._position != self.cursor.position or self._is_complete != self.cursor.is_complete
 
+    def is_behind(self) -> bool:
+        """Tell whether there was more to read, when the journal was looked at last."""
+        return self._position.sequence < self.journal.head.sequence
+
     def read(self, budget: Budget, refresh_s: float) -> list[Any]:
         """Return what the next records make.
 
@@ -95,7 +97,7 @@ class Track:
             refresh_s: After so many seconds the state of the instruments is due, even if nothing is new.
         """
         lost = self.journal.lost  # asked first: what is read after it is all there is
-        head = self.journal.reader.head()
+        head = self.journal.head
         items: list[Any] = []
         for made in self._chunks(budget, head.sequence):
             items += made
@@ -137,7 +139,7 @@ class Track:
 
     def _chunks(self, budget: Budget, end_sequence: int) -> Iterator[list[Any]]:
         while self._position.sequence < end_sequence and not budget.is_spent():
-            chunk = self.journal.recent.read(self._position, budget.records)
+            chunk = self.journal.recent.read(self._position, end_sequence)
             self._feed(chunk.records)
             if chunk.lost:
                 self.account.dropped["journal"] += chunk.lost
