@@ -93,12 +93,27 @@ def test_nothing_is_committed_before_it_is_delivered(tmp_path: Path):
 
 
 def test_who_has_recorded_much_does_not_keep_the_others_waiting(tmp_path: Path):
-    """Each round begins with another rank."""
+    """Each has its turn before anybody goes on."""
     journals, exporter = journals_of(tmp_path, 5 * RECORDS_PER_ROUND, 1), Scripted()
     with consuming(exporter, journals) as consumer:
         wait_until(lambda: delivered(consumer, journals) == [5 * RECORDS_PER_ROUND, 1], 20, "all that was recorded")
     place = next(place for place, (run, _) in enumerate(exporter.taken) if run.rank == 1)
     assert place <= RECORDS_PER_ROUND
+
+
+def test_what_is_urgent_waits_for_no_turn(tmp_path: Path):
+    """Though the ranks have just had theirs, and the next is far off."""
+    folder = journal_folder(tmp_path, 1, 0)
+    folder.mkdir()
+    writer = JournalWriter(folder, make_run())
+    writer.append(numbered(0))
+    journals = list(find_journals(tmp_path, {}).values())
+    with consuming(Scripted(), journals, interval_s=86_400.0) as consumer:
+        wait_until(lambda: delivered(consumer, journals) == [1], 60, "the first turn")
+        writer.append(numbered(1))
+        journals[0].look()
+        consumer.hurry()
+        wait_until(lambda: delivered(consumer, journals) == [2], 60, "what was urgent")
 
 
 def test_what_is_under_way_is_seen_through(tmp_path: Path):
