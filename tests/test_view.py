@@ -117,7 +117,8 @@ def test_nan_is_a_gap_and_not_hidden():
             recorder.work(S)
             recorder.metric({"loss": value})
     whole = view_of(recorder)
-    assert series(whole, key="loss")["last"] == [1.0, None, 3.0]
+    columns = ("last", "min", "max", "mean")
+    assert [series(whole, key="loss")[name] for name in columns] == [[1.0, None, 3.0]] * 4
     assert series(whole, key="loss")["nonfinite"] == [0, 1, 0]
     assert [mark["step"] for mark in whole["ranks"][0]["nonfinite"]["kept"]] == [2]
     assert whole["ranks"][0]["nonfinite"]["by_key"] == {"loss": 1}

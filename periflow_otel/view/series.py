@@ -206,7 +206,7 @@ _INFINITE: Final = float("inf")
 
 
 def _shown(values: Sequence[float], digits: int | None) -> list[float | None]:
-    """Return values with None for NaN."""
+    """Return values with None for those that are not finite."""
     if digits is not None:
         values = [float(f"{value:.{digits}g}") for value in values]
-    return [value if value == value else None for value in values]  # noqa: PLR0124  # as above
+    return [value if isfinite(value) else None for value in values]
