@@ -31,11 +31,11 @@ def test_a_screen_shows_what_it_has_room_for(monkeypatch: pytest.MonkeyPatch):
     said = drawn_on_a_terminal(monkeypatch, lambda height: heights.append(height) or TEXT, "xterm")  # type: ignore[func-returns-value]
     assert heights == [4]
     assert said.startswith("\x1b[?1049h")
-    assert said.endswith("\x1b[?1049l")
+    assert said.endswith("\n\x1b[?25h\x1b[?1049l")
     assert "\x1b[Hfirst line\x1b[K" in said
     assert "c\x1b[K\x1b[J" in said
     assert "d\x1b" not in said
-    assert said.count("\n") == 3
+    assert said.count("\n") == 4
 
 
 def test_where_there_is_no_screen_one_stands_below_the_other(

@@ -129,5 +129,5 @@ def _endpoint(export: ExportSettings) -> Finding:
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             return Finding("page", f"{text}: {error.strerror}", is_fault=True)
-        text += "; somebody else is there now, so it would be the next free port"
+        text += "; that port is taken now, so a run would take the next free port"
     return Finding("page", text)

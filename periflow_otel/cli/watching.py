@@ -10,7 +10,8 @@ from typing import Final
 Describe = Callable[[int | None], str]
 """Returns what to show, in so many lines if it can; None: in any number."""
 _ENTER: Final = "\x1b[?1049h\x1b[?25l"
-_LEAVE: Final = "\x1b[?25h\x1b[?1049l"
+_LEAVE: Final = "\r\n\x1b[?25h\x1b[?1049l"
+"""With a new line for terminals that have one screen alone."""
 _HOME: Final = "\x1b[H"
 _REST_OF_LINE: Final = "\x1b[K"
 _REST_OF_SCREEN: Final = "\x1b[J"
