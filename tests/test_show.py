@@ -1,7 +1,9 @@
 """``pf.show()``: the run where the code is, while it lasts and afterwards."""
 
 import builtins
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return what a notebook is given to display."""
     shown: list[Any] = []
     monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=shown.append))
     return shown
 
 
