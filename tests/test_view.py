@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorder import SCRIPTS, STARTED_NS, Recorder, S, Script, StepBegan, give, make_run, play
 
@@ -21,7 +21,7 @@ from periflow_otel.view.gpu_peaks import peak_of
 from periflow_otel.view.heat import bins_of, quantile
 from periflow_otel.view.log_entries import MAX_CHARS, MAX_KEPT
 from periflow_otel.view.otlp import OtlpFeed
-from periflow_otel.view.rank_view import MAX_MARKS
+from periflow_otel.view.rank_view import MAX_MARKS, Marks
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 from periflow_otel.view.series import MAX_ROWS, MIN_ROWS, Series
@@ -124,6 +124,18 @@ def test_nan_is_a_gap_and_not_hidden():
     assert whole["ranks"][0]["nonfinite"]["by_key"] == {"loss": 1}
 
 
+@given(st.permutations(range(3 * MAX_MARKS)))
+@settings(max_examples=10)
+def test_the_first_and_the_latest_marks_are_kept(times: list[int]):
+    """In whatever order they are told: metrics are put away one after the other."""
+    marks = Marks()
+    for time in times:
+        marks.add(step=time, time=float(time))
+    half = MAX_MARKS // 2
+    assert [mark["step"] for mark in marks.kept] == [*range(half), *range(len(times) - half, len(times))]
+    assert marks.count == len(times)
+
+
 def test_values_are_at_their_steps():
     """Also what was told to be of an earlier step, and what comes after the last one."""
     recorder = Recorder()
@@ -159,8 +171,9 @@ def test_it_does_not_matter_when_records_are_put_away(script: Script):
     ((_, rank),), ((_, other),) = at_once.ranks.items(), one_by_one.ranks.items()
     kinds = ("durations", "gaps", "time", "phases", "phase_counts")
     assert [rank.sums()[kind] for kind in kinds] == [other.sums()[kind] for kind in kinds]
-    for name in ("steps", "ended_step", "last_step", "seen_s", "text", "checkpoints", "errors", "nonfinite_by_key"):
+    for name in ("steps", "ended_step", "last_step", "text", "checkpoints", "errors", "nonfinite_by_key"):
         assert getattr(rank, name) == getattr(other, name), name
+    assert rank.seen_s == pytest.approx(other.seen_s, rel=0, abs=1e-6)
 
 
 def rows_of(view: RunView) -> list[dict[str, Any]]:

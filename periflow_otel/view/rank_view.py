@@ -1,10 +1,11 @@
 """What is known of one rank in one attempt."""
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 from periflow_otel import conventions, names
@@ -48,7 +49,7 @@ class Member:
 
 @dataclass(slots=True)
 class Marks:
-    """Moments of one kind: how many there were, and a bounded number of them."""
+    """Moments of one kind: how many there were, and by time the first and the latest, in whatever order told."""
 
     count: int = 0
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Marks:
     def add(self, **mark: Any) -> None:
         """Note one more."""
         self.count += 1
-        self.kept.append(mark)
+        insort(self.kept, mark, key=itemgetter("time"))
         if len(self.kept) > MAX_MARKS:
             del self.kept[MAX_MARKS // 2]
 
