@@ -28,7 +28,7 @@ from periflow_otel.errors import (
     StepAlreadyStartedError,
     StepNotStartedError,
 )
-from periflow_otel.training.run import TrainingRun
+from periflow_otel.run import TrainingRun
 from periflow_otel.training.stepping import EndStep, StepContext
 from periflow_otel.values import Value
 

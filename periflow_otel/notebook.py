@@ -10,7 +10,7 @@ from typing import Final
 
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.pages import page_url
-from periflow_otel.training.run import TrainingRun
+from periflow_otel.run import TrainingRun
 
 _PAGE_TIMEOUT_S: Final = 5.0
 """How long a page is waited for that the agent has not served yet."""

@@ -24,12 +24,12 @@ from periflow_otel.agent.destinations import durable_consumer
 from periflow_otel.agent.leftovers import deliver_leftover
 from periflow_otel.agent.pace import HASTY_REQUESTS, HASTY_REQUESTS_PER_S, MAX_BACKOFF_S
 from periflow_otel.agent.watch import RankJournal, find_journals
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.cursors import Cursor
 from periflow_otel.journal.folders import journal_folder, node_folders
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.records import StepEnded, encode
-from periflow_otel.settings.export import ExportSettings
 
 CHAOS_S = float(os.environ.get("PERIFLOW_TEST_CHAOS_S", "15"))
 """How long a receiver misbehaves; set it to 600 for a thorough look."""

@@ -36,10 +36,10 @@ from training import (
 
 from periflow_otel.agent.agent import Agent
 from periflow_otel.cli.runs import examine_runs
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.agent_lock import lock_folder, take_agent_lock
 from periflow_otel.journal.folders import LOCK_FILE, journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.settings.export import ExportSettings
 
 ROUND = 2048
 

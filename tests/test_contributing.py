@@ -16,9 +16,9 @@ from recorder import make_run
 from periflow_otel import names, testing
 from periflow_otel.agent import destinations
 from periflow_otel.agent.watch import find_journals
+from periflow_otel.config import export
 from periflow_otel.journal.folders import journal_folder
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.settings import export
 
 ROOT = Path(__file__).parents[1]
 

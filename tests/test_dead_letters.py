@@ -26,11 +26,11 @@ from telemetry import (
 
 from periflow_otel.agent.dead_letters import DeadLetters, all_dead_letters, count_dead_letters
 from periflow_otel.agent.resend import Resent, folders_with_letters, resend
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.folders import node_folder
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import Metric
-from periflow_otel.settings.export import ExportSettings
 
 RUN = make_run()
 

@@ -6,9 +6,9 @@ from recorder import make_run
 from periflow_otel import conventions, names
 from periflow_otel.agent.deltas import Deltas
 from periflow_otel.agent.destinations import DESTINATIONS
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.names import Instrument
 from periflow_otel.records import StepEnded
-from periflow_otel.settings.export import ExportSettings
 from periflow_otel.translate.histograms import ExplicitBuckets
 from periflow_otel.translate.telemetry import Histogram, Observation, Observed, Point
 

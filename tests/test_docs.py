@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from periflow_otel import names
-from periflow_otel.settings.run import RunSettings
-from periflow_otel.settings.unread import UNREAD
+from periflow_otel.config.run import RunSettings
+from periflow_otel.config.unread import UNREAD
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -18,13 +18,13 @@ from training import Training, agents, cloud
 
 from periflow_otel.cli import main
 from periflow_otel.cli.runs import SHOWN
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.cursors import Cursor, CursorFile
 from periflow_otel.journal.folders import journal_folder, make_private, node_folder, run_folder
 from periflow_otel.journal.life import WriterLock
 from periflow_otel.journal.reader import JournalReader, Position
 from periflow_otel.journal.segment import HEADER_BYTES, segment_path
 from periflow_otel.journal.writer import JournalWriter
-from periflow_otel.settings.export import ExportSettings
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 

@@ -11,11 +11,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from telemetry import LOG_ITEMS, POINT_ITEMS, SPAN_ITEMS, logs_message, metrics_message, traces_message
 
+from periflow_otel.config.endpoints import Signal
 from periflow_otel.otlp import from_json
 from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import RankRun
-from periflow_otel.settings.endpoints import Signal
 from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 

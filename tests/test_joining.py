@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from programs import needs
 
+from periflow_otel.config.run import RunSettings
 from periflow_otel.journal.folders import node_folder, run_folder
 from periflow_otel.ranks import Identity
-from periflow_otel.settings.run import RunSettings
 from periflow_otel.training.joining import Place, join_run, next_attempt
 
 Join = Callable[..., Place]

@@ -13,12 +13,12 @@ from recorder import make_run
 
 from periflow_otel.agent import leftovers as leftovers_module
 from periflow_otel.agent.leftovers import KEPT_S, RESTED_S, is_going_on, leftovers, sweep
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.folders import LEDGER, LOCK_FILE, journal_folder, make_private, node_folder
 from periflow_otel.journal.space import size_bytes
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.logs import is_of_this_run, name_run
 from periflow_otel.records import RunFinished, encode, encode_metric
-from periflow_otel.settings.export import ExportSettings
 
 LOCAL = ExportSettings.from_environ({"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"})
 OTHER = "another-container"

@@ -55,15 +55,15 @@ from telemetry import logs_message, make_log_record, metrics_message, traces_mes
 from periflow_otel import names
 from periflow_otel.agent.delivery import Batch, Delivery
 from periflow_otel.agent.tracks import Account
+from periflow_otel.config.endpoints import SIGNALS, OtlpSettings, Protocol, Signal
+from periflow_otel.config.export import ExportSettings
+from periflow_otel.config.headers import Headers
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import MAX_REQUEST_BYTES, OtlpExporter
 from periflow_otel.exporters.otlp_answers import accepted, clean, explanation
 from periflow_otel.exporters.otlp_http import HttpTransport
 from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.records import RankRun
-from periflow_otel.settings.endpoints import SIGNALS, OtlpSettings, Protocol, Signal
-from periflow_otel.settings.export import ExportSettings
-from periflow_otel.settings.headers import Headers
 from periflow_otel.translate.telemetry import (
     Event,
     Exemplar,

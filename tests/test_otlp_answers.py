@@ -19,11 +19,11 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from recorder import make_run
 from telemetry import make_span
 
+from periflow_otel.config.endpoints import OtlpSettings, Protocol
+from periflow_otel.config.headers import Headers
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.exporters.otlp_answers import TABLE, judge_code, judge_status, pause_s, with_remedy
-from periflow_otel.settings.endpoints import OtlpSettings, Protocol
-from periflow_otel.settings.headers import Headers
 
 ITEMS: list[Any] = [(make_run(), make_span())]
 REFUSAL = b"\x0a\x02\x08\x01"

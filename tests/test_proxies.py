@@ -2,7 +2,7 @@
 
 import pytest
 
-from periflow_otel.settings.proxies import is_excepted
+from periflow_otel.config.proxies import is_excepted
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from recorder import make_run
 
 from periflow_otel import names
 from periflow_otel.agent.resend_files import FOLDER, Progress, Sent, resend_file
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters.otlp_file import OtlpPointFile, OtlpSpanFile
 from periflow_otel.records import RankRun
-from periflow_otel.settings.export import ExportSettings
 from periflow_otel.translate.telemetry import Point, Span
 
 NOW = 1_700_000_000_000_000_000

@@ -1195,7 +1195,7 @@ def test_a_run_that_begins_while_no_descriptor_is_free_is_recorded():
     """That passes: what was recorded meanwhile is kept in memory, and everything is delivered in the end."""
     ended = run_script(
         "import os, resource, sys, time\n"
-        "import periflow_otel as pf, periflow_otel.training.launcher\n"
+        "import periflow_otel as pf, periflow_otel.launcher\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
         "held = []\n"
         "try:\n"

@@ -18,6 +18,8 @@ from recorder import make_run
 from periflow_otel import names
 from periflow_otel.agent.destinations import durable_consumer
 from periflow_otel.agent.watch import find_journals
+from periflow_otel.config.endpoints import OtlpSettings
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp import OtlpExporter
@@ -25,8 +27,6 @@ from periflow_otel.exporters.sdk import SdkPointExporter, SdkSpanExporter
 from periflow_otel.journal.folders import journal_folder
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.records import RankRun, StepEnded, encode
-from periflow_otel.settings.endpoints import OtlpSettings
-from periflow_otel.settings.export import ExportSettings
 from periflow_otel.translate.telemetry import Event, Exemplar, ExponentialHistogram, Histogram, Link, Point, Span
 
 NOW = 1_700_000_000_000_000_000

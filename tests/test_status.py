@@ -19,10 +19,10 @@ import periflow_otel as pf
 from periflow_otel.cli.known_runs import known_runs, view_of
 from periflow_otel.cli.status import describe
 from periflow_otel.cli.tail import follow
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.journal.folders import journal_folder, journal_folders
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.records import Metric, encode
-from periflow_otel.settings.paths import find_state_dirs
 
 SCRIPT = """
 import os, sys, time

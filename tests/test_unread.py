@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import periflow_otel as pf
-from periflow_otel.settings.unread import UNREAD, unread
+from periflow_otel.config.unread import UNREAD, unread
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 

@@ -14,12 +14,12 @@ from typing import Final
 from periflow_otel.agent.agent import LEAST_LINGER_S, Agent
 from periflow_otel.agent.leftovers import sweep
 from periflow_otel.agent.spawn import MARK
+from periflow_otel.config.export import ExportSettings
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.agent_note import decode_note
 from periflow_otel.logs import LOGGER, is_of_this_run, limit_repeats, name_run, speak_of
 from periflow_otel.processes import wait_for_end
-from periflow_otel.settings.export import ExportSettings
-from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.terminal import Terminal
 
 QUICK_LINGER_S: Final = 5.0

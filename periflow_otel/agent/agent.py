@@ -17,13 +17,13 @@ from periflow_otel.agent.stragglers.slow import IDLE_S, SlowWatch
 from periflow_otel.agent.stragglers.stuck import StuckWatch
 from periflow_otel.agent.tenure import Tenure
 from periflow_otel.agent.watch import RankJournal, find_journals
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.exporters import Item
 from periflow_otel.journal.agent_note import NO_NOTE, AgentNote
 from periflow_otel.journal.cursors import Cursor, load_cursor
 from periflow_otel.journal.emergency import take_request_file
 from periflow_otel.journal.recent import Shelf
 from periflow_otel.records import RankRun
-from periflow_otel.settings.export import ExportSettings
 
 LOOK_INTERVAL_S: Final = 0.1
 """How often the journals and the ranks are looked at, where there are not very many."""

@@ -9,12 +9,12 @@ from typing import Any, Final, NamedTuple
 
 from periflow_otel.agent.consumer import Consumer
 from periflow_otel.agent.dead_letters import DeadLetters
+from periflow_otel.config.endpoints import Signal
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Exporter
 from periflow_otel.journal.folders import DISCOVERY_FILE
 from periflow_otel.records import Metric
-from periflow_otel.settings.endpoints import Signal
-from periflow_otel.settings.export import ExportSettings
 from periflow_otel.terminal import say
 from periflow_otel.translate import MakeTranslator
 from periflow_otel.translate.as_is import EveryRecord, RecordTranslator

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from periflow_otel.agent.agent import Agent
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import (
     ATTEMPTS,
@@ -34,7 +35,6 @@ from periflow_otel.journal.reader import JournalReader, unreadable_journals, wri
 from periflow_otel.journal.space import drop_oldest, size_bytes
 from periflow_otel.logs import speak_of
 from periflow_otel.records import RankRun
-from periflow_otel.settings.export import ExportSettings
 
 KEPT_S: Final = 30 * 86_400.0
 """How long what a run has left is kept: journals that nobody takes, and then its folder, with its ledger and log."""

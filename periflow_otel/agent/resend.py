@@ -8,14 +8,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from periflow_otel.agent.dead_letters import DeadLetters, Letter, all_dead_letters
+from periflow_otel.config.endpoints import OtlpSettings
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.exporters import Verdict
 from periflow_otel.exporters.otlp import OtlpExporter
 from periflow_otel.journal.agent_lock import take_agent_lock
 from periflow_otel.journal.folders import node_folders
 from periflow_otel.otlp import FIELDS
 from periflow_otel.otlp.from_json import request_from_json
-from periflow_otel.settings.endpoints import OtlpSettings
-from periflow_otel.settings.export import ExportSettings
 
 _AT_ONCE: Final = 500
 

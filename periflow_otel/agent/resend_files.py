@@ -17,6 +17,8 @@ import msgspec
 
 from periflow_otel.agent.delivery import Batch, Delivery
 from periflow_otel.agent.tracks import Account
+from periflow_otel.config.endpoints import OtlpSettings, Signal
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Item
 from periflow_otel.exporters.otlp import OtlpExporter
@@ -26,8 +28,6 @@ from periflow_otel.otlp.from_json import request_from_json
 from periflow_otel.processes import Process
 from periflow_otel.recordings import open_recording
 from periflow_otel.records import RankRun
-from periflow_otel.settings.endpoints import OtlpSettings, Signal
-from periflow_otel.settings.export import ExportSettings
 
 FOLDER: Final = "resent"
 """In the state folder: how far each file is sent."""

@@ -14,14 +14,14 @@ from typing import Final
 from periflow_otel import names
 from periflow_otel.cli.findings import Finding
 from periflow_otel.cli.runs import examine_runs
+from periflow_otel.config.endpoints import OtlpSettings
+from periflow_otel.config.environ import Environ
+from periflow_otel.config.export import ExportSettings
+from periflow_otel.config.paths import fallback_state_dir, find_state_dirs
+from periflow_otel.config.run import RunSettings
 from periflow_otel.errors import PeriFlowError
 from periflow_otel.journal.places import judge, own_place
 from periflow_otel.ranks import describe, find_identity, require_cloud
-from periflow_otel.settings.endpoints import OtlpSettings
-from periflow_otel.settings.environ import Environ
-from periflow_otel.settings.export import ExportSettings
-from periflow_otel.settings.paths import fallback_state_dir, find_state_dirs
-from periflow_otel.settings.run import RunSettings
 
 _OTHER_PROTOCOL: Final = re.compile("gRPC UNAVAILABLE|Connection reset|closed connection|BadStatusLine")
 """What a request meets at a port for another protocol."""

@@ -4,9 +4,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.journal.control import ANY_STEP, Request
 from periflow_otel.journal.emergency import LiveRun, live_runs, request_save
-from periflow_otel.settings.paths import find_state_dirs
 
 
 def emergency_save(run_id: str | None, step: int | None) -> int:

@@ -13,13 +13,13 @@ import msgspec
 
 from periflow_otel.cli.sources import word_left
 from periflow_otel.cli.which import first_called
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.folders import node_folders
 from periflow_otel.journal.pages import page_url
 from periflow_otel.journal.reader import JournalReader, Position, written_journals
 from periflow_otel.recordings import find_files, open_recording, read_views
 from periflow_otel.records import RankRun
-from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.view.records import RecordFeed
 from periflow_otel.view.run_view import RunView
 

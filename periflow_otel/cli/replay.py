@@ -14,12 +14,12 @@ from periflow_otel.agent.leftovers import deliver_leftover, leftovers
 from periflow_otel.agent.resend import folders_with_letters, resend
 from periflow_otel.agent.resend_files import Sent, resend_file
 from periflow_otel.cli.sources import find_left, find_source
+from periflow_otel.config.environ import Environ
+from periflow_otel.config.export import ExportSettings
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.journal.folders import is_readable, journal_folders
 from periflow_otel.journal.reader import unreadable_journals
 from periflow_otel.recordings import files_with, find_files
-from periflow_otel.settings.environ import Environ
-from periflow_otel.settings.export import ExportSettings
-from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.terminal import one_line
 
 _BAR_CHARS: Final = 30

@@ -11,6 +11,7 @@ from typing import Final
 from periflow_otel.agent.dead_letters import count_dead_letters
 from periflow_otel.agent.leftovers import is_going_on
 from periflow_otel.cli.findings import Finding
+from periflow_otel.config.export import ExportSettings
 from periflow_otel.journal.agent_lock import is_locked
 from periflow_otel.journal.agent_note import why_failed
 from periflow_otel.journal.cursors import cursor_path, load_cursor
@@ -25,7 +26,6 @@ from periflow_otel.journal.folders import (
 from periflow_otel.journal.reader import Written, unreadable_journals, written_journals
 from periflow_otel.journal.space import size_bytes
 from periflow_otel.records import RankRun
-from periflow_otel.settings.export import ExportSettings
 from periflow_otel.translate.spans import SAMPLED_OUT
 
 SHOWN: Final = 10

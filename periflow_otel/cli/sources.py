@@ -11,13 +11,13 @@ import msgspec
 
 from periflow_otel import names
 from periflow_otel.cli.which import first_called
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.files import read_own
 from periflow_otel.journal.folders import SUMMARY_FILE, node_folders
 from periflow_otel.journal.ledger import Entry, last_attempt
 from periflow_otel.journal.reader import written_journals
 from periflow_otel.recordings import find_files, read_views
-from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.view.records import RecordFeed, member_of
 from periflow_otel.view.run_view import RunView
 

@@ -13,10 +13,10 @@ import msgspec
 
 from periflow_otel.cli.known_runs import KnownRun, View, find_run, known_runs, view_of
 from periflow_otel.cli.watching import watched
+from periflow_otel.config.paths import find_state_dirs
 from periflow_otel.journal.pages import page_url
 from periflow_otel.page.braille import curve
 from periflow_otel.page.words import describe_run
-from periflow_otel.settings.paths import find_state_dirs
 from periflow_otel.terminal import one_line
 from periflow_otel.view.words import duration_words
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from periflow_otel.config.endpoints import OtlpSettings, Signal
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.otlp_answers import HOLD_S
 from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.otlp.protobuf import logs_request, metrics_request, traces_request
 from periflow_otel.records import RankRun
-from periflow_otel.settings.endpoints import OtlpSettings, Signal
 from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 MAX_REQUEST_BYTES: Final = 4 << 20

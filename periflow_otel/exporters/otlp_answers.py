@@ -16,9 +16,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from periflow_otel.config.endpoints import Signal
+from periflow_otel.config.headers import Headers
 from periflow_otel.exporters import Outcome, Verdict
-from periflow_otel.settings.endpoints import Signal
-from periflow_otel.settings.headers import Headers
 
 HOLD_S: Final = 60.0
 """Pause after an answer that only a person can do something about: a wrong address, a token that has expired."""

@@ -14,11 +14,11 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from periflow_otel.config.endpoints import Signal
 from periflow_otel.exporters import Outcome, Verdict, taken
 from periflow_otel.exporters.lines import append_line, open_lines
 from periflow_otel.otlp.json import logs_json, metrics_json, traces_json
 from periflow_otel.records import RankRun
-from periflow_otel.settings.endpoints import Signal
 from periflow_otel.translate.telemetry import LogRecord, Point, Span
 
 MAX_FILE_BYTES: Final = 64 << 20

@@ -13,6 +13,8 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
+from periflow_otel.config.endpoints import OtlpSettings, Signal
+from periflow_otel.config.headers import Headers
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import (
@@ -26,8 +28,6 @@ from periflow_otel.exporters.otlp_answers import (
 )
 from periflow_otel.exporters.tls import trusted_roots
 from periflow_otel.names import VERSION
-from periflow_otel.settings.endpoints import OtlpSettings, Signal
-from periflow_otel.settings.headers import Headers
 
 
 class GrpcTransport:

@@ -19,6 +19,8 @@ from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPRespon
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from periflow_otel.config.endpoints import OtlpSettings
+from periflow_otel.config.headers import Headers
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.exporters import Outcome, Verdict
 from periflow_otel.exporters.otlp_answers import (
@@ -34,8 +36,6 @@ from periflow_otel.exporters.otlp_answers import (
 )
 from periflow_otel.exporters.tls import tls_context
 from periflow_otel.names import VERSION
-from periflow_otel.settings.endpoints import OtlpSettings
-from periflow_otel.settings.headers import Headers
 
 
 class HttpTransport:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from periflow_otel.settings.endpoints import OtlpSettings
+from periflow_otel.config.endpoints import OtlpSettings
 
 
 def tls_context(settings: OtlpSettings) -> ssl.SSLContext:

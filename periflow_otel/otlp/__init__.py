@@ -5,7 +5,7 @@ What is here is what both say with the same numbers.
 
 from typing import Final
 
-from periflow_otel.settings.endpoints import Signal
+from periflow_otel.config.endpoints import Signal
 
 FIELDS: Final[dict[Signal, str]] = {
     "traces": "resourceSpans",

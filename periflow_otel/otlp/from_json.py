@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from periflow_otel.settings.endpoints import Signal
+from periflow_otel.config.endpoints import Signal
 
 _IDS: Final = frozenset({"traceId", "spanId", "parentSpanId"})
 """In hexadecimal here, and in base64 for protobuf."""

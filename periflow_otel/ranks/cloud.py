@@ -3,8 +3,8 @@
 from typing import Final, NamedTuple
 
 from periflow_otel import names
+from periflow_otel.config.environ import Environ, parse_count
 from periflow_otel.errors import PeriFlowInternalError, shown
-from periflow_otel.settings.environ import Environ, parse_count
 
 
 class CloudVariables(NamedTuple):

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from periflow_otel.config.environ import Environ
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.ranks.hosts import from_hosts
 from periflow_otel.ranks.identity import SINGLE, Identity
@@ -10,7 +11,6 @@ from periflow_otel.ranks.launchers import LAUNCHERS, ONE_PER_NODE, from_hydra, f
 from periflow_otel.ranks.process_group import Modules, from_process_group, process_group
 from periflow_otel.ranks.slurm import from_slurm, single
 from periflow_otel.ranks.torchrun import from_node_rank, from_rank
-from periflow_otel.settings.environ import Environ
 
 
 def find_identity(environ: Environ = os.environ, modules: Modules = sys.modules) -> Identity:

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
+from periflow_otel.config.environ import Environ
 from periflow_otel.ranks.identity import Identity, read_count, read_text
-from periflow_otel.settings.environ import Environ
 
 
 def from_hosts(environ: Environ) -> Identity | None:

@@ -2,8 +2,8 @@
 
 from typing import Final, NamedTuple
 
+from periflow_otel.config.environ import Environ, Variables
 from periflow_otel.errors import ConfigurationError
-from periflow_otel.settings.environ import Environ, Variables
 
 
 class Identity(NamedTuple):

@@ -2,8 +2,8 @@
 
 from typing import Final, NamedTuple
 
+from periflow_otel.config.environ import Environ
 from periflow_otel.ranks.identity import Identity, first_count, read_identity, read_text
-from periflow_otel.settings.environ import Environ
 
 
 class Launcher(NamedTuple):

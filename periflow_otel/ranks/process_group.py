@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
+from periflow_otel.config.environ import Environ
 from periflow_otel.processes import process_started_unix_ns
 from periflow_otel.ranks.identity import Identity, read_count
-from periflow_otel.settings.environ import Environ
 
 Modules = Mapping[str, Any]
 AGREE_TIMEOUT_S: Final = 10.0

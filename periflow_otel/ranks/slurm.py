@@ -3,8 +3,8 @@
 import re
 from typing import Final
 
+from periflow_otel.config.environ import Environ, parse_count
 from periflow_otel.ranks.identity import SINGLE, Identity, half_set, read_count, read_identity, read_text
-from periflow_otel.settings.environ import Environ, parse_count
 
 
 def from_slurm(environ: Environ) -> Identity | None:

@@ -2,10 +2,10 @@
 
 import re
 
+from periflow_otel.config.environ import Environ
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.ranks.identity import Identity, half_set, ranks_per_node, read_count, read_identity, read_text
 from periflow_otel.ranks.slurm import slurm_id, with_slurm
-from periflow_otel.settings.environ import Environ
 
 
 def from_rank(environ: Environ) -> Identity | None:

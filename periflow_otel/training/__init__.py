@@ -1,1 +1,1 @@
-"""The training process: a run, its steps, and what it records; it knows of the agent only how to start one."""
+"""The parts of a run in the training process; none of them knows of the agent."""

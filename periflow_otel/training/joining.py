@@ -18,6 +18,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from periflow_otel import names
+from periflow_otel.config.paths import fallback_state_dir
+from periflow_otel.config.run import RunSettings
 from periflow_otel.journal import attempts
 from periflow_otel.journal.attempts import Made, Membership, Wish
 from periflow_otel.journal.folders import (
@@ -30,8 +32,6 @@ from periflow_otel.journal.folders import (
     state_dir_of,
 )
 from periflow_otel.ranks import Identity, Modules, agree
-from periflow_otel.settings.paths import fallback_state_dir
-from periflow_otel.settings.run import RunSettings
 from periflow_otel.terminal import one_line
 from periflow_otel.training import arguments
 

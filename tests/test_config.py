@@ -12,14 +12,14 @@ from certificates import Authority
 from hypothesis import given
 from hypothesis import strategies as st
 
+from periflow_otel.config.endpoints import SIGNALS, OtlpSettings, Signal
+from periflow_otel.config.environ import find_mode
+from periflow_otel.config.export import ExportSettings
+from periflow_otel.config.headers import Headers
+from periflow_otel.config.paths import fallback_state_dir, find_state_dir
+from periflow_otel.config.run import RunSettings
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.ids import SAMPLE_NOTHING
-from periflow_otel.settings.endpoints import SIGNALS, OtlpSettings, Signal
-from periflow_otel.settings.environ import find_mode
-from periflow_otel.settings.export import ExportSettings
-from periflow_otel.settings.headers import Headers
-from periflow_otel.settings.paths import fallback_state_dir, find_state_dir
-from periflow_otel.settings.run import RunSettings
 
 BOTH = "OTEL_EXPORTER_OTLP_"
 CANARY = "canary-5f0c"
@@ -656,7 +656,7 @@ def test_an_exporter_that_is_not_installed_is_refused(name: str, value: str, unk
 def test_installed_exporters_are_looked_up_only_where_one_is_named():
     """That takes milliseconds of ``init``, which most runs need not spend; nor do they need proxies or TLS."""
     code = (
-        "import sys; from periflow_otel.settings.run import RunSettings; before = set(sys.modules)\n"
+        "import sys; from periflow_otel.config.run import RunSettings; before = set(sys.modules)\n"
         "RunSettings.from_environ({'PERIFLOW_ENABLED': '1', 'OTEL_EXPORTER_OTLP_ENDPOINT': 'https://host'})\n"
         "print(*set(sys.modules) - before, *({'urllib.request', 'http.client'} & set(sys.modules)))"
     )
@@ -743,7 +743,7 @@ def test_a_value_that_cannot_be_used_is_named(caplog: pytest.LogCaptureFixture, 
 def test_bytes_that_are_no_text_are_refused(name: str):
     """They cannot be recorded, let alone exported."""
     environ = {**os.environ, name: b"a=\xff"}
-    code = "import os; from periflow_otel.settings.run import RunSettings; RunSettings.from_environ(os.environ)"
+    code = "import os; from periflow_otel.config.run import RunSettings; RunSettings.from_environ(os.environ)"
     shown = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
     assert f"ConfigurationError: {name} is not UTF-8" in shown.stderr
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from periflow_otel import names
+from periflow_otel.config.environ import Environ, Variables, bad_value
 from periflow_otel.journal.folders import private_inside
-from periflow_otel.settings.environ import Environ, Variables, bad_value
 
 _PATHS: Final = re.compile(
     r"HOME|PERIFLOW_(STATE_DIR|OTLP_HEADERS_FILE)|TMPDIR|OTEL_EXPORTER_OTLP_.*(CERTIFICATE|CLIENT_KEY)|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"

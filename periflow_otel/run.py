@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from periflow_otel import names
+from periflow_otel import names, startup
 from periflow_otel.clock import Clock, current_clock
+from periflow_otel.config.environ import Environ
 from periflow_otel.errors import (
     CheckpointAlreadyUploadedError,
     StepAlreadyStartedError,
     StepNotStartedError,
     full_type,
 )
+from periflow_otel.handover import Handover
 from periflow_otel.identities import SpanIdentity, identify
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.logs import limit_repeats
@@ -35,12 +37,10 @@ from periflow_otel.records import (
     encode_metric,
 )
 from periflow_otel.run_config import RunConfig
-from periflow_otel.settings.environ import Environ
 from periflow_otel.terminal import say
-from periflow_otel.training import arguments, startup
+from periflow_otel.training import arguments
 from periflow_otel.training.context import OpenSpan, StandingSpan, current_phase, whereabouts
 from periflow_otel.training.endings import call_at_exit, error_at_exit, failure, say_what_is_recorded, time_left_s
-from periflow_otel.training.handover import Handover
 from periflow_otel.training.joining import next_attempt
 from periflow_otel.training.log_lines import encode_line, raised
 from periflow_otel.training.pauses import Pauses

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from msgspec.structs import replace
 
 from periflow_otel.agent.spawn import Inheritance, NotAPythonError, is_agent, start_agent
+from periflow_otel.config.environ import Environ
+from periflow_otel.config.export import ExportSettings
+from periflow_otel.config.paths import find_state_dirs, with_absolute_paths
+from periflow_otel.config.run import RunSettings
 from periflow_otel.descriptors import copy_descriptor
 from periflow_otel.journal.agent_lock import open_lock, take_agent_lock, take_next_lock
 from periflow_otel.journal.agent_note import AgentNote, log_bytes, read_note, why_failed, write_note
 from periflow_otel.journal.files import open_own
 from periflow_otel.journal.folders import AGENT_LOG
-from periflow_otel.settings.environ import Environ
-from periflow_otel.settings.export import ExportSettings
-from periflow_otel.settings.paths import find_state_dirs, with_absolute_paths
-from periflow_otel.settings.run import RunSettings
 
 if TYPE_CHECKING:
     from periflow_otel.agent.agent import Agent

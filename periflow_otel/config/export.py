@@ -8,8 +8,8 @@ from hashlib import pbkdf2_hmac
 from typing import Final, Literal, get_args
 
 from periflow_otel import names
-from periflow_otel.settings.endpoints import SIGNALS, OtlpSettings, Signal, of_signal, resolve_otlp
-from periflow_otel.settings.environ import Environ, Variables, bad_value, find_mode
+from periflow_otel.config.endpoints import SIGNALS, OtlpSettings, Signal, of_signal, resolve_otlp
+from periflow_otel.config.environ import Environ, Variables, bad_value, find_mode
 
 Temporality = Literal["cumulative", "delta", "lowmemory"]
 HistogramKind = Literal["explicit_bucket_histogram", "base2_exponential_bucket_histogram"]

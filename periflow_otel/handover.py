@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from periflow_otel.config.run import RunSettings
 from periflow_otel.journal.cursors import is_delivered
 from periflow_otel.journal.no_journal import NoJournal
 from periflow_otel.journal.stacks import speaker
 from periflow_otel.journal.writer import JournalWriter
 from periflow_otel.records import RankRun
-from periflow_otel.settings.run import RunSettings
-from periflow_otel.training.startup import Beginning
+from periflow_otel.startup import Beginning
 
 if TYPE_CHECKING:
-    from periflow_otel.training.launcher import AgentLauncher
+    from periflow_otel.launcher import AgentLauncher
 
 _LEAST_PAUSE_S: Final = 0.005
 _LONGEST_PAUSE_S: Final = 0.1
@@ -122,6 +122,6 @@ def _is_there(folder: Path) -> bool:
 
 
 def _launcher(beginning: Beginning) -> "AgentLauncher":
-    from periflow_otel.training.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
+    from periflow_otel.launcher import AgentLauncher  # noqa: PLC0415  # needs fcntl, which Windows has not
 
     return AgentLauncher(beginning.place.folder, beginning.settings, beginning.environ)

@@ -11,11 +11,11 @@ from urllib.parse import unquote
 import msgspec
 
 from periflow_otel import names
+from periflow_otel.config.environ import Environ, Variables, bad_value, find_mode, reject
+from periflow_otel.config.export import ExportSettings, journal_max_bytes, log_level, stuck_after_s
+from periflow_otel.config.paths import find_state_dir
 from periflow_otel.ids import SAMPLE_NOTHING, is_unsampled, valid_tracestate
 from periflow_otel.records import Telling
-from periflow_otel.settings.environ import Environ, Variables, bad_value, find_mode, reject
-from periflow_otel.settings.export import ExportSettings, journal_max_bytes, log_level, stuck_after_s
-from periflow_otel.settings.paths import find_state_dir
 
 AgentMode = Literal["process", "thread", "off"]
 

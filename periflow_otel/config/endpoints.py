@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from periflow_otel.config.environ import Variables, bad_value
+from periflow_otel.config.headers import OTLP_VARIABLES, Headers, HeaderSource, parse_headers, read_headers_file
+from periflow_otel.config.proxies import is_excepted
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.names import OTLP_HEADERS_FILE
-from periflow_otel.settings.environ import Variables, bad_value
-from periflow_otel.settings.headers import OTLP_VARIABLES, Headers, HeaderSource, parse_headers, read_headers_file
-from periflow_otel.settings.proxies import is_excepted
 
 if TYPE_CHECKING:
     import ssl

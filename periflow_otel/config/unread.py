@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Final
 
-from periflow_otel.settings.environ import Environ
+from periflow_otel.config.environ import Environ
 
 UNREAD: Final = {
     "OTEL_CONFIG_FILE": "every setting is a variable or an argument",

@@ -13,15 +13,15 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from periflow_otel import names
+from periflow_otel.config.environ import Environ, find_mode
+from periflow_otel.config.run import RunSettings
+from periflow_otel.config.unread import unread
 from periflow_otel.errors import ConfigurationError
 from periflow_otel.journal.folders import state_dir_of
 from periflow_otel.journal.ledger import find_earlier
 from periflow_otel.processes import Process
 from periflow_otel.ranks import Identity, describe, find_identity, require_cloud
 from periflow_otel.records import Orders, RankRun, Work
-from periflow_otel.settings.environ import Environ, find_mode
-from periflow_otel.settings.run import RunSettings
-from periflow_otel.settings.unread import unread
 from periflow_otel.training import arguments
 from periflow_otel.training.joining import Place, join_run
 from periflow_otel.training.local_log import find_log, is_file
