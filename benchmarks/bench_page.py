@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from periflow_otel.agent.delivery import Delivery
 from periflow_otel.agent.lanes import Lane
@@ -87,9 +88,9 @@ def agent_us(count: int, at_once: int, metrics: int) -> float:
                 writer.begin_step(ended.step, ended.start_unix_ns)
                 writer.append(encode_end(ended))
                 writer.append(encode_metric(metric.step, metric.time_unix_ns, metric.values))
-            reader[1].advance(reader[0])
+            reader[1].advance(reader[0], reader[0])
             started_s = time.thread_time()
-            lane.advance(tracks)
+            lane.advance(tracks, tracks)
             spent_s += time.thread_time() - started_s
         page.close()
         return spent_s / count * 1e6
@@ -99,7 +100,7 @@ def write_files(folder: Path, count: int, metrics: int) -> int:
     """Write the files of a run as local mode does; return their bytes."""
     run = make_run(folder / "train.log")
     (folder / "train.log").touch()
-    sides = (
+    sides: tuple[tuple[Any, Any], ...] = (
         (SpanTranslator(run, b""), OtlpSpanFile()),
         (PointTranslator(run, b"", shows_steps=True), OtlpPointFile()),
     )
