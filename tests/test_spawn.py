@@ -103,7 +103,7 @@ class Strange:
         assert self.process.stdout
         self.children = self.process.stdout.readline().strip()
         self.agent = agents(state)[0]
-        wait_until(lambda: signal.SIGHUP in World(self.agent).signals("SigIgn"), 10, "the agent is at work")
+        wait_until(lambda: signal.SIGUSR2 in World(self.agent).signals("SigIgn"), 60, "the agent is at work")
 
     def end(self) -> None:
         """End both."""
